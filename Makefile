@@ -1,0 +1,52 @@
+# make quickstart   install, train a small encoder on the built-in corpus, evaluate, export, search
+# make test         lint, types and the fast tests
+# make test-full    lint, types and every test
+PYTHON ?= python3
+VENV ?= .venv
+# Test processes. Each holds eight CPU devices of JAX and imports it once.
+WORKERS ?= 2
+# Arguments for `simjax quickstart`, or for pytest.
+ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+.PHONY: help quickstart lint types test test-full clean
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+quickstart: $(VENV)/.installed
+	$(BIN)/simjax quickstart $(ARGS)
+
+lint: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.installed-test
+	$(BIN)/mypy
+
+test: lint types
+	$(BIN)/pytest -n $(WORKERS) -m "not slow and not multiprocess and not tpu_aot and not faults" $(ARGS)
+
+test-full: lint types
+	$(BIN)/pytest -n $(WORKERS) $(ARGS)
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find simjax tests -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("simjax needs Python 3.11 or newer, and $(PYTHON) is " + sys.version.split()[0] + ": name another one with PYTHON=...")'
+	$(PYTHON) -m venv $(VENV)
+
+# The stamps are newer than what they were installed from, so that nothing is installed twice.
+$(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing simjax into $(VENV)"
+	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python
+	@echo "installing simjax and what its tests need into $(VENV)"
+	$(PIP) -e '.[test]'
+	@touch $(VENV)/.installed $@
