@@ -1,0 +1,179 @@
+"""The device mesh: axis names, parameter shardings, and the collectives of the step.
+
+The batch is split over both axes, parameters and optimiser state over `FSDP`. Which axes an array
+is split over inside `jax.shard_map` is part of its type (``jax.typeof(x).vma``), so the functions
+here ask the array and not the caller; outside of a `shard_map` they do nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import jax
+import numpy as np
+from jax import P
+from jax.sharding import AxisType, Mesh, NamedSharding
+
+from simjax.errors import UsageError
+from simjax.types import Params
+
+DATA = "data"
+FSDP = "fsdp"
+AXES = (DATA, FSDP)
+
+Tree = TypeVar("Tree")
+
+
+@dataclass(frozen=True)
+class MeshConfig:
+    """How the devices are laid out.
+
+    Attributes:
+        data: Devices over which the batch alone is split; -1 takes all that are left.
+        fsdp: Devices over which parameters and optimiser state are split as well.
+        gather: When split parameters are gathered: once a ``step`` (fastest) or for each ``layer``
+            as it is computed (least memory; puts collectives inside the micro-batch loop).
+    """
+
+    data: int = -1
+    fsdp: int = 1
+    gather: Literal["step", "layer"] = "step"
+
+
+def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
+    """Lays out ``devices`` (default: all) as ``data x fsdp``.
+
+    Raises:
+        UsageError: The devices cannot be laid out so.
+    """
+    devices = jax.devices() if devices is None else devices
+    fsdp = config.fsdp
+    if fsdp < 1 or len(devices) % fsdp:
+        raise UsageError(
+            f"mesh.fsdp: {fsdp} does not divide the {len(devices)} devices; choose a divisor"
+        )
+    data = len(devices) // fsdp if config.data == -1 else config.data
+    if data < 1 or data * fsdp > len(devices):
+        raise UsageError(
+            f"mesh.data: {data} x mesh.fsdp {fsdp} needs {data * fsdp} devices and there are "
+            f"{len(devices)}; use -1 to take all that are left"
+        )
+    if data * fsdp < len(devices) and jax.process_count() > 1:
+        raise UsageError(
+            f"mesh.data: {data} x mesh.fsdp {fsdp} leaves devices of some process idle; use -1"
+        )
+    grid = np.asarray(devices[: data * fsdp]).reshape(data, fsdp)
+    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 2)
+
+
+def batch_spec() -> jax.sharding.PartitionSpec:
+    """Blocks, the leading dimension of a batch, are split over every axis."""
+    return P(AXES)
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """The sharding of the arrays of a `Batch`."""
+    return NamedSharding(mesh, batch_spec())
+
+
+def param_specs(params: Params, mesh: Mesh, *, stacked: Callable[[tuple[Any, ...]], bool]) -> Any:
+    """The partition of each leaf: its longest dimension that `FSDP` divides, else none.
+
+    Args:
+        params: Arrays or shapes.
+        mesh: The mesh.
+        stacked: Tells from a leaf's path whether its first dimension counts layers. That one is
+            never split, so that a layer can be gathered by itself.
+    """
+    size = mesh.shape[FSDP]
+
+    def spec(path: tuple[Any, ...], leaf: Any) -> jax.sharding.PartitionSpec:
+        start = 1 if stacked(path) else 0
+        lengths = [(n, -axis) for axis, n in enumerate(leaf.shape) if axis >= start]
+        divisible = [(n, axis) for n, axis in lengths if n % size == 0]
+        if size == 1 or not divisible:
+            return P()
+        axis = -max(divisible)[1]
+        return P(*[FSDP if i == axis else None for i in range(axis + 1)])
+
+    return jax.tree_util.tree_map_with_path(spec, params)
+
+
+def _split_axis(spec: jax.sharding.PartitionSpec) -> int | None:
+    return next((axis for axis, name in enumerate(spec) if name == FSDP), None)
+
+
+def vary(tree: Tree, axes: tuple[str, ...] = AXES) -> Tree:
+    """Marks arrays as different on each device, so that no gradient of them is summed implicitly.
+
+    Reductions then happen once, in float32 and where `reduce_grads` puts them, instead of wherever
+    a cast or a loop makes the compiler put them.
+    """
+
+    def one(x: jax.Array) -> jax.Array:
+        missing = tuple(a for a in axes if a not in jax.typeof(x).vma)
+        return jax.lax.pcast(x, missing, to="varying") if missing else x
+
+    return jax.tree.map(one, tree)
+
+
+def vary_like(tree: Tree, like: jax.Array) -> Tree:
+    """Marks arrays as varying over the axes that ``like`` varies over."""
+    return vary(tree, tuple(sorted(jax.typeof(like).vma)))
+
+
+def gather_params(params: Params, specs: Any) -> Params:
+    """Inside `shard_map`: whole parameters from this device's parts, marked varying."""
+
+    def one(x: jax.Array, spec: jax.sharding.PartitionSpec) -> jax.Array:
+        axis = _split_axis(spec)
+        x = vary(x)
+        return x if axis is None else jax.lax.all_gather(x, FSDP, axis=axis, tiled=True)
+
+    return jax.tree.map(one, params, specs)
+
+
+def gather_layer(specs: Any) -> Callable[[Params], Params]:
+    """A function that gathers one layer, whose leaves have lost the stacked first dimension.
+
+    Its transpose is a reduce-scatter, so the gradients that come back are this device's part and
+    already summed over `FSDP`.
+    """
+    sliced = jax.tree.map(lambda s: P(*tuple(s)[1:]), specs, is_leaf=lambda s: isinstance(s, P))
+    return lambda layer: gather_params(layer, sliced)
+
+
+def reduce_grads(grads: Params, specs: Any, *, scattered: Any) -> Params:
+    """Inside `shard_map`: the sum over devices, each device keeping its part.
+
+    Args:
+        grads: Local gradients.
+        specs: As the parameters'.
+        scattered: Tree of bools: already reduced over `FSDP` (see `gather_layer`).
+    """
+
+    def scatter(g: jax.Array, spec: jax.sharding.PartitionSpec, done: bool) -> jax.Array:
+        axis = _split_axis(spec)
+        if axis is None or done:
+            return g
+        return jax.lax.psum_scatter(g, FSDP, scatter_dimension=axis, tiled=True)
+
+    grads = jax.tree.map(scatter, grads, specs, scattered)
+    leaves, treedef = jax.tree.flatten(grads)
+    split = [_split_axis(s) is not None for s in treedef.flatten_up_to(specs)]
+    # Two calls at most, each over many arrays, which the compiler makes one collective of.
+    parts = iter(jax.lax.psum([g for g, s in zip(leaves, split, strict=True) if s], DATA))
+    wholes = iter(jax.lax.psum([g for g, s in zip(leaves, split, strict=True) if not s], AXES))
+    return treedef.unflatten([next(parts) if s else next(wholes) for s in split])
+
+
+def global_sum(tree: Tree) -> Tree:
+    """The sum over the devices that an array differs on; the array itself outside of `shard_map`."""
+
+    def one(x: jax.Array) -> jax.Array:
+        axes = tuple(sorted(jax.typeof(x).vma))
+        return jax.lax.psum(x, axes) if axes else x
+
+    return jax.tree.map(one, tree)

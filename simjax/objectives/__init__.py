@@ -1,0 +1,1 @@
+"""What is trained: contrastive objectives and the systems built from them."""

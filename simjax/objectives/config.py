@@ -1,0 +1,58 @@
+"""The choice of objective."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from simjax.errors import UsageError
+
+
+@dataclass(frozen=True)
+class ObjectiveConfig:
+    """A contrastive objective: a scalar function of the contrastive log-odds ``v``.
+
+    Attributes:
+        loss: ``infonce`` is softplus(v), ``dcl`` is v, ``flatnce`` has DCL's gradient and reports
+            InfoNCE's value.
+        directions: ``forward`` contrasts each anchor with all keys; ``symmetric`` adds each
+            positive against all anchors and takes the mean; ``joint`` puts the negatives of
+            anchor-key, key-anchor, anchor-anchor and key-key into one denominator (GTE).
+        temperature: Scores are cosine / temperature.
+        learnable_temperature: Learn log(1 / temperature), starting at `temperature`.
+        max_scale: Upper bound of 1 / temperature. Up to 40 the log-sum-exp needs no running
+            maximum.
+        hard_negative_weight: SimCSE's alpha: weight of an anchor's own hard negatives in the
+            denominator. 1 treats them as any other negative.
+        false_negatives: Which keys are no negatives besides the anchor's own positive: ``none``;
+            ``text``: those with a text of the anchor or of its positive, and the positives of
+            anchors with the same text; ``label``: those of the anchor's class.
+        uniformity_t: The t of the uniformity that is logged.
+    """
+
+    loss: Literal["infonce", "flatnce", "dcl"] = "infonce"
+    directions: Literal["forward", "symmetric", "joint"] = "forward"
+    temperature: float = 0.05
+    learnable_temperature: bool = False
+    max_scale: float = 100.0
+    hard_negative_weight: float = 1.0
+    false_negatives: Literal["none", "text", "label"] = "text"
+    uniformity_t: float = 2.0
+
+    def __post_init__(self) -> None:
+        if not self.temperature > 0:
+            raise UsageError(f"objective.temperature: {self.temperature} is not above 0")
+        if 1 / self.temperature > self.max_scale * (1 + 1e-6):
+            raise UsageError(
+                f"objective.temperature: 1 / {self.temperature} is above objective.max_scale "
+                f"{self.max_scale}; raise one of them"
+            )
+        if self.learnable_temperature and self.loss != "infonce":
+            raise UsageError(
+                f"objective.learnable_temperature: {self.loss} is unbounded below in the scale; "
+                "use loss infonce or a fixed temperature"
+            )
+        if not self.hard_negative_weight > 0:
+            raise UsageError(
+                f"objective.hard_negative_weight: {self.hard_negative_weight} is not above 0"
+            )

@@ -1,0 +1,61 @@
+"""The pytrees that travel between the parts: packed blocks and batches.
+
+Dimensions: ``K`` blocks, ``E`` examples of a block, ``V`` views of an example,
+``T = E * V`` texts of a block, ``R`` rows of a block, ``L`` row length, ``D`` width.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import jax
+import numpy as np
+from jaxtyping import Float, Int
+
+Array: TypeAlias = jax.Array | np.ndarray
+Params: TypeAlias = Any
+"""A nested dict of arrays."""
+
+Embeddings: TypeAlias = Float[Array, "B D"]
+
+NO_TEXT = -1
+"""In `Block.text`: padding. In `Batch.ids`: the example has no text for this view."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Block:
+    """Short texts packed side by side into rows of one length.
+
+    Leading dimensions (blocks) may stand before every array. Attention joins two positions of a
+    row exactly when their `text` is equal, so one array serves as attention mask and as pooling
+    plan.
+    """
+
+    tokens: Int[Array, "*K R L"]
+    """Token ids; anything at padding."""
+    positions: Int[Array, "*K R L"]
+    """Place of the token in its own text, from 0."""
+    text: Int[Array, "*K R L"]
+    """Index of the text inside the block, `NO_TEXT` at padding."""
+    first: Int[Array, "*K T"]
+    """Flat index (row * L + column) of each text's first token; 0 for a text that is absent."""
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Batch:
+    """`K` blocks of `E` examples. Text `t` of a block is view `t % V` of example `t // V`.
+
+    View 0 is the anchor, the next ones are positives, the rest are explicit hard negatives; how
+    many of each is a property of the data set, not of the batch.
+    """
+
+    block: Block
+    ids: Int[Array, "K E V"]
+    """Dense id of each distinct normalised text, `NO_TEXT` where the view is absent."""
+    labels: Int[Array, "K E"]
+    """Class of the example, -1 where there is none."""
+    place: Int[Array, "K"]
+    """Place of each block in the global batch, which seeds its dropout."""
