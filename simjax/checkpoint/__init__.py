@@ -1,0 +1,1 @@
+"""Checkpoints of a run: saved in the background, checked by their sums, restored on any mesh."""
