@@ -1,0 +1,1 @@
+"""From raw text to packed batches: sources, the token store, packing, the pipeline."""

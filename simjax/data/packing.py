@@ -1,0 +1,200 @@
+"""Short texts side by side in rows of one length, so that little is computed for padding.
+
+Rows are filled by best-fit decreasing: the longest text first, each into the fullest row that
+still has room (Johnson 1973; on token lengths, Krell et al. 2021, arXiv 2107.02027). Lengths are
+small integers, so the rows are kept on one stack per number of free places and the fullest
+fitting row is found with one bit operation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+from jaxtyping import Int
+
+from simjax.types import NO_TEXT, Block
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where each text begins. Texts of length 0 take no place: they say row 0, column 0."""
+
+    row: Int[np.ndarray, "n"]
+    column: Int[np.ndarray, "n"]
+    rows: int
+    """Number of rows used."""
+
+
+def best_fit_decreasing(lengths: Int[np.ndarray, "n"], row_length: int) -> Placement:
+    """Place texts into as few rows of `row_length` tokens as best-fit decreasing finds.
+
+    Any two rows hold more than `row_length` tokens together, so the number of rows is below
+    `2 * lengths.sum() / row_length + 1`. Depends on nothing but the arguments.
+
+    Args:
+        lengths: tokens of each text; 0 for a text that is absent.
+        row_length: tokens of a row.
+
+    Raises:
+        ValueError: a length is negative or above `row_length`.
+    """
+    lengths = np.asarray(lengths)
+    count = len(lengths)
+    if count and not 0 <= lengths.min() <= lengths.max() <= row_length:
+        raise ValueError(
+            f"lengths from {lengths.min()} to {lengths.max()} in rows of {row_length} tokens"
+        )
+    order = np.argsort(-lengths.astype(np.int64), kind="stable")
+    present = int(np.count_nonzero(lengths))
+    # Row numbers by free places; bit c of `open_` says that `by_room[c]` is not empty.
+    by_room: list[list[int]] = [[] for _ in range(row_length + 1)]
+    open_ = 0
+    rows = 0
+    row_of: list[int] = []
+    column_of: list[int] = []
+    for length in lengths[order[:present]].tolist():
+        fitting = open_ >> length
+        if fitting:
+            room = length + (fitting & -fitting).bit_length() - 1
+            stack = by_room[room]
+            row = stack.pop()
+            if not stack:
+                open_ ^= 1 << room
+        else:
+            room = row_length
+            row = rows
+            rows += 1
+        row_of.append(row)
+        column_of.append(row_length - room)
+        room -= length
+        if room:
+            by_room[room].append(row)
+            open_ |= 1 << room
+    row_array = np.zeros(count, np.int32)
+    column_array = np.zeros(count, np.int32)
+    row_array[order[:present]] = row_of
+    column_array[order[:present]] = column_of
+    return Placement(row_array, column_array, rows)
+
+
+def deal(
+    lengths: Int[np.ndarray, "B"], num_blocks: int, block_size: int
+) -> Int[np.ndarray, "num_blocks block_size"]:
+    """Share the examples of a batch out to blocks of equal size that carry equal tokens.
+
+    In rounds, from the longest examples to the shortest: each block gets one example of the
+    round, the longest going to the block with the fewest tokens so far.
+
+    Args:
+        lengths: tokens of each example, all its views together.
+        num_blocks: number of blocks.
+        block_size: examples of a block; `num_blocks * block_size` is the batch.
+
+    Returns:
+        The examples (indices into `lengths`) of each block.
+
+    Raises:
+        ValueError: the batch does not divide so.
+    """
+    lengths = np.asarray(lengths, np.int64)
+    if len(lengths) != num_blocks * block_size:
+        raise ValueError(f"{len(lengths)} examples for {num_blocks} blocks of {block_size}")
+    rounds = np.argsort(-lengths, kind="stable").reshape(block_size, num_blocks)
+    blocks = np.empty((num_blocks, block_size), np.int64)
+    load = np.zeros(num_blocks, np.int64)
+    for place, examples in enumerate(rounds):
+        lightest_first = np.argsort(load, kind="stable")
+        blocks[lightest_first, place] = examples
+        load[lightest_first] += lengths[examples]
+    return blocks
+
+
+def pack(
+    tokens: Int[np.ndarray, "total"],
+    starts: Int[np.ndarray, "K T"],
+    lengths: Int[np.ndarray, "K T"],
+    row: Int[np.ndarray, "K T"],
+    column: Int[np.ndarray, "K T"],
+    *,
+    rows: int,
+    row_length: int,
+) -> Block:
+    """Copy texts to their places in `K` blocks of `rows` rows.
+
+    Args:
+        tokens: the tokens of all texts, end to end (a memory map will do).
+        starts: where in `tokens` each text of each block begins.
+        lengths: its number of tokens; 0 where a block has no such text.
+        row: its row in the block.
+        column: its first place in the row.
+        rows: rows of a block (R).
+        row_length: tokens of a row (L).
+
+    Returns:
+        NumPy arrays: tokens, positions and text [K, R, L], first [K, T].
+
+    Raises:
+        ValueError: a text lies outside the rows.
+    """
+    num_blocks, num_texts = starts.shape
+    present = lengths > 0
+    if np.any(present & ((row >= rows) | (column + lengths > row_length))):
+        raise ValueError(f"texts do not fit into {rows} rows of {row_length} tokens")
+    first = np.where(present, row * row_length + column, 0).astype(np.int32)
+    block_of = np.arange(num_blocks)[:, None] * (rows * row_length)
+    length = lengths.reshape(-1).astype(np.int64)
+    # Token t of the batch, counted over all texts in order, is token `position[t]` of its text.
+    before = np.cumsum(length) - length
+    position = np.arange(length.sum()) - np.repeat(before, length)
+    source = np.repeat(starts.reshape(-1).astype(np.int64), length) + position
+    target = np.repeat((first + block_of).reshape(-1), length) + position
+    text_of = np.repeat(np.tile(np.arange(num_texts, dtype=np.int32), num_blocks), length)
+
+    size = num_blocks * rows * row_length
+    shape = (num_blocks, rows, row_length)
+    packed = np.zeros(size, np.int32)
+    packed[target] = tokens[source]
+    positions = np.zeros(size, np.int32)
+    positions[target] = position
+    text = np.full(size, NO_TEXT, np.int32)
+    text[target] = text_of
+    return Block(packed.reshape(shape), positions.reshape(shape), text.reshape(shape), first)
+
+
+def pack_texts(
+    texts: Sequence[Sequence[int]],
+    *,
+    rows: int,
+    row_length: int,
+    num_texts: int | None = None,
+    placement: Placement | None = None,
+) -> Block:
+    """Pack token lists into one block [R, L] of a fixed shape.
+
+    Args:
+        texts: the token ids of each text; text `t` of the block is `texts[t]`.
+        rows: rows of the block.
+        row_length: tokens of a row.
+        num_texts: `T` of the block, at least `len(texts)`; the rest are absent.
+        placement: where the texts go, if that is decided already.
+
+    Raises:
+        ValueError: the texts do not fit.
+    """
+    total = len(texts) if num_texts is None else num_texts
+    if len(texts) > total:
+        raise ValueError(f"{len(texts)} texts in a block of {total}")
+    used = np.fromiter((len(text) for text in texts), np.int64, len(texts))
+    if placement is None:
+        placement = best_fit_decreasing(used, row_length)
+    lengths, starts, row, column = np.zeros((4, 1, total), np.int64)
+    lengths[0, : len(texts)] = used
+    starts[0, : len(texts)] = np.cumsum(used) - used
+    row[0, : len(texts)] = placement.row
+    column[0, : len(texts)] = placement.column
+    tokens = np.fromiter(chain.from_iterable(texts), np.int32, int(used.sum()))
+    block = pack(tokens, starts, lengths, row, column, rows=rows, row_length=row_length)
+    return Block(block.tokens[0], block.positions[0], block.text[0], block.first[0])
