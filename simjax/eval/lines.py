@@ -1,0 +1,37 @@
+"""Lines of UTF-8 text files, plain or gzip, with errors that name the file and the line."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+
+from simjax.errors import SimjaxError
+
+
+def read_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (line number from 1, line without its end) of a text file, `.gz` or plain.
+
+    Only line feeds end a line, with or without a carriage return before them: sentences may
+    contain Unicode's other separators.
+
+    Raises:
+        SimjaxError: The file is missing or unreadable, not gzip though named so, or not UTF-8.
+    """
+    number = 0
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as file:
+            for number, raw in enumerate(file, start=1):
+                line = raw.decode("utf-8-sig" if number == 1 else "utf-8")
+                yield number, line.removesuffix("\n").removesuffix("\r")
+    except UnicodeDecodeError as error:
+        raise SimjaxError(
+            f"{path}:{number}: not valid UTF-8 ({error.reason} at byte {error.start} of the line);"
+            " convert the file to UTF-8"
+        ) from error
+    except FileNotFoundError as error:
+        raise SimjaxError(f"{path}: no such file") from error
+    except (EOFError, gzip.BadGzipFile) as error:
+        raise SimjaxError(f"{path}:{number + 1}: damaged gzip file ({error})") from error
+    except OSError as error:
+        raise SimjaxError(f"{path}: cannot be read ({error.strerror or error})") from error

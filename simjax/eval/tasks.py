@@ -1,0 +1,270 @@
+"""What a run is evaluated on: configuration, loading once, running often."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from simjax.errors import SimjaxError, UsageError
+from simjax.eval import geometry
+from simjax.eval.retrieval import (
+    CUTOFFS,
+    RetrievalScores,
+    RetrievalSet,
+    read_retrieval,
+    tfidf_baseline,
+)
+from simjax.eval.retrieval import score as score_retrieval
+from simjax.eval.sts import Encode, StsSet, read_sts
+from simjax.eval.sts import score as score_sts
+
+GEOMETRY_TEXTS = 20_000
+"""Most texts that uniformity, whose cost is quadratic, is taken over."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One evaluation set.
+
+    Attributes:
+        kind: `sts` (a TSV file, or a folder of them), `retrieval` (a folder in the layout of
+            BEIR) or `builtin` (held-out retrieval over the built-in corpus; needs no path).
+        path: File or folder, relative to the data root.
+        name: First part of the metric names; by default taken from the path, so that
+            `en/sts12` is `sts12` and `en/stsb/dev.tsv` is `stsb-dev`.
+        qrels: For retrieval, the file of relevance judgements inside the folder, where it has
+            several.
+    """
+
+    kind: Literal["sts", "retrieval", "builtin"]
+    path: str | None = None
+    name: str | None = None
+    qrels: str | None = None
+
+
+@dataclass(frozen=True)
+class EvalConfig:
+    """What to evaluate, when, and which score names the best checkpoint.
+
+    Attributes:
+        tasks: The evaluation sets.
+        every: Steps between evaluations; 0 evaluates before the first step and after the last.
+        metric: The score that selects the best checkpoint, such as `stsb-dev/spearman`; null
+            keeps no best checkpoint.
+        alignment_above: STS pairs with a gold score above this are alignment's positives.
+        uniformity_t: `t` of the uniformity metric.
+    """
+
+    tasks: tuple[Task, ...] = ()
+    every: int = 0
+    metric: str | None = None
+    alignment_above: float = 4.0
+    uniformity_t: float = 2.0
+
+
+@dataclass(frozen=True)
+class LoadedTask:
+    """An evaluation set in memory.
+
+    Attributes:
+        name: First part of its metric names.
+        data: The set.
+        texts: Its distinct texts, each of which is encoded once.
+        positives: Pairs of texts that mean the same, for alignment.
+        queries: For retrieval, place of each query in `texts`.
+        documents: For retrieval, place of each document in `texts`.
+    """
+
+    name: str
+    data: StsSet | RetrievalSet
+    texts: list[str]
+    positives: Int[np.ndarray, "N 2"]
+    queries: Int[np.ndarray, "Q"]
+    documents: Int[np.ndarray, "N"]
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """Every evaluation set of a configuration, read once."""
+
+    loaded: tuple[LoadedTask, ...]
+    config: EvalConfig
+
+
+@dataclass
+class Results:
+    """Scores under flat names, and per task the singular values, for the plot."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    spectra: dict[str, Float[np.ndarray, "D"]] = field(default_factory=dict)
+
+
+def higher_is_better(metric: str) -> bool:
+    """Whether a larger value of the named metric is the better one."""
+    return metric.rsplit("/", 1)[-1] not in ("alignment", "uniformity")
+
+
+def task_name(task: Task) -> str:
+    """The first part of the task's metric names (see `Task.name`)."""
+    if task.name is not None:
+        return task.name
+    if task.path is None:
+        return task.kind
+    path = Path(task.path)
+    stem = path.name.removesuffix(".gz").removesuffix(".tsv")
+    if stem in ("train", "dev", "test", "validation"):
+        return f"{path.parent.name}-{stem}"
+    return stem
+
+
+def _read(task: Task, root: Path | None) -> StsSet | RetrievalSet:
+    if task.kind == "builtin":
+        from simjax.data.builtin import held_out
+
+        queries, documents = held_out()
+        return RetrievalSet(queries, documents, [{i: 1.0} for i in range(len(queries))])
+    if task.path is None:
+        raise UsageError(f"evaluation task of kind {task.kind!r}: give it a path")
+    path = Path(task.path) if root is None else root / task.path
+    return read_sts(path) if task.kind == "sts" else read_retrieval(path, task.qrels)
+
+
+def load(config: EvalConfig, root: Path | str | None = None) -> Tasks:
+    """Read every evaluation set.
+
+    Args:
+        config: What to evaluate.
+        root: Folder that relative paths start from; None is the working directory.
+
+    Raises:
+        SimjaxError: A set is missing or malformed.
+        UsageError: Two tasks share a name, or `metric` is no score of any of them.
+    """
+    loaded: list[LoadedTask] = []
+    for task in config.tasks:
+        name = task_name(task)
+        if any(name == other.name for other in loaded):
+            raise UsageError(f"two evaluation tasks are named {name!r}; give one a name of its own")
+        data = _read(task, None if root is None else Path(root))
+        loaded.append(prepare(name, data, config))
+    tasks = Tasks(tuple(loaded), config)
+    if config.metric is not None and config.metric not in metric_names(tasks):
+        known = metric_names(tasks)
+        near = difflib.get_close_matches(config.metric, known, n=1, cutoff=0.0)
+        hint = f"; did you mean {near[0]!r}?" if near else "; there are no evaluation tasks"
+        raise UsageError(f"evaluation.metric: no score is named {config.metric!r}{hint}")
+    return tasks
+
+
+def prepare(name: str, data: StsSet | RetrievalSet, config: EvalConfig) -> LoadedTask:
+    """Number the distinct texts of a set and find its positive pairs."""
+    nothing = np.zeros(0, np.int64)
+    if isinstance(data, StsSet):
+        positives = data.pairs[data.gold > config.alignment_above]
+        return LoadedTask(name, data, data.texts, positives, nothing, nothing)
+    index: dict[str, int] = {}
+    queries = np.asarray([index.setdefault(text, len(index)) for text in data.queries])
+    documents = np.asarray([index.setdefault(text, len(index)) for text in data.documents])
+    positives = np.asarray(
+        [(queries[q], documents[d]) for q, judged in enumerate(data.relevant) for d in judged]
+    )
+    return LoadedTask(name, data, list(index), positives, queries, documents)
+
+
+def _names(task: LoadedTask) -> list[str]:
+    if isinstance(task.data, StsSet):
+        names = ["spearman", "pearson"]
+        if len(task.data.subsets) > 1:
+            names += ["spearman_mean", "pearson_mean"]
+            names += [f"{subset.name}/spearman" for subset in task.data.subsets]
+    else:
+        names = ["ndcg@10", "mrr@10", *(f"recall@{k}" for k in CUTOFFS)]
+    if len(task.positives):
+        names.append("alignment")
+    return [*names, "uniformity", "effective_rank"]
+
+
+def metric_names(tasks: Tasks) -> list[str]:
+    """Names of the scores that `run` returns, in its order."""
+    return [f"{task.name}/{name}" for task in tasks.loaded for name in _names(task)]
+
+
+def _sts_values(data: StsSet, unit: Float[np.ndarray, "T D"]) -> list[float]:
+    scores = score_sts(data, unit)
+    values = [scores.overall.spearman, scores.overall.pearson]
+    if len(data.subsets) > 1:
+        values += [scores.mean.spearman, scores.mean.pearson]
+        values += [subset.spearman for subset in scores.subsets.values()]
+    return values
+
+
+def _retrieval_values(scores: RetrievalScores) -> list[float]:
+    return [scores.ndcg_at_10, scores.mrr_at_10, *(scores.recall[k] for k in CUTOFFS)]
+
+
+def evaluate(tasks: Tasks, encode: Encode) -> Results:
+    """Run every task.
+
+    Correlations and retrieval scores are times 100. Uniformity and the singular values are
+    taken over the distinct texts of a set (at most `GEOMETRY_TEXTS` of them, evenly spaced);
+    alignment over STS pairs above the configured score, or queries and their relevant documents.
+
+    Args:
+        tasks: From `load`.
+        encode: Texts to embeddings.
+
+    Raises:
+        SimjaxError: `encode` returned something that is not finite, or not one row per text.
+    """
+    results = Results()
+    for task in tasks.loaded:
+        embeddings = encode(task.texts)
+        if len(embeddings) != len(task.texts):
+            raise SimjaxError(
+                f"{task.name}: the encoder returned {len(embeddings)} embeddings for"
+                f" {len(task.texts)} texts"
+            )
+        try:
+            unit = geometry.unit_rows(embeddings)
+        except SimjaxError as error:
+            raise SimjaxError(f"{task.name}: {error}") from error
+        if isinstance(task.data, StsSet):
+            values = _sts_values(task.data, unit)
+        else:
+            values = _retrieval_values(
+                score_retrieval(task.data, unit[task.queries], task.documents, unit)
+            )
+        if len(task.positives):
+            values.append(geometry.alignment(unit, task.positives))
+        sample = unit[:: -(-len(unit) // GEOMETRY_TEXTS)]
+        spectrum = geometry.singular_values(sample)
+        values += [
+            geometry.uniformity(sample, tasks.config.uniformity_t),
+            geometry.effective_rank(spectrum),
+        ]
+        names = [f"{task.name}/{name}" for name in _names(task)]
+        results.metrics.update(zip(names, values, strict=True))
+        results.spectra[task.name] = spectrum
+    return results
+
+
+def run(tasks: Tasks, encode: Encode) -> dict[str, float]:
+    """The scores of `evaluate`, under names such as `stsb-dev/spearman`."""
+    return evaluate(tasks, encode).metrics
+
+
+def baseline(tasks: Tasks) -> dict[str, float]:
+    """TF-IDF's retrieval scores, under the names that `run` uses."""
+    found: dict[str, float] = {}
+    for task in tasks.loaded:
+        if isinstance(task.data, RetrievalSet):
+            values = _retrieval_values(tfidf_baseline(task.data))
+            found.update(
+                zip([f"{task.name}/{name}" for name in _names(task)], values, strict=False)
+            )
+    return found
