@@ -1,0 +1,117 @@
+"""Encoder and pooling together: blocks of packed texts in, one vector per text out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeAlias, get_args
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Int, Key
+
+from simjax.errors import UsageError
+from simjax.models import dropout as drop
+from simjax.models.dense import Dense
+from simjax.models.encoder import Encoder, EncoderConfig
+from simjax.models.pooling import Pooling, pool_first, pool_mean, present
+from simjax.types import Block, Params
+
+GraphDef: TypeAlias = nnx.GraphDef
+
+
+class SentenceModel(nnx.Module):
+    """An encoder, a pooling and its head."""
+
+    def __init__(
+        self,
+        config: EncoderConfig,
+        pooling: Pooling,
+        *,
+        dtype: DTypeLike = jnp.float32,
+        rngs: nnx.Rngs,
+    ) -> None:
+        if pooling not in get_args(Pooling):
+            raise UsageError(f"pooling {pooling!r}: choose from {', '.join(get_args(Pooling))}")
+        self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
+        self.config = config
+        self.pooling = pooling
+        self.dtype = jnp.dtype(dtype)
+        if pooling in ("cls_mlp", "cls_linear"):
+            width = config.hidden_size
+            self.head = Dense(width, width, stddev=config.initializer_range, rngs=rngs)
+
+    def __call__(
+        self,
+        block: Block,
+        *,
+        dropout_key: Key[Array, ""] | None = None,
+        place: Int[Array, "K"] | None = None,
+        gather_layer: Callable[[Params], Params] | None = None,
+        training_head: bool = True,
+    ) -> Float[Array, "*K T D"]:
+        """Embed the texts of one block, or of `K` of them.
+
+        Args:
+            block: Packed texts, with at most one leading dimension.
+            dropout_key: Key of the step's dropout; None turns dropout off.
+            place: Place of each block in the global batch (0 to K - 1 if None); decides, with
+                the row and the key, the dropout masks.
+            gather_layer: Applied to one layer's parameters inside the scan over layers.
+            training_head: False leaves out the head of `cls_mlp`, as SimCSE does after
+                unsupervised training.
+
+        Returns:
+            float32 vectors, not normalised; zeros for a text that is absent.
+        """
+        single = block.tokens.ndim == 2
+        if single:
+            block = jax.tree.map(lambda array: array[None], block)
+        num_blocks, num_rows, length = block.tokens.shape
+        keys = None
+        if dropout_key is not None:
+            place = jnp.arange(num_blocks) if place is None else jnp.atleast_1d(place)
+            keys = drop.row_keys(dropout_key, place, num_rows)
+
+        last, first = self.encoder(
+            block.tokens.reshape(-1, length),
+            block.positions.reshape(-1, length),
+            block.text.reshape(-1, length),
+            keys=keys,
+            gather_layer=gather_layer,
+            with_first=self.pooling == "first_last_mean",
+        )
+        pooled = self._pool(last, first, block, training_head=training_head)
+        return pooled[0] if single else pooled
+
+    def _pool(
+        self, last: Array, first: Array | None, block: Block, *, training_head: bool
+    ) -> Float[Array, "K T D"]:
+        num_blocks, num_texts = block.first.shape
+        text = block.text.reshape(num_blocks, -1)
+        last = last.reshape(*text.shape, -1)
+        if self.pooling in ("mean", "first_last_mean"):
+            mean = jax.vmap(lambda hidden, text: pool_mean(hidden, text, num_texts))
+            if first is None:
+                return mean(last, text)
+            return 0.5 * (mean(first.reshape(last.shape), text) + mean(last, text))
+        pooled = jax.vmap(pool_first)(last, text, block.first)
+        if self.pooling == "cls" or (self.pooling == "cls_mlp" and not training_head):
+            return pooled
+        pooled = self.head(pooled)
+        if self.pooling == "cls_mlp":
+            pooled = jnp.tanh(pooled)
+        # The bias would make something of nothing.
+        return jnp.where(jax.vmap(present)(text, block.first)[..., None], pooled, 0.0)
+
+
+def split(model: SentenceModel) -> tuple[GraphDef, Params]:
+    """Take a model apart into its structure (static) and a nested dict of float32 arrays."""
+    graphdef, state = nnx.split(model)
+    return graphdef, nnx.to_pure_dict(state)
+
+
+def merge(graphdef: GraphDef, params: Params) -> SentenceModel:
+    """Put a model together again; cheap, and meant to be called inside `jax.jit`."""
+    return nnx.merge(graphdef, params)
