@@ -1,0 +1,70 @@
+"""The argument parser of all commands, and the options that several of them share."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NoReturn
+
+
+class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        # Nobody is told anything by "(default: None)" or "(default: False)".
+        if action.default is None or action.default is False or action.default == []:
+            return action.help
+        return super()._get_help_string(action)
+
+
+class LineParser(argparse.ArgumentParser):
+    """An argument parser whose errors are one line and whose help shows defaults."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        options.setdefault("formatter_class", _Formatter)
+        options.setdefault("allow_abbrev", False)
+        super().__init__(*args, **options)
+        self.has_commands = False
+
+    def add_subparsers(self, **options: Any) -> Any:
+        """As argparse does, and remembers that this parser only leads to others."""
+        self.has_commands = True
+        return super().add_subparsers(**options)
+
+    def error(self, message: str) -> NoReturn:
+        """Print one line and exit with status 2."""
+        self.exit(2, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+
+def add_command(
+    commands: Any,
+    name: str,
+    summary: str,
+    add_arguments: Callable[[argparse.ArgumentParser], None],
+    run: Callable[[argparse.Namespace], None],
+) -> None:
+    """Add a command below a command, such as `check` below `data`."""
+    parser = commands.add_parser(name, help=summary, description=f"{summary.capitalize()}.")
+    add_arguments(parser)
+    add_traceback(parser)
+    parser.set_defaults(run=run)
+
+
+def add_traceback(parser: argparse.ArgumentParser) -> None:
+    """Add `--traceback`."""
+    parser.add_argument("--traceback", action="store_true", help="show where an error came from")
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add `--json FILE`, for commands that print figures."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
+
+
+def positive(text: str) -> int:
+    """An argument type: a whole number of at least 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return value

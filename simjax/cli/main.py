@@ -1,0 +1,113 @@
+"""The `simjax` command: finds the subcommand, runs it, and turns errors into one line."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import simjax
+from simjax.cli.arguments import LineParser, add_traceback
+from simjax.errors import SimjaxError, UsageError
+
+DESCRIPTION = "Contrastive sentence encoders in JAX: train, evaluate, export, encode, search."
+EPILOG = "`simjax COMMAND --help` lists the arguments of a command and their defaults."
+
+
+@dataclass(frozen=True)
+class Command:
+    """A subcommand, described here so that `simjax --help` imports none of them.
+
+    The module has `add_arguments(parser)` and `run(args)`; one that takes arguments argparse
+    cannot know beforehand also has `split(argv)`, which returns (what argparse shall see, the
+    rest, which arrives as `args.rest`).
+    """
+
+    name: str
+    module: str
+    summary: str
+
+
+COMMANDS = (
+    Command("quickstart", "quickstart", "train and try a small encoder with no download"),
+    Command("train", "train", "train an encoder by a recipe"),
+    Command("evaluate", "evaluate", "score a model on similarity and retrieval sets"),
+    Command("export", "export", "write a run's model as a sentence-transformers folder"),
+    Command("encode", "encode", "turn lines of text into embeddings"),
+    Command("search", "search", "find the texts of a corpus that are nearest to a query"),
+    Command("data", "data", "check a folder of data sets"),
+    Command("lab", "lab", "measure speed and memory beside other libraries"),
+)
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line; the namespace's `run` carries the command out."""
+    parser = LineParser("simjax", description=DESCRIPTION, epilog=EPILOG)
+    parser.add_argument("--version", action="version", version=f"simjax {simjax.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands", required=True)
+    chosen = next((argument for argument in argv if not argument.startswith("-")), None)
+    rest: list[str] = []
+    for command in COMMANDS:
+        if command.name != chosen:
+            commands.add_parser(command.name, help=command.summary)
+            continue
+        module = importlib.import_module(f"simjax.cli.{command.module}")
+        subparser = commands.add_parser(
+            command.name, help=command.summary, description=module.__doc__
+        )
+        module.add_arguments(subparser)
+        if not subparser.has_commands:
+            add_traceback(subparser)
+        if hasattr(module, "run"):
+            subparser.set_defaults(run=module.run)
+        if hasattr(module, "split"):
+            argv, rest = module.split(argv)
+    return parser.parse_args(argv, argparse.Namespace(rest=rest))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit status.
+
+    0: done. 1: it failed. 2: it was called wrongly. 130: interrupted.
+    """
+    argv = sys.argv[1:] if argv is None else list(argv)
+    try:
+        args = parse(argv)
+    except SystemExit as stop:  # argparse has printed the help or what is wrong
+        return int(stop.code or 0)
+    except UsageError as error:
+        return _fail(str(error), 2)
+    try:
+        args.run(args)
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return _fail("interrupted", 130)
+    except BrokenPipeError:
+        # The reader has gone. Python flushes stdout again as it exits: let that go nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as error:
+        if args.traceback:
+            raise
+        if isinstance(error, UsageError):
+            return _fail(str(error), 2)
+        if isinstance(error, SimjaxError | OSError):
+            return _fail(str(error), 1)
+        return _fail(
+            f"{type(error).__name__}: {error} (a fault of simjax's, not of your input: "
+            "--traceback shows where)",
+            1,
+        )
+    return 0
+
+
+def _fail(message: str, status: int) -> int:
+    print(f"simjax: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""Train an encoder by a recipe. A stopped run goes on where its output folder left off.
+
+Any key of the recipe can be given on the command line: `--objective.temperature 0.02`.
+`--print_config` shows every key with its value.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from simjax.cli.arguments import add_json
+from simjax.errors import UsageError
+
+_SWITCHES = ("--print_config", "--traceback", "--help", "-h")
+_OPTIONS = ("--json",)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments; overrides of the recipe are taken by `split`."""
+    parser.usage = "simjax train CONFIG [--dotted.key VALUE ...] [options]"
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="recipe: a YAML file")
+    parser.add_argument(
+        "--print_config",
+        action="store_true",
+        help="print the whole configuration, overrides included, and stop",
+    )
+    add_json(parser)
+
+
+def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Part overrides from the other arguments.
+
+    Each override is `--key VALUE` or `--key=VALUE`; a value may start with a dash.
+
+    Returns:
+        The arguments for argparse, and the overrides, a list of `--key=VALUE`.
+
+    Raises:
+        UsageError: An override without a value.
+    """
+    known: list[str] = []
+    overrides: list[str] = []
+    rest = iter(argv)
+    for argument in rest:
+        name, equals, _ = argument.partition("=")
+        if not argument.startswith("--") or argument in _SWITCHES:
+            known.append(argument)
+        elif name in _OPTIONS:
+            known.append(argument)
+            known.extend([] if equals else [value for value in [next(rest, None)] if value])
+        elif equals:
+            overrides.append(argument)
+        else:
+            value = next(rest, None)
+            if value is None:
+                raise UsageError(f"{argument}: give it a value")
+            overrides.append(f"{argument}={value}")
+    return known, overrides
+
+
+def run(args: argparse.Namespace) -> None:
+    """Load the recipe and train."""
+    from simjax.train import config as run_config
+
+    config = run_config.load(args.config, args.rest)
+    if args.print_config:
+        print(run_config.dump(config), end="")
+        return
+    from simjax.eval.report import write_json
+    from simjax.train.loop import train
+
+    scores = train(config)
+    if args.json is not None:
+        write_json(args.json, scores)

@@ -1,0 +1,1 @@
+"""Training: the configuration of a run, the step, the loop and what it writes."""
