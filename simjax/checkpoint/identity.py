@@ -1,0 +1,73 @@
+"""What makes a run the same run: a checkpoint of one may not be continued as another."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from simjax.checkpoint.manifest import write_json
+from simjax.errors import SimjaxError
+
+NAME = "run.json"
+
+
+def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+    """Dotted keys whose values differ or that only one side has, sorted.
+
+    Values are compared as JSON holds them: a tuple equals the list of its items.
+    """
+    before, after = _flatten(_as_json(old)), _flatten(_as_json(new))
+    missing = object()
+    return sorted(
+        key
+        for key in before.keys() | after.keys()
+        if before.get(key, missing) != after.get(key, missing)
+    )
+
+
+def record(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Writes the identity of the run that owns ``folder``."""
+    write_json(folder / NAME, _as_json(identity))
+
+
+def compare(folder: Path, identity: Mapping[str, Any]) -> None:
+    """Holds ``identity`` to the recorded one; nothing happens where none is recorded.
+
+    Raises:
+        SimjaxError: naming the keys that differ, with the recorded and the present values.
+    """
+    path = folder / NAME
+    if not path.exists():
+        return
+    try:
+        recorded = json.loads(path.read_text(encoding="utf-8"))
+        keys = changed_keys(recorded, identity)
+    except (ValueError, AttributeError, OSError) as error:
+        raise SimjaxError(f"{path}: cannot be read ({error}); choose another output") from error
+    if keys:
+        old, new = _flatten(recorded), _flatten(_as_json(identity))
+        told = ", ".join(f"{k} ({_say(old, k)} there, {_say(new, k)} here)" for k in keys)
+        raise SimjaxError(
+            f"{path}: these checkpoints belong to another run; different: {told}; "
+            "restore these values or choose another output folder"
+        )
+
+
+def _as_json(identity: Mapping[str, Any]) -> dict[str, Any]:
+    return json.loads(json.dumps(dict(identity)))
+
+
+def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            flat.update(_flatten(value, f"{prefix}{key}."))
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _say(flat: Mapping[str, Any], key: str) -> str:
+    return json.dumps(flat[key]) if key in flat else "absent"

@@ -1,0 +1,339 @@
+"""The checkpoints of one run: written in the background by Orbax, found, checked and restored.
+
+A folder holds one sub-folder per step, named by its number, and `run.json`, the identity of the
+run. Orbax writes a step under a temporary name and renames it when it is complete, so a save that
+was cut off never looks like a step; what it left is removed at the next start.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+import jax
+from jaxtyping import PyTree
+from orbax.checkpoint import v1
+
+from simjax.checkpoint import identity as run_identity
+from simjax.checkpoint import leaves, manifest
+from simjax.checkpoint.config import CheckpointConfig
+from simjax.errors import SimjaxError
+
+__all__ = ["CheckpointConfig", "Checkpoints"]
+
+State = TypeVar("State", bound=PyTree)
+
+_STATE = "state"
+_ORBAX_METADATA = "_CHECKPOINT_METADATA"
+_ORBAX_TEMPORARY = ".orbax-checkpoint-tmp"
+_DISCARDED = ".discarded"
+
+
+class Checkpoints:
+    """The checkpoints in one folder.
+
+    All processes of a run make the same calls in the same order, on a file system that they
+    share; process 0 alone writes sums and deletes. Which steps there are is read once, at the
+    start, and followed from then on, so that every process always sees the same.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        config: CheckpointConfig | None = None,
+        *,
+        read_only: bool = False,
+    ) -> None:
+        """Opens ``folder`` and removes what interrupted saves left in it.
+
+        Args:
+            folder: where the checkpoints are; made when missing.
+            config: which of them stay.
+            read_only: only look and restore, and touch nothing: another process may be training
+                here.
+
+        Raises:
+            SimjaxError: the folder cannot be made, or is a file.
+        """
+        self.folder = Path(folder).absolute()
+        self.config = config or CheckpointConfig()
+        self.read_only = read_only
+        self._about: dict[int, dict[str, Any]] = {}
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
+        self._saving: tuple[int, dict[str, Any], list[int], Future[None]] | None = None
+        self._leads = jax.process_index() == 0
+        if not read_only:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise SimjaxError(f"{self.folder}: cannot be made a folder ({error})") from error
+            if self._leads:
+                self._clean()
+        self._steps = self._find()
+
+    def steps(self) -> list[int]:
+        """Steps of all complete checkpoints, ascending."""
+        self._settle(block=False)
+        return list(self._steps)
+
+    def latest(self) -> int | None:
+        """The newest complete step, None where there is none."""
+        steps = self.steps()
+        return steps[-1] if steps else None
+
+    def best(self) -> int | None:
+        """The step with the best `CheckpointConfig.best_metric`, the earliest of equals."""
+        return self._best(self.steps())
+
+    def metrics(self, step: int) -> dict[str, float]:
+        """The metrics that ``step`` was saved with."""
+        return dict(self._describe(step).get("metrics") or {})
+
+    def data_state(self, step: int) -> dict[str, Any]:
+        """The state of the data that ``step`` was saved with."""
+        return dict(self._describe(step)["data"])
+
+    def save(
+        self,
+        step: int,
+        state: PyTree,
+        data_state: Mapping[str, Any],
+        metrics: Mapping[str, float] | None = None,
+    ) -> None:
+        """Saves in the background; returns once the values are copied off the devices.
+
+        The arrays may be donated or changed as soon as this returns. A save that is still under
+        way is waited for first. Once the new step is complete, those that `CheckpointConfig` does
+        not keep are deleted. A step that is saved already stays as it is: the same run has the
+        same state there.
+
+        Args:
+            step: updates made so far, which names the checkpoint.
+            state: pytree of jax arrays, typed keys included.
+            data_state: state of the data, of what JSON can hold.
+            metrics: figures of this step, for `best`.
+
+        Raises:
+            SimjaxError: this save could not be started, or the one before failed.
+            ValueError: the step was saved before with other metrics, or the folder is read-only.
+        """
+        if self.read_only:
+            raise ValueError(f"{self.folder} was opened to read only")
+        self._settle(block=True)
+        about = {
+            "data": json.loads(json.dumps(dict(data_state))),
+            "metrics": {name: float(value) for name, value in (metrics or {}).items()},
+        }
+        if step in self._steps:
+            if metrics is not None and about["metrics"] != self.metrics(step):
+                raise ValueError(f"step {step} was saved before, with other metrics")
+            return
+        named = leaves.name_leaves(state)
+        about["leaves"] = leaves.describe(named)
+        path = self._path(step)
+        try:
+            if self._leads and path.exists():  # not a step, or _find would have seen it
+                _discard(path)
+            response = v1.save_checkpointables_async(
+                path, {_STATE: leaves.to_arrays(named)}, custom_metadata=about
+            )
+        except (OSError, ValueError, RuntimeError) as error:
+            raise self._failure(step, error) from error
+        self._about[step] = about  # so that _best sees the new one
+        drop = self._surplus(sorted([*self._steps, step]))
+        del self._about[step]
+        work = self._worker.submit(self._complete, path, response, drop)
+        self._saving = (step, about, drop, work)
+
+    def restore(
+        self, step: int, abstract_state: State, *, partial: bool = False
+    ) -> tuple[State, dict[str, Any]]:
+        """Reads ``step`` after checking its sums.
+
+        Args:
+            step: one of `steps`.
+            abstract_state: pytree of `jax.ShapeDtypeStruct` (or arrays) that says structure,
+                shapes, types and, by its shardings, where everything goes; any mesh will do. A
+                leaf without a sharding goes to this process's first device.
+            partial: take only the leaves that ``abstract_state`` has (parameters without
+                optimiser state, say).
+
+        Returns:
+            The state, bit for bit as it was saved, and the state of the data.
+
+        Raises:
+            SimjaxError: there is no such step, a file of it is missing or damaged, or a leaf is
+                missing or has another shape or type.
+        """
+        self._settle(block=True)
+        path = self._path(step)
+        if step not in self._steps:
+            have = ", ".join(map(str, self._steps)) or "none"
+            raise SimjaxError(f"{self.folder}: has no checkpoint of step {step}; it has: {have}")
+        named = leaves.name_leaves(abstract_state)
+        try:
+            manifest.verify(path)
+        except SimjaxError as error:
+            raise SimjaxError(f"{error}; {self._way_out(step)}") from error
+        about = self._describe(step)
+        leaves.check(about["leaves"], leaves.describe(named), str(path), partial=partial)
+        targets = leaves.to_targets(named)
+        context = v1.Context()
+        context.pytree.loading.partial_load = partial
+        try:
+            with context:
+                arrays = v1.load_checkpointables(path, {_STATE: targets})[_STATE]
+        except Exception as error:  # Orbax and TensorStore have no common base for damaged data
+            raise self._unreadable(step, error) from error
+        return leaves.from_arrays(arrays, abstract_state), dict(about["data"])
+
+    def identify(self, identity: Mapping[str, Any]) -> None:
+        """Says which run this is, and holds it to the run whose checkpoints are here.
+
+        Where there are none yet, ``identity`` (of what JSON can hold) is recorded.
+
+        Raises:
+            SimjaxError: the checkpoints belong to another run; names the keys that differ.
+        """
+        if self._steps or self._saving is not None:
+            run_identity.compare(self.folder, identity)
+        if self._leads and not self.read_only:
+            run_identity.record(self.folder, identity)
+
+    def wait(self) -> None:
+        """Returns when no save is under way any more.
+
+        Raises:
+            SimjaxError: the save failed.
+        """
+        self._settle(block=True)
+
+    def close(self) -> None:
+        """Waits for the save under way and ends the worker.
+
+        Raises:
+            SimjaxError: that save failed.
+        """
+        try:
+            self._settle(block=True)
+        finally:
+            self._worker.shutdown()
+
+    def __enter__(self) -> Checkpoints:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        try:
+            self.close()
+        except SimjaxError as failed:
+            if error is None:
+                raise
+            error.add_note(str(failed))  # what ended the run matters more
+
+    def _path(self, step: int) -> Path:
+        return self.folder / str(step)
+
+    def _clean(self) -> None:
+        for path in self.folder.iterdir():
+            if _ORBAX_TEMPORARY in path.name or path.name.endswith(_DISCARDED):
+                shutil.rmtree(path)
+
+    def _find(self) -> list[int]:
+        if not self.folder.is_dir():
+            return []
+        steps = []
+        for path in self.folder.iterdir():
+            # An empty or half-copied folder is no step. One that has sums is, whatever else it
+            # lacks: the loss is told when it is restored, not passed over in silence.
+            complete = (path / _ORBAX_METADATA).exists() and (path / _STATE).is_dir()
+            if path.name.isdecimal() and (complete or (path / manifest.NAME).exists()):
+                steps.append(int(path.name))
+        return sorted(steps)
+
+    def _describe(self, step: int) -> dict[str, Any]:
+        if step not in self._about:
+            try:
+                about = v1.checkpointables_metadata(self._path(step)).custom_metadata
+                self._about[step] = {key: about[key] for key in ("data", "metrics", "leaves")}
+            except Exception as error:  # as in restore
+                raise self._unreadable(step, error) from error
+        return self._about[step]
+
+    def _best(self, steps: list[int]) -> int | None:
+        name = self.config.best_metric
+        if name is None:
+            return None
+        sign = 1.0 if self.config.best_mode == "max" else -1.0
+        scores = {step: sign * self.metrics(step).get(name, float("nan")) for step in steps}
+        scores = {step: score for step, score in scores.items() if score == score}
+        return max(scores, key=lambda step: (scores[step], -step)) if scores else None
+
+    def _surplus(self, steps: list[int]) -> list[int]:
+        keep = {*steps[-self.config.keep :], self._best(steps)}
+        return [step for step in steps if step not in keep]
+
+    def _complete(self, path: Path, response: Any, drop: list[int]) -> None:
+        """The part of a save that runs in the background."""
+        response.result()
+        if self._leads:
+            manifest.write(path)
+            for step in drop:
+                _discard(self._path(step))
+
+    def _settle(self, *, block: bool) -> None:
+        """Takes note of a save that has ended; ``block`` waits for its end."""
+        if self._saving is None:
+            return
+        step, about, drop, work = self._saving
+        if not block and not work.done():
+            return
+        self._saving = None
+        try:
+            work.result()
+        except Exception as error:  # whatever went wrong in the background
+            self._steps = self._find()
+            raise self._failure(step, error) from error
+        self._about[step] = about
+        self._steps = sorted({*self._steps, step} - set(drop))
+        for gone in drop:
+            self._about.pop(gone, None)
+
+    def _failure(self, step: int, error: BaseException) -> SimjaxError:
+        last = f"step {self._steps[-1]}" if self._steps else "none"
+        return SimjaxError(
+            f"{self._path(step)}: the checkpoint could not be saved ({_one_line(error)}); "
+            f"last complete checkpoint: {last}"
+        )
+
+    def _unreadable(self, step: int, error: BaseException) -> SimjaxError:
+        return SimjaxError(
+            f"{self._path(step)}: cannot be read ({_one_line(error)}); {self._way_out(step)}"
+        )
+
+    def _way_out(self, step: int) -> str:
+        older = [other for other in self._steps if other < step]
+        if older:
+            return f"delete {self._path(step)} to go back to step {older[-1]}"
+        return f"no older checkpoint is left: delete {self._path(step)} to start over"
+
+
+def _discard(path: Path) -> None:
+    """Deletes a step; under another name first, so that half of one never looks like a step."""
+    doomed = path.with_name(path.name + _DISCARDED)
+    path.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+def _one_line(error: BaseException) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 300 else text[:297] + "..."
