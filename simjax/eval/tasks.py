@@ -186,7 +186,9 @@ def _names(task: LoadedTask) -> list[str]:
         names = ["ndcg@10", "mrr@10", *(f"recall@{k}" for k in CUTOFFS)]
     if len(task.positives):
         names.append("alignment")
-    return [*names, "uniformity", "effective_rank"]
+    if len(task.texts) > 1:
+        names += ["uniformity", "effective_rank"]
+    return names
 
 
 def metric_names(tasks: Tasks) -> list[str]:
@@ -243,10 +245,11 @@ def evaluate(tasks: Tasks, encode: Encode) -> Results:
             values.append(geometry.alignment(unit, task.positives))
         sample = unit[:: -(-len(unit) // GEOMETRY_TEXTS)]
         spectrum = geometry.singular_values(sample)
-        values += [
-            geometry.uniformity(sample, tasks.config.uniformity_t),
-            geometry.effective_rank(spectrum),
-        ]
+        if len(task.texts) > 1:
+            values += [
+                geometry.uniformity(sample, tasks.config.uniformity_t),
+                geometry.effective_rank(spectrum),
+            ]
         names = [f"{task.name}/{name}" for name in _names(task)]
         results.metrics.update(zip(names, values, strict=True))
         results.spectra[task.name] = spectrum
