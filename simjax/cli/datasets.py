@@ -1,0 +1,207 @@
+"""The data sets that published figures and recipes name: where they come from, how they lie."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from simjax.errors import SimjaxError
+
+PAIR_COLUMNS = ("sentence1", "sentence2", "score")
+
+
+@dataclass(frozen=True)
+class File:
+    """One file of a set, below the data root.
+
+    Attributes:
+        path: With or without `.gz`: the file may be either.
+        rows: Records, the header not counted; any of these numbers is right.
+        columns: The header of `tsv` and `csv` files.
+    """
+
+    path: str
+    rows: tuple[int, ...]
+    columns: tuple[str, ...] = ()
+
+    @property
+    def format(self) -> str:
+        """The file's ending: tsv, csv, jsonl or txt."""
+        return self.path.rsplit(".", 1)[-1]
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """Files that are used together.
+
+    Attributes:
+        name: As on the command line.
+        source: Where the public gets it.
+        used_by: Recipes and commands that read it.
+    """
+
+    name: str
+    source: str
+    used_by: str
+    files: tuple[File, ...]
+
+
+def _pairs(folder: str, **rows: int) -> tuple[File, ...]:
+    return tuple(
+        File(f"{folder}/{name.replace('_', '-')}.tsv", (count,), PAIR_COLUMNS)
+        for name, count in rows.items()
+    )
+
+
+_EVALUATION = "simjax evaluate"
+
+DATA_SETS = (
+    DataSet(
+        "sts12",
+        "SemEval-2012 task 6, test",
+        _EVALUATION,
+        _pairs("en/sts12", MSRpar=750, MSRvid=750, OnWN=750, SMTeuroparl=459, SMTnews=399),
+    ),
+    DataSet(
+        "sts13",
+        "*SEM 2013 shared task, test, without SMT",
+        _EVALUATION,
+        _pairs("en/sts13", FNWN=189, OnWN=561, headlines=750),
+    ),
+    DataSet(
+        "sts14",
+        "SemEval-2014 task 10, test",
+        _EVALUATION,
+        _pairs(
+            "en/sts14",
+            OnWN=750,
+            deft_forum=450,
+            deft_news=300,
+            headlines=750,
+            images=750,
+            tweet_news=750,
+        ),
+    ),
+    DataSet(
+        "stsb",
+        "STS benchmark (SemEval-2017 task 1)",
+        f"{_EVALUATION}; every recipe on real text, for its best checkpoint",
+        _pairs("en/stsb", dev=1500, train=5749),
+    ),
+    DataSet(
+        "nli",
+        "SNLI and MultiNLI as triples (SimCSE's nli_for_simcse.csv, 275,601 rows), or"
+        " 12,501 such triples",
+        "supervised recipes, simjax lab bench train",
+        (File("en/nli/triples_train.csv", (12_501, 275_601), ("sent0", "sent1", "hard_neg")),),
+    ),
+    DataSet(
+        "wiki",
+        "58,629 sentences of English Wikipedia, one a line",
+        "unsupervised recipes",
+        (File("en/corpus/wiki_mixed.txt", (58_629,)),),
+    ),
+    DataSet(
+        "quora",
+        "Quora Question Pairs (2017): duplicates, labelled training sample, balanced dev",
+        "large-batch recipes",
+        (
+            File("en/quora/positive_pairs.tsv", (37_073,), ("sentence1", "sentence2")),
+            File("en/quora/train_20k.tsv", (19_210,), ("sentence1", "sentence2", "label")),
+            File("en/quora/dev.tsv", (10_000,), ("sentence1", "sentence2", "label")),
+        ),
+    ),
+    DataSet(
+        "cranfield",
+        "Cranfield 1400 collection, in BEIR's layout",
+        f"{_EVALUATION} --tasks cranfield",
+        (
+            File("en/cranfield/corpus.jsonl", (1400,)),
+            File("en/cranfield/queries.jsonl", (225,)),
+            File("en/cranfield/qrels_test.tsv", (1837,), ("query-id", "corpus-id", "score")),
+        ),
+    ),
+    DataSet(
+        "vocab",
+        "vocab.txt of bert-base-uncased on the Hugging Face hub",
+        "recipes that start from a random encoder",
+        (File("vocab/bert-base-uncased-vocab.txt", (30_522,)),),
+    ),
+)
+
+
+def find(root: Path, file: File) -> Path | None:
+    """The file below the root, plain or gzip; None where it is neither."""
+    for path in (root / file.path, root / f"{file.path}.gz"):
+        if path.is_file():
+            return path
+    return None
+
+
+def count_rows(path: Path, file: File) -> int:
+    """Number of records of a file whose every line is checked.
+
+    Raises:
+        SimjaxError: With file and line: not UTF-8, another header, a row with another number of
+            fields, malformed JSON.
+    """
+    from simjax.eval.lines import read_lines
+
+    lines = read_lines(path)
+    if file.format == "txt":
+        return sum(1 for _ in lines)
+    if file.format == "jsonl":
+        return sum(1 for _ in _objects(path, lines))
+    rows = _csv_rows(path, lines) if file.format == "csv" else _tsv_rows(lines)
+    header: list[str] | None = None
+    count = 0
+    for number, fields in rows:
+        if header is None:
+            header = fields
+            missing = [name for name in file.columns if name not in header]
+            if missing:
+                raise SimjaxError(
+                    f"{path}:{number}: no column {missing[0]!r}; expected {', '.join(file.columns)}"
+                )
+        elif len(fields) != len(header):
+            raise SimjaxError(
+                f"{path}:{number}: {len(fields)} fields, the header has {len(header)}"
+            )
+        else:
+            count += 1
+    if header is None:
+        raise SimjaxError(f"{path}: is empty")
+    return count
+
+
+def _tsv_rows(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, list[str]]]:
+    for number, line in lines:
+        yield number, line.split("\t")
+
+
+def _csv_rows(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, list[str]]]:
+    # The reader takes its lines with their ends, which may stand inside quotes.
+    reader = csv.reader((f"{line}\n" for _, line in lines), strict=True)
+    try:
+        for fields in reader:
+            if fields:
+                yield reader.line_num, fields
+    except csv.Error as error:
+        raise SimjaxError(f"{path}:{reader.line_num}: malformed CSV ({error})") from error
+
+
+def _objects(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[object]:
+    import json
+
+    for number, line in lines:
+        if not line.strip():
+            continue
+        try:
+            found = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise SimjaxError(f"{path}:{number}: malformed JSON ({error.msg})") from error
+        if not isinstance(found, dict):
+            raise SimjaxError(f"{path}:{number}: not a JSON object")
+        yield found

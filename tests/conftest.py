@@ -1,0 +1,30 @@
+"""One setting for all tests: eight CPU devices, no network, strict where JAX lets us be."""
+
+import os
+
+# Before JAX and the Hugging Face libraries are imported, here and in the tests' subprocesses.
+os.environ["JAX_PLATFORMS"] = "cpu"
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+from pathlib import Path
+
+import jax
+import pytest
+
+jax.config.update("jax_num_cpu_devices", 8)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Token stores go to a folder of this session, not to the user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def data_root() -> Path:
+    """The folder of real data sets; tests that take it are marked `data`."""
+    folder = os.environ.get("SIMJAX_DATA")
+    if not folder:
+        pytest.skip("SIMJAX_DATA names no folder of data sets")
+    return Path(folder)
