@@ -1,0 +1,223 @@
+"""The configuration of a run: what a recipe in configs/ holds.
+
+Each part's own dataclass lives beside its code; here they are put together and checked against
+each other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from simjax.checkpoint.config import CheckpointConfig
+from simjax.data.pipeline import DataConfig
+from simjax.errors import UsageError
+from simjax.eval.tasks import EvalConfig
+from simjax.mesh import MeshConfig
+from simjax.models.dropout import dropped_levels
+from simjax.models.encoder import EncoderConfig
+from simjax.models.pooling import Pooling
+from simjax.objectives.config import ObjectiveConfig
+from simjax.train import recipe
+from simjax.train.optimizer import OptimizerConfig
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The encoder that training starts from.
+
+    Attributes:
+        pretrained: Hugging Face or sentence-transformers folder, or hub id, to load weights from;
+            null starts from a random encoder of the shape `encoder`.
+        encoder: Shape of a random encoder. Its vocabulary is sized by the tokenizer.
+        pooling: How token vectors become an embedding; null takes what the pretrained folder
+            says, or mean.
+        dtype: Of the matrix products. Parameters and scores are float32 whatever this says.
+        dropout: Rate that replaces the encoder's own two; null leaves them.
+    """
+
+    pretrained: str | None = None
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    pooling: Pooling | None = None
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    dropout: float | None = None
+
+
+@dataclass(frozen=True)
+class TokenizerConfig:
+    """How text becomes tokens.
+
+    Attributes:
+        source: Folder, hub id or vocab.txt; `train` learns a WordPiece vocabulary from the
+            training texts; null takes the pretrained model's own.
+        vocab_size: Size of a vocabulary that is learned.
+    """
+
+    source: str | None = None
+    vocab_size: int = 8192
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How long, in what portions.
+
+    Attributes:
+        epochs: Passes over the training examples.
+        steps: Batches; where given, it counts and `epochs` does not.
+        micro_batch: Examples that a device encodes at a time, a multiple of `data.block_size`;
+            null encodes its whole share of the batch at once. The result does not depend on it,
+            memory does.
+        log_every: Steps between two lines of metrics.
+    """
+
+    epochs: float = 1.0
+    steps: int | None = None
+    micro_batch: int | None = None
+    log_every: int = 10
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """Everything that a run depends on.
+
+    Attributes:
+        output: Folder of the run: configuration, metrics, checkpoints, export.
+        seed: Of random parameters and dropout. The order of the data has a seed of its own.
+        model: What is trained.
+        tokenizer: How text becomes tokens.
+        data: What it is trained on.
+        objective: What is minimised.
+        optimizer: By what.
+        train: For how long.
+        mesh: On which layout of devices.
+        evaluation: What it is measured by.
+        checkpoint: What is kept.
+    """
+
+    output: str
+    seed: int = 0
+    model: ModelConfig = field(default_factory=ModelConfig)
+    tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    mesh: MeshConfig = field(default_factory=MeshConfig)
+    evaluation: EvalConfig = field(default_factory=EvalConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+
+def load(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a recipe.
+
+    Args:
+        path: YAML file.
+        overrides: Each `--dotted.key=VALUE`, later ones winning.
+
+    Raises:
+        UsageError: With file and line, or flag: an unknown, repeated or missing key, a value of
+            the wrong type or out of its range, values that contradict each other.
+    """
+    config, located = recipe.read(RunConfig, Path(path), overrides)
+    try:
+        validate(config)
+    except UsageError as error:
+        raise located.complete(error) from error
+    return config
+
+
+def dump(config: RunConfig) -> str:
+    """The configuration as YAML, every key written out; `load` reads it back."""
+    return recipe.to_yaml(config)
+
+
+def validate(config: RunConfig) -> None:
+    """Check what no part can check by itself.
+
+    Raises:
+        UsageError: Naming the keys at odds.
+    """
+    _check_model(config)
+    _check_views(config)
+    _check_length(config)
+    _check_micro_batch(config)
+    if config.evaluation.metric is not None and not config.evaluation.tasks:
+        raise UsageError(
+            f"evaluation.metric is {config.evaluation.metric!r} and evaluation.tasks is empty: "
+            "name the sets to evaluate"
+        )
+
+
+def _check_model(config: RunConfig) -> None:
+    model, tokenizer = config.model, config.tokenizer
+    if model.pretrained is None and tokenizer.source is None:
+        raise UsageError(
+            "tokenizer.source is missing and model.pretrained is null: give a folder, hub id or "
+            "vocab.txt, or `train` to learn a vocabulary from the training texts"
+        )
+    if model.pretrained is not None and tokenizer.source == "train":
+        raise UsageError(
+            "tokenizer.source is train and model.pretrained is given: pretrained weights need "
+            "the vocabulary they were trained with"
+        )
+    if model.pretrained is not None and model.encoder != EncoderConfig():
+        raise UsageError(
+            "model.encoder has no effect where model.pretrained is given, whose shape counts; "
+            "remove one of them"
+        )
+    if model.dropout is not None:
+        try:
+            dropped_levels(model.dropout)
+        except UsageError as error:
+            raise UsageError(f"model.dropout: {error}") from error
+    if tokenizer.vocab_size < 256:
+        raise UsageError(f"tokenizer.vocab_size is {tokenizer.vocab_size}: give at least 256")
+    if model.pretrained is None and config.data.max_length > model.encoder.max_positions:
+        raise UsageError(
+            f"data.max_length is {config.data.max_length} and model.encoder.max_positions "
+            f"{model.encoder.max_positions}: texts must not be longer than the encoder allows"
+        )
+
+
+def _check_views(config: RunConfig) -> None:
+    model, data = config.model, config.data
+    if data.views == "dropout":
+        rates = [model.dropout]
+        if model.dropout is None and model.pretrained is None:
+            rates = [model.encoder.hidden_dropout, model.encoder.attention_dropout]
+        if all(rate == 0 for rate in rates):
+            raise UsageError(
+                "data.views is dropout and the dropout of the encoder is 0: the views of a text "
+                "would be equal; give model.dropout a rate above 0"
+            )
+    if config.objective.false_negatives == "label" and data.source.label is None:
+        raise UsageError(
+            "objective.false_negatives is label and data.source.label names no column; name one"
+        )
+
+
+def _check_length(config: RunConfig) -> None:
+    train = config.train
+    if not train.epochs > 0:
+        raise UsageError(f"train.epochs is {train.epochs}: give a number above 0")
+    if train.steps is not None and train.steps < 1:
+        raise UsageError(f"train.steps is {train.steps}: give at least 1")
+    if train.log_every < 1:
+        raise UsageError(f"train.log_every is {train.log_every}: give at least 1")
+
+
+def _check_micro_batch(config: RunConfig) -> None:
+    micro, block = config.train.micro_batch, config.data.block_size
+    if micro is None:
+        return
+    if micro < block or micro % block:
+        raise UsageError(
+            f"train.micro_batch is {micro}: give a multiple of data.block_size, which is {block}"
+        )
+    if micro > config.data.batch_size:
+        raise UsageError(
+            f"train.micro_batch is {micro}, more than data.batch_size, which is "
+            f"{config.data.batch_size}; leave it out to encode the batch at once"
+        )
