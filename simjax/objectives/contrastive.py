@@ -1,0 +1,306 @@
+"""The contrastive objective of one global batch, around the pair operator."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, Int
+
+from simjax.mesh import global_sum
+from simjax.objectives import losses
+from simjax.objectives.config import ObjectiveConfig
+from simjax.ops import AnchorIds, KeyIds, PairStats, pair_lse
+from simjax.ops.pairs import ABSENT, NO_POSITIVE
+from simjax.types import NO_TEXT
+
+Metrics: TypeAlias = dict[str, Float[Array, ""]]
+_MARGIN = 1e-12
+"""Below this squared length an embedding counts as absent and normalises to zero."""
+
+
+@dataclass(frozen=True)
+class Views:
+    """How the ``V`` texts of an example are used.
+
+    Attributes:
+        positives: How many views after the first are positives; the rest are hard negatives.
+        one_distribution: All views are drawn alike (dropout or augmentation of one text), which
+            makes the uniformity across views an estimate of the uniformity of the set.
+    """
+
+    positives: int
+    one_distribution: bool
+
+
+@dataclass(frozen=True)
+class _Sides:
+    """Unit vectors and identities of this device's anchors, positives and hard negatives."""
+
+    anchors: Float[Array, "n D"]
+    positives: Float[Array, "n P D"]
+    hard: Float[Array, "n H D"]
+    example: Int[Array, "n"]
+    ids: Int[Array, "n V"]
+    labels: Int[Array, "n"]
+
+    @property
+    def num_positives(self) -> int:
+        return self.positives.shape[1]
+
+    @property
+    def has_positive(self) -> Bool[Array, "n P"]:
+        return self.ids[:, 1 : 1 + self.num_positives] != NO_TEXT
+
+    @property
+    def hard_ids(self) -> Int[Array, "n H"]:
+        return self.ids[:, 1 + self.num_positives :]
+
+    @property
+    def positive_ids(self) -> Int[Array, "n P"]:
+        ids = self.ids[:, 1 : 1 + self.num_positives]
+        return jnp.where(ids == NO_TEXT, NO_POSITIVE, ids)
+
+    @property
+    def anchor_ids(self) -> AnchorIds:
+        return AnchorIds(self.example, self.ids[:, 0], self.positive_ids, self.labels)
+
+    @property
+    def anchors_as_keys(self) -> KeyIds:
+        return KeyIds(self.example, self.ids[:, 0], self.positive_ids[:, 0], self.labels)
+
+    @property
+    def keys(self) -> Float[Array, "N D"]:
+        """Positives, then hard negatives, view by view."""
+        views = jnp.concatenate([self.positives, self.hard], axis=1)
+        return views.swapaxes(0, 1).reshape(-1, views.shape[-1])
+
+    @property
+    def key_ids(self) -> KeyIds:
+        text = self.ids[:, 1:].T
+        example = jnp.where(text == NO_TEXT, ABSENT, self.example)
+        own = (jnp.arange(text.shape[0]) < self.num_positives)[:, None]
+        anchor = jnp.where(own, self.ids[:, 0], -1)
+        label = jnp.where(own, self.labels, -1)
+        return KeyIds(*(x.reshape(-1) for x in (example, text, anchor, label)))
+
+    @property
+    def positives_as_anchors(self) -> tuple[Float[Array, "M D"], AnchorIds]:
+        text = self.positive_ids.T
+        example = jnp.where(text == NO_POSITIVE, ABSENT, self.example)
+        partner = jnp.broadcast_to(self.ids[:, 0], text.shape).reshape(-1, 1)
+        label = jnp.broadcast_to(self.labels, text.shape)
+        ids = AnchorIds(example.reshape(-1), text.reshape(-1), partner, label.reshape(-1))
+        return self.positives.swapaxes(0, 1).reshape(-1, self.positives.shape[-1]), ids
+
+
+def unit(x: Float[Array, "*K D"]) -> Float[Array, "*K D"]:
+    """x / |x| in float32; zero, with zero gradient, where x is zero."""
+    x = x.astype(jnp.float32)
+    square = (x * x).sum(axis=-1, keepdims=True)
+    return x * jnp.where(square > _MARGIN, jax.lax.rsqrt(jnp.maximum(square, _MARGIN)), 0.0)
+
+
+def contrastive_loss(
+    embeddings: Float[Array, "n V D"],
+    ids: Int[Array, "n V"],
+    labels: Int[Array, "n"],
+    example: Int[Array, "n"],
+    scale: Float[Array, ""] | float,
+    config: ObjectiveConfig,
+    views: Views,
+    *,
+    dtype: DTypeLike = jnp.float32,
+) -> tuple[Float[Array, ""], Metrics]:
+    """The objective over the global batch, of which the arguments are this device's examples.
+
+    For anchor i and each of its positives p, v_ip = logsumexp over negatives (s_ij - s_ip); the loss
+    is the mean over anchors of the mean over their positives of a function of v (see `losses`).
+
+    Args:
+        embeddings: View 0 is the anchor, then positives, then hard negatives; any length.
+        ids: Dense text ids, `NO_TEXT` where an example lacks a view.
+        labels: Classes, -1 if unknown.
+        example: Number of each example in the global batch.
+        scale: 1 / temperature.
+        config: The objective.
+        views: How the views are used.
+        dtype: What the operands of the score products are rounded to.
+
+    Returns:
+        This device's part of the loss, to be differentiated as it is (the sum of the parts over
+        devices is the loss, and gathered keys carry the gradients across); and metrics of the
+        global batch, the whole loss among them.
+    """
+    vectors = unit(embeddings)
+    sides = _Sides(
+        anchors=vectors[:, 0],
+        positives=vectors[:, 1 : 1 + views.positives],
+        hard=vectors[:, 1 + views.positives :],
+        example=jnp.where(ids[:, 0] == NO_TEXT, ABSENT, example),
+        ids=ids,
+        labels=labels,
+    )
+    scale = jnp.asarray(scale, jnp.float32)
+    options = {
+        "scale": scale,
+        "max_scale": config.max_scale if config.learnable_temperature else 1 / config.temperature,
+        "false_negatives": config.false_negatives,
+        "t": config.uniformity_t,
+        "dtype": dtype,
+    }
+    stats = pair_lse(
+        sides.anchors,
+        sides.keys,
+        sides.anchor_ids,
+        sides.key_ids,
+        columns=config.directions != "forward",
+        **options,
+    )
+    cosine = (sides.anchors[:, None] * sides.positives).sum(-1)
+    hard_lse, hard_max = _own_hard_negatives(sides, scale, config)
+    forward = _merge(stats.row, hard_lse)[:, None]
+    backward = _by_positive(stats.col, sides) if stats.col is not None else None
+    if config.directions == "joint":
+        within = _within_sides(sides, options)
+        total = _merge(forward, backward, within)
+        terms = [_Term(total - scale * cosine, sides.has_positive, joint=True)]
+    else:
+        terms = [_Term(forward - scale * cosine, sides.has_positive)]
+        if backward is not None:
+            terms.append(_Term(backward - scale * cosine, sides.has_positive))
+    parts = [term.part(config.loss) for term in terms]
+    loss = sum(parts[1:], parts[0]) / len(parts)
+    hardest = jnp.maximum(stats.row_max, hard_max)
+    metrics = _metrics(terms[0], cosine, hardest, stats, views)
+    metrics["loss"] = global_sum(jax.lax.stop_gradient(loss))
+    metrics["scale"] = scale
+    return loss, metrics
+
+
+@dataclass(frozen=True)
+class _Term:
+    """One direction of the loss: log-odds of each anchor and positive, and which of them are real."""
+
+    v: Float[Array, "n P"]
+    has_positive: Bool[Array, "n P"]
+    joint: bool = False
+
+    @property
+    def has_negative(self) -> Bool[Array, "n P"]:
+        return self.v > -jnp.inf
+
+    def weights(self, *, need_negative: bool) -> Float[Array, "n P"]:
+        """Each anchor weighs 1, shared by its positives."""
+        real = self.has_positive & self.has_negative if need_negative else self.has_positive
+        share = real.astype(jnp.float32)
+        return share / jnp.maximum(share.sum(axis=1, keepdims=True), 1.0)
+
+    def part(self, loss: str) -> Float[Array, ""]:
+        """This device's part of the mean: a local sum over the global weight.
+
+        A row without negatives has InfoNCE's limit, 0, and counts; for DCL and FlatNCE, whose
+        limit is -inf, it does not.
+        """
+        # The inner `where` keeps -inf out of the functions, whose gradients there are NaN.
+        v = jnp.where(self.has_negative, self.v, 0.0)
+        if loss == "infonce":
+            value = losses.joint_infonce(v) if self.joint else losses.infonce(v)
+            limit = math.log(2) if self.joint else 0.0
+        else:
+            value = losses.dcl(v) if loss == "dcl" else losses.flatnce(v)
+            limit = 0.0
+        value = jnp.where(self.has_negative, value, limit)
+        weights = self.weights(need_negative=loss != "infonce")
+        return (value * weights).sum() / jnp.maximum(global_sum(weights.sum()), 1.0)
+
+
+def _own_hard_negatives(
+    sides: _Sides, scale: Float[Array, ""], config: ObjectiveConfig
+) -> tuple[Float[Array, "n"], Float[Array, "n"]]:
+    """Log-sum-exp of an anchor's own hard negatives with their weight, and their largest cosine.
+
+    The weight is SimCSE's: log alpha is added to the score (arXiv 2104.08821, equation 8).
+    """
+    if sides.hard.shape[1] == 0:
+        nothing = jnp.full_like(sides.anchors[:, 0], -jnp.inf)
+        return nothing, nothing
+    real = sides.hard_ids != NO_TEXT
+    if config.false_negatives == "text":
+        taken = jnp.concatenate([sides.ids[:, :1], sides.positive_ids], axis=1)
+        real &= (sides.hard_ids[:, :, None] != taken[:, None, :]).all(axis=-1)
+    cosine = (sides.anchors[:, None] * sides.hard).sum(-1)
+    logits = scale * cosine + math.log(config.hard_negative_weight)
+    return (
+        _lse(jnp.where(real, logits, -jnp.inf)),
+        jnp.where(real, cosine, -jnp.inf).max(axis=1),
+    )
+
+
+def _lse(logits: Float[Array, "*n k"]) -> Float[Array, "*n"]:
+    """Log-sum-exp over the last axis, -inf with zero gradient where all of it is -inf."""
+    top = jax.lax.stop_gradient(logits.max(axis=-1))
+    top = jnp.where(jnp.isfinite(top), top, 0.0)
+    total = jnp.exp(logits - top[..., None]).sum(axis=-1)
+    some = total > 0
+    return jnp.where(some, jnp.log(jnp.where(some, total, 1.0)) + top, -jnp.inf)
+
+
+def _merge(*lse: Float[Array, "*n"]) -> Float[Array, "*n"]:
+    """The log-sum-exp of parts."""
+    return _lse(jnp.stack(jnp.broadcast_arrays(*lse), axis=-1))
+
+
+def _by_positive(x: Float[Array, "N"], sides: _Sides) -> Float[Array, "n P"]:
+    """Of key statistics, those of the positives."""
+    n, p = sides.positives.shape[:2]
+    return x[: n * p].reshape(p, n).T
+
+
+def _within_sides(sides: _Sides, options: dict) -> Float[Array, "n P"]:
+    """Log-sum-exp of anchor-anchor and key-key negatives, for each anchor and positive."""
+    anchors = pair_lse(
+        sides.anchors,
+        sides.anchors,
+        sides.anchor_ids,
+        sides.anchors_as_keys,
+        one_side=True,
+        **options,
+    )
+    positives, positive_ids = sides.positives_as_anchors
+    keys = pair_lse(positives, sides.keys, positive_ids, sides.key_ids, one_side=True, **options)
+    return _merge(anchors.row[:, None], _by_positive(keys.row, sides))
+
+
+def _metrics(
+    term: _Term,
+    cosine: Float[Array, "n P"],
+    hardest: Float[Array, "n"],
+    stats: PairStats,
+    views: Views,
+) -> Metrics:
+    """Means over the global batch, without gradient."""
+    weights = term.weights(need_negative=False)
+    active = term.weights(need_negative=True)
+    sums = {
+        "alignment": (weights * (2 - 2 * cosine)).sum(),
+        "accuracy": (weights * (cosine > hardest[:, None])).sum(),
+        "mean_v": (active * jnp.where(term.has_negative, term.v, 0.0)).sum(),
+        "anchors": weights.sum(),
+        "active": active.sum(),
+        "potential": stats.potential,
+        "pairs": stats.pairs,
+    }
+    total = global_sum(jax.lax.stop_gradient(sums))
+    uniformity = "uniformity" if views.one_distribution else "uniformity_cross"
+    return {
+        "alignment": total["alignment"] / jnp.maximum(total["anchors"], 1.0),
+        "accuracy": total["accuracy"] / jnp.maximum(total["anchors"], 1.0),
+        "mean_v": total["mean_v"] / jnp.maximum(total["active"], 1.0),
+        uniformity: jnp.log(total["potential"] / total["pairs"]),
+        "without_negatives": total["anchors"] - total["active"],
+    }
