@@ -1,0 +1,16 @@
+"""When two texts count as the same text."""
+
+from __future__ import annotations
+
+import unicodedata
+
+
+def normalised(text: str) -> str:
+    """The form by which texts are told apart: texts with the same form share one id.
+
+    Unicode NFKC, then case folding, then every run of white space as one space and none at the
+    ends. Punctuation, accents and digits keep texts apart.
+    """
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
+    return " ".join(text.casefold().split())

@@ -1,0 +1,213 @@
+"""Records of text, CSV, TSV and JSON Lines files, plain or gzip, with the line that each is on.
+
+* text: one record per line, in a column named `text`.
+* CSV: a header; fields may be quoted, and a quoted field may hold line ends.
+* TSV: a header; a tab ends a field and nothing is quoted.
+* JSON Lines: one object per line; the columns are its keys.
+
+Files are UTF-8, with or without a byte-order mark.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import zlib
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from simjax.errors import SimjaxError
+
+Format: TypeAlias = Literal["text", "csv", "tsv", "jsonl"]
+
+ENDINGS: dict[str, Format] = {
+    ".txt": "text",
+    ".text": "text",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".tab": "tsv",
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+}
+"""Formats by file ending, `.gz` put aside."""
+
+
+def format_by_name(path: Path) -> Format:
+    """The format that a file's name says.
+
+    Raises:
+        SimjaxError: it says none.
+    """
+    name = path.name.lower().removesuffix(".gz")
+    format_ = ENDINGS.get(Path(name).suffix)
+    if format_ is None:
+        raise SimjaxError(
+            f"{path}: the format does not show in the file's name (known endings: "
+            f"{', '.join(ENDINGS)}, each also with .gz); say it with data.source.format"
+        )
+    return format_
+
+
+class Table:
+    """The records of one file: its columns first, then the fields of those that are wanted."""
+
+    def __init__(self, path: Path, format_: Format) -> None:
+        """Open the file and read its columns.
+
+        Raises:
+            SimjaxError: the file cannot be read, or is empty.
+        """
+        self.path = path
+        self._records = _READERS[format_](path)
+        try:
+            self._first = next(self._records)
+        except StopIteration:
+            raise SimjaxError(f"{path}: the file is empty") from None
+        self.columns: tuple[str, ...]
+        """Names of the columns; for JSON Lines the keys of the first object."""
+        if format_ == "jsonl":
+            self.columns = tuple(self._first[1])
+        elif format_ == "text":
+            self.columns = ("text",)
+        else:
+            self.columns = tuple(self._first[1])
+            self._check_header()
+        self._format = format_
+
+    def select(
+        self, required: Sequence[str], optional: Sequence[str] = ()
+    ) -> Iterator[tuple[int, list[Any]]]:
+        """Line number and fields of each record, the required columns first.
+
+        A blank line of a CSV or TSV file is given as empty fields. A JSON field is what the JSON
+        says, None where an object lacks an optional key.
+
+        Raises:
+            SimjaxError: with file and line, for a column or key that is missing, a wrong number
+                of fields, and whatever else is malformed.
+        """
+        wanted = [*required, *optional]
+        if self._format == "text":
+            yield from chain([self._first], self._records)
+        elif self._format == "jsonl":
+            for line, record in chain([self._first], self._records):
+                yield line, self._fields_of(line, record, required, optional)
+        else:
+            indices = [self._index(name) for name in wanted]
+            width = len(self.columns)
+            for line, fields in self._records:
+                if not fields:
+                    yield line, [""] * len(wanted)
+                    continue
+                if len(fields) != width:
+                    raise SimjaxError(
+                        f"{self.path}:{line}: {len(fields)} fields where the header has {width}"
+                    )
+                yield line, [fields[index] for index in indices]
+
+    def _fields_of(
+        self, line: int, record: dict[str, Any], required: Sequence[str], optional: Sequence[str]
+    ) -> list[Any]:
+        for name in required:
+            if name not in record:
+                raise SimjaxError(
+                    f"{self.path}:{line}: no key {name!r}; found: {', '.join(record) or 'none'}"
+                )
+        return [record.get(name) for name in (*required, *optional)]
+
+    def _index(self, name: str) -> int:
+        if name not in self.columns:
+            raise SimjaxError(
+                f"{self.path}:1: no column {name!r}; found: {', '.join(self.columns)}"
+            )
+        if self.columns.count(name) > 1:
+            raise SimjaxError(f"{self.path}:1: there are several columns named {name!r}")
+        return self.columns.index(name)
+
+    def _check_header(self) -> None:
+        if not any(name.strip() for name in self.columns):
+            raise SimjaxError(f"{self.path}:1: the first line is blank; it must name the columns")
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Numbered lines with their line ends, decoded one by one so that faults have a line."""
+    number = 0
+    try:
+        with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
+            for raw in file:
+                number += 1
+                if number == 1:
+                    raw = raw.removeprefix(b"\xef\xbb\xbf")
+                try:
+                    yield number, raw.decode("utf-8")
+                except UnicodeDecodeError as error:
+                    raise SimjaxError(
+                        f"{path}:{number}: not UTF-8: byte 0x{raw[error.start]:02x} at byte "
+                        f"{error.start + 1} of the line; convert the file to UTF-8"
+                    ) from None
+    except EOFError:
+        raise SimjaxError(
+            f"{path}:{number + 1}: the gzip file ends early: it was cut off; fetch it again"
+        ) from None
+    except (gzip.BadGzipFile, zlib.error) as error:
+        raise SimjaxError(f"{path}:{number + 1}: damaged or no gzip file: {error}") from None
+    except OSError as error:
+        raise SimjaxError(f"{path}: {error.strerror or error}") from error
+
+
+def _text(path: Path) -> Iterator[tuple[int, list[str]]]:
+    for number, line in _lines(path):
+        yield number, [line]
+
+
+def _tsv(path: Path) -> Iterator[tuple[int, list[str]]]:
+    for number, line in _lines(path):
+        line = line.rstrip("\r\n")
+        yield number, line.split("\t") if line else []
+
+
+def _csv(path: Path) -> Iterator[tuple[int, list[str]]]:
+    reader = csv.reader((line for _, line in _lines(path)), strict=True)
+    while True:
+        begin = reader.line_num + 1
+        try:
+            yield begin, next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            end = reader.line_num
+            read_to = f" (read as far as line {end})" if end > begin else ""
+            raise SimjaxError(
+                f"{path}:{begin}: malformed CSV: {error}{read_to}; is a quote unclosed? In a "
+                'quoted field a quote is written ""'
+            ) from None
+
+
+def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    for number, line in _lines(path):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise SimjaxError(
+                f"{path}:{number}: malformed JSON: {error.msg} at character {error.pos + 1}"
+            ) from None
+        except RecursionError:
+            raise SimjaxError(f"{path}:{number}: malformed JSON: nested too deeply") from None
+        if not isinstance(record, dict):
+            raise SimjaxError(
+                f"{path}:{number}: a JSON object is wanted, this is {_json_kind(record)}"
+            )
+        yield number, record
+
+
+def _json_kind(value: object) -> str:
+    names = {list: "a list", str: "a string", bool: "a truth value", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+_READERS: dict[Format, Any] = {"text": _text, "csv": _csv, "tsv": _tsv, "jsonl": _jsonl}
