@@ -47,15 +47,22 @@ class Dense(nnx.Module):
     """`x @ kernel + bias` with float32 parameters, computed in the dtype of `x`."""
 
     def __init__(
-        self, in_features: int, out_features: int, *, stddev: float, rngs: nnx.Rngs
+        self,
+        in_features: int,
+        out_features: int,
+        *,
+        stddev: float,
+        rngs: nnx.Rngs,
+        use_bias: bool = True,
     ) -> None:
         normal = jax.random.normal(rngs.params(), (in_features, out_features), jnp.float32)
         self.kernel = nnx.Param(stddev * normal)
-        self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32)) if use_bias else None
 
     def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
         """Apply the layer over the last axis."""
-        kernel, bias = self.kernel[...], self.bias[...]
+        kernel = self.kernel[...]
+        bias = jnp.zeros((), jnp.float32) if self.bias is None else self.bias[...]
         flat = x.reshape(-1, x.shape[-1])
         y = flat @ kernel + bias if x.dtype == jnp.float32 else rounded_product(flat, kernel, bias)
         return y.reshape(*x.shape[:-1], kernel.shape[-1])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TypeAlias, get_args
 
 import jax
@@ -13,12 +13,19 @@ from jaxtyping import Array, Float, Int, Key
 
 from simjax.errors import UsageError
 from simjax.models import dropout as drop
-from simjax.models.dense import Dense
 from simjax.models.encoder import Encoder, EncoderConfig
+from simjax.models.heads import Head, HeadConfig, HeadWeights
 from simjax.models.pooling import Pooling, pool_first, pool_mean, present
 from simjax.types import Block, Params
 
 GraphDef: TypeAlias = nnx.GraphDef
+
+
+def pooler_head(pooling: Pooling, width: int) -> HeadConfig | None:
+    """The dense layer that belongs to a pooling, if it has one."""
+    if pooling == "cls_mlp":
+        return HeadConfig(width, width, "tanh")
+    return HeadConfig(width, width, "identity") if pooling == "cls_linear" else None
 
 
 class SentenceModel(nnx.Module):
@@ -30,17 +37,55 @@ class SentenceModel(nnx.Module):
         pooling: Pooling,
         *,
         dtype: DTypeLike = jnp.float32,
+        heads: Sequence[HeadConfig] = (),
         rngs: nnx.Rngs,
     ) -> None:
+        """Make a random model.
+
+        Args:
+            config: Shape of the encoder.
+            pooling: How a text's hidden states become one vector.
+            dtype: Compute in float32 or bfloat16; parameters are float32.
+            heads: Dense layers behind the pooling, applied always; a sentence-transformers
+                folder may bring some.
+            rngs: Supplies the stream `params`.
+
+        Raises:
+            UsageError: no such pooling.
+        """
         if pooling not in get_args(Pooling):
             raise UsageError(f"pooling {pooling!r}: choose from {', '.join(get_args(Pooling))}")
         self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
         self.config = config
         self.pooling = pooling
         self.dtype = jnp.dtype(dtype)
-        if pooling in ("cls_mlp", "cls_linear"):
-            width = config.hidden_size
-            self.head = Dense(width, width, stddev=config.initializer_range, rngs=rngs)
+        width, stddev = config.hidden_size, config.initializer_range
+        own = pooler_head(pooling, width)
+        if own is not None:
+            self.pooler = Head(own, stddev=stddev, rngs=rngs)
+        for number, head in enumerate(heads):
+            setattr(self, f"head_{number}", Head(head, stddev=stddev, rngs=rngs))
+        self.num_heads = len(heads)
+
+    @property
+    def heads(self) -> tuple[Head, ...]:
+        """The dense layers behind the pooling."""
+        return tuple(getattr(self, f"head_{number}") for number in range(self.num_heads))
+
+    @property
+    def embedding_size(self) -> int:
+        """Width of what comes out."""
+        return self.heads[-1].kernel.shape[-1] if self.num_heads else self.config.hidden_size
+
+    def head_weights(self, *, training_head: bool = True) -> list[HeadWeights]:
+        """The dense layers that `__call__` applies, in order, as sentence-transformers has them.
+
+        Args:
+            training_head: False leaves out `cls_mlp`'s own, as in `__call__`.
+        """
+        own = pooler_head(self.pooling, self.config.hidden_size)
+        dropped = own is None or (self.pooling == "cls_mlp" and not training_head)
+        return [head.weights() for head in ((() if dropped else (self.pooler,)) + self.heads)]
 
     def __call__(
         self,
@@ -75,35 +120,37 @@ class SentenceModel(nnx.Module):
             keys = drop.row_keys(dropout_key, place, num_rows)
 
         last, first = self.encoder(
-            block.tokens.reshape(-1, length),
-            block.positions.reshape(-1, length),
-            block.text.reshape(-1, length),
+            jnp.reshape(block.tokens, (-1, length)),
+            jnp.reshape(block.positions, (-1, length)),
+            jnp.reshape(block.text, (-1, length)),
             keys=keys,
             gather_layer=gather_layer,
             with_first=self.pooling == "first_last_mean",
         )
         pooled = self._pool(last, first, block, training_head=training_head)
+        for head in self.heads:
+            pooled = head(pooled)
+        # A head's bias would make something of nothing.
+        text, starts = jnp.asarray(block.text), jnp.asarray(block.first)
+        there = jax.vmap(present)(text.reshape(num_blocks, -1), starts)
+        pooled = jnp.where(there[..., None], pooled, 0.0)
         return pooled[0] if single else pooled
 
     def _pool(
         self, last: Array, first: Array | None, block: Block, *, training_head: bool
     ) -> Float[Array, "K T D"]:
         num_blocks, num_texts = block.first.shape
-        text = block.text.reshape(num_blocks, -1)
+        text, starts = jnp.asarray(block.text).reshape(num_blocks, -1), jnp.asarray(block.first)
         last = last.reshape(*text.shape, -1)
         if self.pooling in ("mean", "first_last_mean"):
             mean = jax.vmap(lambda hidden, text: pool_mean(hidden, text, num_texts))
             if first is None:
                 return mean(last, text)
             return 0.5 * (mean(first.reshape(last.shape), text) + mean(last, text))
-        pooled = jax.vmap(pool_first)(last, text, block.first)
-        if self.pooling == "cls" or (self.pooling == "cls_mlp" and not training_head):
-            return pooled
-        pooled = self.head(pooled)
-        if self.pooling == "cls_mlp":
-            pooled = jnp.tanh(pooled)
-        # The bias would make something of nothing.
-        return jnp.where(jax.vmap(present)(text, block.first)[..., None], pooled, 0.0)
+        pooled = jax.vmap(pool_first)(last, text, starts)
+        if self.pooling == "cls_linear" or (self.pooling == "cls_mlp" and training_head):
+            pooled = self.pooler(pooled)
+        return pooled
 
 
 def split(model: SentenceModel) -> tuple[GraphDef, Params]:

@@ -1,0 +1,167 @@
+"""What a sentence-transformers folder says about itself: modules, lengths, prompts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from simjax.errors import SimjaxError
+from simjax.models.heads import HeadActivation, HeadConfig, HeadWeights
+from simjax.models.tensor_files import TensorFolder, read_json, read_json_object
+
+# Old folders name a pooling by a flag, new ones by a word.
+_FLAGS = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+    "pooling_mode_lasttoken": "lasttoken",
+}
+_ACTIVATIONS: dict[str, HeadActivation] = {"Tanh": "tanh", "Identity": "identity"}
+
+
+@dataclass(frozen=True)
+class Described:
+    """A folder, read except for the encoder's weights."""
+
+    transformer: Path
+    """The folder of `config.json`, the weights and the tokenizer."""
+    pooling: Literal["cls", "mean"] | None = None
+    """None if the folder does not say."""
+    heads: tuple[HeadWeights, ...] = ()
+    normalize: bool = False
+    max_length: int | None = None
+    lower_case: bool = False
+    prompts: dict[str, str] = field(default_factory=dict)
+    default_prompt: str | None = None
+
+
+def describe(folder: Path) -> Described:
+    """Read `modules.json` and what it points to; a folder without one is the transformer itself.
+
+    Module types are known by the last part of their class path, so that folders written before
+    and after sentence-transformers moved its classes both load. No class is ever imported.
+
+    Raises:
+        SimjaxError: a module that we do not have, or a file that is missing or malformed.
+    """
+    path = folder / "modules.json"
+    if not path.is_file():
+        return Described(transformer=folder, **_transformer_settings(folder))
+    listed = read_json(path)
+    if not isinstance(listed, list) or not all(
+        isinstance(m, dict) and isinstance(m.get("type"), str) for m in listed
+    ):
+        raise SimjaxError(f"{path}: expected a list of modules, each with a type")
+    transformer: Path | None = None
+    pooling: Literal["cls", "mean"] | None = None
+    heads: list[HeadWeights] = []
+    normalize = False
+    for module in listed:
+        kind = module["type"].rsplit(".", 1)[-1]
+        if not module["type"].startswith("sentence_transformers."):
+            raise SimjaxError(f"{path}: module {module['type']} is custom code, which is never run")
+        place = folder / str(module.get("path") or "")
+        if not place.resolve().is_relative_to(folder.resolve()):
+            raise SimjaxError(f"{path}: module path {module.get('path')!r} leaves the folder")
+        if kind == "Transformer" and transformer is None:
+            transformer = place
+        elif kind == "Pooling" and pooling is None and transformer is not None:
+            pooling = _pooling(place / "config.json")
+        elif kind == "Dense" and pooling is not None and not normalize:
+            heads.append(_dense(place))
+        elif kind == "Normalize" and pooling is not None:
+            normalize = True
+        elif kind != "Dropout":  # Dropout does nothing outside of training.
+            raise SimjaxError(
+                f"{path}: module {module['type']} is not supported here; supported is "
+                f"Transformer, Pooling, any number of Dense, Normalize, in this order"
+            )
+    if transformer is None or pooling is None:
+        raise SimjaxError(f"{path}: needs a Transformer and a Pooling module")
+    return Described(
+        transformer=transformer,
+        pooling=pooling,
+        heads=tuple(heads),
+        normalize=normalize,
+        **_transformer_settings(transformer),
+        **_prompts(folder),
+    )
+
+
+def _pooling(path: Path) -> Literal["cls", "mean"]:
+    config = read_json_object(path)
+    mode = config.get("pooling_mode")
+    if mode is None:
+        mode = [word for flag, word in _FLAGS.items() if config.get(flag)] or ["mean"]
+    modes = mode if isinstance(mode, list) else [mode]
+    if config.get("include_prompt") is False:
+        raise SimjaxError(f"{path}: include_prompt false is not supported")
+    if modes == ["mean"]:
+        return "mean"
+    if modes == ["cls"]:
+        return "cls"
+    raise SimjaxError(
+        f"{path}: pooling {' + '.join(map(str, modes))} is not supported; cls or mean is"
+    )
+
+
+def _dense(folder: Path) -> HeadWeights:
+    path = folder / "config.json"
+    config = read_json_object(path)
+    name = str(config.get("activation_function", "torch.nn.modules.activation.Tanh"))
+    activation = _ACTIVATIONS.get(name.rsplit(".", 1)[-1])
+    if activation is None or not name.startswith("torch.nn."):
+        raise SimjaxError(
+            f"{path}: activation_function {name} is not supported; "
+            f"torch.nn's {' and '.join(_ACTIVATIONS)} are"
+        )
+    if config.get("use_residual"):
+        raise SimjaxError(f"{path}: use_residual is not supported")
+    for key in ("module_input_name", "module_output_name"):
+        if config.get(key) not in (None, "sentence_embedding"):
+            raise SimjaxError(f"{path}: {key} {config[key]!r} is not supported")
+    sizes = []
+    for key in ("in_features", "out_features"):
+        if type(config.get(key)) is not int or config[key] < 1:
+            raise SimjaxError(f"{path}: {key} is {config.get(key)!r}, not a positive whole number")
+        sizes.append(config[key])
+    shape = HeadConfig(sizes[0], sizes[1], activation, config.get("bias") is not False)
+    tensors = TensorFolder(folder)
+    because = str(path)
+    weight = tensors.read("linear.weight", (shape.out_features, shape.in_features), because)
+    bias = tensors.read("linear.bias", (shape.out_features,), because) if shape.use_bias else None
+    return HeadWeights(weight, bias, activation)
+
+
+def _transformer_settings(folder: Path) -> dict[str, Any]:
+    """Length and case; the length falls back on the tokenizer's, as sentence-transformers does."""
+    max_length, lower_case = None, False
+    path = folder / "sentence_bert_config.json"
+    if path.is_file():
+        config = read_json_object(path)
+        max_length, lower_case = config.get("max_seq_length"), bool(config.get("do_lower_case"))
+    if max_length is None and (folder / "tokenizer_config.json").is_file():
+        path = folder / "tokenizer_config.json"
+        max_length = read_json_object(path).get("model_max_length")
+        # Tokenizers without a limit write a huge number, sometimes as a float.
+        max_length = None if isinstance(max_length, float) else max_length
+    if max_length is not None and (type(max_length) is not int or max_length < 1):
+        raise SimjaxError(f"{path}: length {max_length!r} is not a positive whole number")
+    return {"max_length": max_length, "lower_case": lower_case}
+
+
+def _prompts(folder: Path) -> dict[str, Any]:
+    path = folder / "config_sentence_transformers.json"
+    if not path.is_file():
+        return {}
+    config = read_json_object(path)
+    prompts = config.get("prompts") or {}
+    if not isinstance(prompts, dict) or not all(isinstance(p, str) for p in prompts.values()):
+        raise SimjaxError(f"{path}: prompts must map names to texts")
+    default = config.get("default_prompt_name")
+    if default is not None and default not in prompts:
+        raise SimjaxError(f"{path}: default_prompt_name {default!r} is not among its prompts")
+    return {"prompts": dict(prompts), "default_prompt": default}

@@ -1,0 +1,122 @@
+"""Tokenizers from folders, the hub or a plain vocabulary, and whether they fit the weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from simjax.errors import SimjaxError
+from simjax.models.encoder import EncoderConfig
+from simjax.models.hf import resolve
+from simjax.models.modules_json import describe
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+# Any one of these is a vocabulary; without one transformers makes up a five-token tokenizer.
+_VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model")
+_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+# Tables are padded to round sizes, never by more than this.
+_LARGEST_PADDING = 0.1
+
+
+def load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
+    """A fast tokenizer without the padding and truncation that its file may have baked in.
+
+    Args:
+        source: A folder, a hub id, or a BERT vocabulary with one token per line (`vocab.txt`).
+            Such a vocabulary lower-cases if it has no token with a capital letter.
+
+    Raises:
+        SimjaxError: no tokenizer there, or one that cannot be read.
+    """
+    path = Path(source).expanduser()
+    if path.is_file():
+        if path.suffix != ".txt":
+            raise SimjaxError(f"{path}: give a folder, a hub id or a vocab.txt")
+        tokenizer = _from_vocabulary(path)
+    else:
+        described = describe(resolve(source))
+        tokenizer = _from_folder(described.transformer)
+        if described.lower_case:
+            _lower_case(tokenizer)
+    backend = tokenizer.backend_tokenizer
+    backend.no_padding()
+    backend.no_truncation()
+    return tokenizer
+
+
+def check_tokenizer(tokenizer: PreTrainedTokenizerFast, config: EncoderConfig) -> None:
+    """Refuse a tokenizer whose ids the encoder's token table does not have, or hardly uses.
+
+    Raises:
+        SimjaxError: ids out of range, a far smaller vocabulary, another padding id, or no tokens
+            at the ends of a text.
+    """
+    name = getattr(tokenizer, "name_or_path", "") or "the tokenizer"
+    largest = max(tokenizer.get_vocab().values(), default=-1)
+    if largest >= config.vocab_size:
+        raise SimjaxError(
+            f"{name}: token ids reach {largest}, but the weights have {config.vocab_size} rows; "
+            f"take the tokenizer that the weights were trained with"
+        )
+    if largest + 1 < (1 - _LARGEST_PADDING) * config.vocab_size:
+        raise SimjaxError(
+            f"{name}: has {largest + 1} tokens, but the weights have {config.vocab_size} rows; "
+            f"take the tokenizer that the weights were trained with"
+        )
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id != config.pad_token_id:
+        raise SimjaxError(
+            f"{name}: pads with id {tokenizer.pad_token_id}, the weights with "
+            f"{config.pad_token_id}; they do not belong together"
+        )
+    if not tokenizer("a")["input_ids"][:1] == [tokenizer.cls_token_id]:
+        raise SimjaxError(f"{name}: does not begin a text with its classification token")
+
+
+def _from_folder(folder: Path) -> PreTrainedTokenizerFast:
+    if not any((folder / name).is_file() for name in _VOCABULARIES):
+        raise SimjaxError(f"{folder}: holds no tokenizer (none of {', '.join(_VOCABULARIES)})")
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder), use_fast=True, trust_remote_code=False, local_files_only=True
+        )
+    except Exception as error:  # the Rust reader raises Exception itself
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        raise SimjaxError(f"{folder}: its tokenizer cannot be read ({reason[0]})") from error
+    if not tokenizer.is_fast:
+        raise SimjaxError(f"{folder}: holds only a slow tokenizer; tokenizer.json is needed")
+    return tokenizer
+
+
+def _from_vocabulary(path: Path) -> PreTrainedTokenizerFast:
+    from transformers import BertTokenizerFast
+
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except UnicodeDecodeError as error:
+        raise SimjaxError(f"{path}: is not UTF-8 text ({error.reason})") from error
+    tokens = [line.rstrip("\r") for line in lines]
+    if tokens and not tokens[-1]:
+        tokens.pop()
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    missing = [token for token in _SPECIAL if token not in vocabulary]
+    if missing:
+        raise SimjaxError(f"{path}: is no BERT vocabulary; it lacks {', '.join(missing)}")
+    if len(vocabulary) < len(tokens):
+        line = next(n for n, token in enumerate(tokens, 1) if vocabulary[token] != n - 1)
+        raise SimjaxError(f"{path}:{line}: token {tokens[line - 1]!r} appears again further down")
+    cased = any(token != token.lower() for token in tokens if not token.startswith("["))
+    return BertTokenizerFast(vocab=vocabulary, do_lower_case=not cased)
+
+
+def _lower_case(tokenizer: PreTrainedTokenizerFast) -> None:
+    from tokenizers import normalizers
+
+    backend = tokenizer.backend_tokenizer
+    if getattr(backend.normalizer, "lowercase", False):
+        return
+    before = [] if backend.normalizer is None else [backend.normalizer]
+    backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *before])
