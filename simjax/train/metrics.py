@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -60,9 +61,12 @@ class MetricsWriter:
         if tensorboard:
             from tensorboardX import SummaryWriter
 
-            # TensorBoard hides earlier events from the purge step on.
+            # TensorBoard hides earlier events from the purge step on. The suffix keeps a run that
+            # is resumed within the same second from writing over their file.
             self._events = SummaryWriter(
-                str(folder / EVENTS), purge_step=0 if resume_step is None else resume_step + 1
+                str(folder / EVENTS),
+                purge_step=0 if resume_step is None else resume_step + 1,
+                filename_suffix=f".{time.time_ns()}",
             )
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
@@ -74,7 +78,7 @@ class MetricsWriter:
         if self._file is None:
             return
         numbers = {name: _number(value) for name, value in values.items()}
-        line = {"step": step} | {
+        line = {"step": int(step)} | {
             name: value if math.isfinite(value) else None for name, value in numbers.items()
         }
         self._file.write(json.dumps(line, allow_nan=False) + "\n")

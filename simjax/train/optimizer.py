@@ -139,8 +139,8 @@ def make_schedule(config: OptimizerConfig, total_steps: int, batch_size: int) ->
     """Linear warm-up from 0, then the chosen decay to 0 at ``total_steps``.
 
     With w warm-up steps of T in all, update n (from 0) has the peak rate times n / w while n < w,
-    afterwards times 1 - p (linear), (1 + cos(pi p)) / 2 (cosine) or 1 (constant), where
-    p = (n - w) / (T - w). These are the ``get_*_schedule_with_warmup`` of `transformers`: the
+    afterwards times q (linear), (1 - cos(pi q)) / 2 (cosine) or 1 (constant), where
+    q = (T - n) / (T - w). These are the ``get_*_schedule_with_warmup`` of `transformers`: the
     first update of a warm-up has rate 0, the first without one the full rate.
 
     Raises:
@@ -154,13 +154,14 @@ def make_schedule(config: OptimizerConfig, total_steps: int, batch_size: int) ->
     def schedule(count: Int[Any, ""] | int) -> Float[jax.Array, ""]:
         n = jnp.asarray(count).astype(jnp.float32)
         rise = n / max(1, warmup)
-        progress = jnp.clip((n - warmup) / max(1, total_steps - warmup), 0.0, 1.0)
+        left = jnp.clip((total_steps - n) / max(1, total_steps - warmup), 0.0, 1.0)
         if config.schedule == "linear":
-            fall = 1.0 - progress
+            fall = left
         elif config.schedule == "cosine":
-            fall = 0.5 * (1.0 + jnp.cos(jnp.pi * progress))
+            # (1 - cos x) / 2 in a form that loses no digits at the end of the run.
+            fall = jnp.sin(0.5 * jnp.pi * left) ** 2
         else:
-            fall = jnp.ones_like(progress)
+            fall = jnp.ones_like(left)
         return jnp.float32(peak) * jnp.where(n < warmup, rise, fall)
 
     return schedule
@@ -229,7 +230,7 @@ def apply(
     Returns:
         New parameters, new optimiser state, and the norm before clipping.
     """
-    norm = optax.global_norm(grads) if grad_norm is None else grad_norm
+    norm = optax.tree.norm(grads) if grad_norm is None else grad_norm
     if clip_norm is not None:
         scale = jnp.minimum(1.0, clip_norm / (norm + 1e-6))
         grads = jax.tree.map(lambda g: g * scale, grads)

@@ -1,0 +1,39 @@
+import jax.numpy as jnp
+import pytest
+
+from simjax.checkpoint.identity import changed_keys
+from simjax.checkpoint.manager import Checkpoints
+from simjax.errors import SimjaxError
+
+IDENTITY = {"seed": 0, "data": {"batch_size": 512, "block_size": 64}, "views": (1, 2)}
+
+
+def test_changed_keys_are_dotted():
+    new = {"seed": 1, "data": {"batch_size": 512, "block_size": 32}, "views": [1, 2], "extra": None}
+    assert changed_keys(IDENTITY, new) == ["data.block_size", "extra", "seed"]
+    assert changed_keys(IDENTITY, IDENTITY) == []
+    assert changed_keys({"a": {}}, {"a": {"b": 1}}) == ["a", "a.b"]
+
+
+def test_another_run_is_refused(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.identify({"seed": 5})
+        checkpoints.identify(IDENTITY)  # there are no checkpoints yet: the run may still change
+        checkpoints.save(1, {"x": jnp.ones(1)}, {})
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.identify(IDENTITY)
+        with pytest.raises(SimjaxError, match=r"different: seed \(0 there, 1 here\); ") as caught:
+            checkpoints.identify(IDENTITY | {"seed": 1})
+        assert "block_size" not in str(caught.value)
+        with pytest.raises(SimjaxError, match=r"views \(\[1, 2\] there, absent here\)"):
+            checkpoints.identify({k: v for k, v in IDENTITY.items() if k != "views"})
+        checkpoints.identify(IDENTITY)  # a refused one is not recorded
+
+
+def test_an_unreadable_identity_is_told(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, {"x": jnp.ones(1)}, {})
+        checkpoints.wait()
+        (tmp_path / "run.json").write_text("{")
+        with pytest.raises(SimjaxError, match=r"run\.json: cannot be read"):
+            checkpoints.identify(IDENTITY)
