@@ -18,6 +18,7 @@ from jaxtyping import Int
 
 from simjax.data import token_store
 from simjax.data.packing import best_fit_decreasing, deal, pack
+from simjax.data.shuffle import permute
 from simjax.data.sources import Source
 from simjax.data.token_store import TokenStore
 from simjax.errors import SimjaxError, UsageError
@@ -62,6 +63,8 @@ class DataConfig:
     """Batches made ahead of the step that needs them."""
 
     def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise UsageError(f"data.seed is {self.seed}: it must not be negative")
         for key in ("num_views", "batch_size", "block_size", "row_length", "max_length"):
             if getattr(self, key) < 1:
                 raise UsageError(f"data.{key} is {getattr(self, key)}: it must be at least 1")
@@ -179,14 +182,10 @@ class BatchSource:
 
     def examples(self, n: int) -> Int[np.ndarray, "B"]:
         """The examples of global batch `n` in their shuffled order, counting from 0 on."""
-        from grain.experimental import index_shuffle
-
         epoch, step = divmod(n, self.steps_per_epoch)
-        seed = int(np.random.SeedSequence([self.config.seed, epoch]).generate_state(1)[0])
         size = self.config.batch_size
-        last = self.num_examples - 1
-        order = (index_shuffle(i, last, seed, 4) for i in range(step * size, (step + 1) * size))
-        return np.fromiter(order, np.int64, size)
+        places = np.arange(step * size, (step + 1) * size)
+        return permute(places, self.num_examples, (self.config.seed, epoch))
 
     def __getitem__(self, n: int) -> PackedBatch:
         config, store = self.config, self.store

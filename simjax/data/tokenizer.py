@@ -30,28 +30,45 @@ def train_wordpiece(
 
     Raises:
         SimjaxError: there is no text.
-        UsageError: `vocab_size` does not hold the special tokens and one more.
+        UsageError: `vocab_size` does not hold the special tokens and the letters.
     """
-    if vocab_size <= len(SPECIAL_TOKENS):
-        raise UsageError(
-            f"a vocabulary of {vocab_size} tokens has no room for words: "
-            f"{len(SPECIAL_TOKENS)} are special tokens"
-        )
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
     from tokenizers.processors import TemplateProcessing
     from transformers import BertTokenizerFast
 
-    backend = Tokenizer(models.WordPiece(unk_token="[UNK]"))
-    backend.normalizer = normalizers.BertNormalizer(lowercase=lowercase)
-    backend.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    backend.decoder = decoders.WordPiece(prefix="##")
+    normalizer = normalizers.BertNormalizer(lowercase=lowercase)
+    splitter = pre_tokenizers.BertPreTokenizer()
+    texts = list(texts)
+    inside: set[str] = set()
+    for text in texts:
+        for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)):
+            inside.update(word[1:])
+    # The trainer numbers the pieces "##x" by the order of a hash map and breaks ties by number,
+    # so that each run gives another vocabulary. As special tokens they are numbered beforehand.
     trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size, special_tokens=list(SPECIAL_TOKENS), show_progress=False
+        vocab_size=vocab_size,
+        special_tokens=[*SPECIAL_TOKENS, *(f"##{letter}" for letter in sorted(inside))],
+        show_progress=False,
     )
-    backend.train_from_iterator(texts, trainer)
-    vocabulary = backend.get_vocab()
+    trained = Tokenizer(models.WordPiece(unk_token="[UNK]"))
+    trained.normalizer = normalizer
+    trained.pre_tokenizer = splitter
+    trained.train_from_iterator(texts, trainer)
+    vocabulary = trained.get_vocab()
     if len(vocabulary) <= len(SPECIAL_TOKENS):
         raise SimjaxError("there is no text to train a tokenizer on")
+    if len(vocabulary) > vocab_size:
+        raise UsageError(
+            f"a vocabulary of {vocab_size} tokens does not hold the letters of the texts and "
+            f"the special tokens: {len(vocabulary)} are needed at least"
+        )
+
+    # The model alone is taken over: for it those pieces are like all others.
+    backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
+    backend.normalizer = normalizer
+    backend.pre_tokenizer = splitter
+    backend.decoder = decoders.WordPiece(prefix="##")
+    backend.add_special_tokens(list(SPECIAL_TOKENS))
     backend.post_processor = TemplateProcessing(
         single="[CLS] $A [SEP]",
         pair="[CLS] $A [SEP] $B:1 [SEP]:1",
