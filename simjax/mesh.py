@@ -1,7 +1,7 @@
 """The device mesh: axis names, parameter shardings, and the collectives of the step.
 
 The batch is split over both axes, parameters and optimiser state over `FSDP`. Which axes an array
-is split over inside `jax.shard_map` is part of its type (``jax.typeof(x).vma``), so the functions
+is split over inside `jax.shard_map` is part of its type, so the functions
 here ask the array and not the caller; outside of a `shard_map` they do nothing.
 """
 
@@ -105,6 +105,12 @@ def _split_axis(spec: jax.sharding.PartitionSpec) -> int | None:
     return next((axis for axis, name in enumerate(spec) if name == FSDP), None)
 
 
+def axes_of(x: jax.Array) -> tuple[str, ...]:
+    """The mesh axes over which an array differs here; empty outside of `shard_map`."""
+    varying = jax.typeof(x).manual_axis_type.varying
+    return tuple(axis for axis in AXES if axis in varying)
+
+
 def vary(tree: Tree, axes: tuple[str, ...] = AXES) -> Tree:
     """Marks arrays as different on each device, so that no gradient of them is summed implicitly.
 
@@ -113,7 +119,7 @@ def vary(tree: Tree, axes: tuple[str, ...] = AXES) -> Tree:
     """
 
     def one(x: jax.Array) -> jax.Array:
-        missing = tuple(a for a in axes if a not in jax.typeof(x).vma)
+        missing = tuple(a for a in axes if a not in axes_of(x))
         return jax.lax.pcast(x, missing, to="varying") if missing else x
 
     return jax.tree.map(one, tree)
@@ -121,18 +127,29 @@ def vary(tree: Tree, axes: tuple[str, ...] = AXES) -> Tree:
 
 def vary_like(tree: Tree, like: jax.Array) -> Tree:
     """Marks arrays as varying over the axes that ``like`` varies over."""
-    return vary(tree, tuple(sorted(jax.typeof(like).vma)))
+    return vary(tree, axes_of(like))
 
 
-def gather_params(params: Params, specs: Any) -> Params:
-    """Inside `shard_map`: whole parameters from this device's parts, marked varying."""
+def is_spec(x: Any) -> bool:
+    """Tells the leaves of a tree of partitions."""
+    return isinstance(x, jax.sharding.PartitionSpec)
 
-    def one(x: jax.Array, spec: jax.sharding.PartitionSpec) -> jax.Array:
-        axis = _split_axis(spec)
+
+def gather_params(params: Params, specs: Any, late: Any) -> Params:
+    """Inside `shard_map`: whole parameters from this device's parts, marked varying.
+
+    Args:
+        params: This device's parts.
+        specs: Their partition.
+        late: Tree of bools: not gathered here but by `gather_layer`.
+    """
+
+    def one(x: jax.Array, spec: jax.sharding.PartitionSpec, later: bool) -> jax.Array:
+        axis = None if later else _split_axis(spec)
         x = vary(x)
         return x if axis is None else jax.lax.all_gather(x, FSDP, axis=axis, tiled=True)
 
-    return jax.tree.map(one, params, specs)
+    return jax.tree.map(one, params, specs, late)
 
 
 def gather_layer(specs: Any) -> Callable[[Params], Params]:
@@ -141,17 +158,18 @@ def gather_layer(specs: Any) -> Callable[[Params], Params]:
     Its transpose is a reduce-scatter, so the gradients that come back are this device's part and
     already summed over `FSDP`.
     """
-    sliced = jax.tree.map(lambda s: P(*tuple(s)[1:]), specs, is_leaf=lambda s: isinstance(s, P))
-    return lambda layer: gather_params(layer, sliced)
+    sliced = jax.tree.map(lambda s: P(*tuple(s)[1:]), specs, is_leaf=is_spec)
+    now = jax.tree.map(lambda _: False, sliced, is_leaf=is_spec)
+    return lambda layer: gather_params(layer, sliced, now)
 
 
-def reduce_grads(grads: Params, specs: Any, *, scattered: Any) -> Params:
+def reduce_grads(grads: Params, specs: Any, late: Any) -> Params:
     """Inside `shard_map`: the sum over devices, each device keeping its part.
 
     Args:
         grads: Local gradients.
         specs: As the parameters'.
-        scattered: Tree of bools: already reduced over `FSDP` (see `gather_layer`).
+        late: Tree of bools: gathered by `gather_layer`, hence reduced over `FSDP` already.
     """
 
     def scatter(g: jax.Array, spec: jax.sharding.PartitionSpec, done: bool) -> jax.Array:
@@ -160,7 +178,7 @@ def reduce_grads(grads: Params, specs: Any, *, scattered: Any) -> Params:
             return g
         return jax.lax.psum_scatter(g, FSDP, scatter_dimension=axis, tiled=True)
 
-    grads = jax.tree.map(scatter, grads, specs, scattered)
+    grads = jax.tree.map(scatter, grads, specs, late)
     leaves, treedef = jax.tree.flatten(grads)
     split = [_split_axis(s) is not None for s in treedef.flatten_up_to(specs)]
     # Two calls at most, each over many arrays, which the compiler makes one collective of.
@@ -173,7 +191,7 @@ def global_sum(tree: Tree) -> Tree:
     """The sum over the devices that an array differs on; the array itself outside of `shard_map`."""
 
     def one(x: jax.Array) -> jax.Array:
-        axes = tuple(sorted(jax.typeof(x).vma))
+        axes = axes_of(x)
         return jax.lax.psum(x, axes) if axes else x
 
     return jax.tree.map(one, tree)

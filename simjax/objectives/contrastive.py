@@ -15,7 +15,7 @@ from simjax.mesh import global_sum
 from simjax.objectives import losses
 from simjax.objectives.config import ObjectiveConfig
 from simjax.ops import AnchorIds, KeyIds, PairStats, pair_lse
-from simjax.ops.pairs import ABSENT, NO_POSITIVE
+from simjax.ops.pairs import ABSENT, NO_POSITIVE, potential
 from simjax.types import NO_TEXT
 
 Metrics: TypeAlias = dict[str, Float[Array, ""]]
@@ -31,10 +31,13 @@ class Views:
         positives: How many views after the first are positives; the rest are hard negatives.
         one_distribution: All views are drawn alike (dropout or augmentation of one text), which
             makes the uniformity across views an estimate of the uniformity of the set.
+        group: Otherwise the uniformity of the anchors is sampled within consecutive groups of so
+            many examples.
     """
 
     positives: int
     one_distribution: bool
+    group: int
 
 
 @dataclass(frozen=True)
@@ -176,9 +179,9 @@ def contrastive_loss(
     parts = [term.part(config.loss) for term in terms]
     loss = sum(parts[1:], parts[0]) / len(parts)
     hardest = jnp.maximum(stats.row_max, hard_max)
-    metrics = _metrics(terms[0], cosine, hardest, stats, views)
-    metrics["loss"] = global_sum(jax.lax.stop_gradient(loss))
-    metrics["scale"] = scale
+    metrics = {"loss": global_sum(jax.lax.stop_gradient(loss))}
+    metrics |= _metrics(terms[0], cosine, hardest)
+    metrics |= _uniformity(sides, stats, views, config.uniformity_t)
     return loss, metrics
 
 
@@ -277,11 +280,7 @@ def _within_sides(sides: _Sides, options: dict) -> Float[Array, "n P"]:
 
 
 def _metrics(
-    term: _Term,
-    cosine: Float[Array, "n P"],
-    hardest: Float[Array, "n"],
-    stats: PairStats,
-    views: Views,
+    term: _Term, cosine: Float[Array, "n P"], hardest: Float[Array, "n"]
 ) -> Metrics:
     """Means over the global batch, without gradient."""
     weights = term.weights(need_negative=False)
@@ -292,15 +291,37 @@ def _metrics(
         "mean_v": (active * jnp.where(term.has_negative, term.v, 0.0)).sum(),
         "anchors": weights.sum(),
         "active": active.sum(),
-        "potential": stats.potential,
-        "pairs": stats.pairs,
     }
     total = global_sum(jax.lax.stop_gradient(sums))
-    uniformity = "uniformity" if views.one_distribution else "uniformity_cross"
     return {
         "alignment": total["alignment"] / jnp.maximum(total["anchors"], 1.0),
         "accuracy": total["accuracy"] / jnp.maximum(total["anchors"], 1.0),
         "mean_v": total["mean_v"] / jnp.maximum(total["active"], 1.0),
-        uniformity: jnp.log(total["potential"] / total["pairs"]),
         "without_negatives": total["anchors"] - total["active"],
     }
+
+
+def _uniformity(sides: _Sides, stats: PairStats, views: Views, t: float) -> Metrics:
+    """log mean exp(-t |x - y|^2) over pairs of distinct texts (Wang & Isola 2020), no gradient.
+
+    Between anchors and positives it comes with the loss's own tiles. That is the uniformity of a
+    set only where both are drawn alike; elsewhere a sample of the anchors gives theirs.
+    """
+    across = global_sum(jax.lax.stop_gradient((stats.potential, stats.pairs)))
+    if views.one_distribution:
+        return {"uniformity": _log_mean(across)}
+    x = jax.lax.stop_gradient(sides.anchors)
+    x = x.reshape(-1, views.group, x.shape[-1])
+    text = sides.ids[:, 0].reshape(-1, views.group)
+    apart = (text[:, :, None] != text[:, None, :]) & (text != NO_TEXT)[:, :, None]
+    apart &= (text != NO_TEXT)[:, None, :]
+    terms = potential(jnp.einsum("gid,gjd->gij", x, x), t)
+    within = (jnp.where(apart, terms, 0.0).sum(), apart.sum(dtype=jnp.float32))
+    return {
+        "uniformity": _log_mean(global_sum(within)),
+        "uniformity_cross": _log_mean(across),
+    }
+
+
+def _log_mean(total: tuple[Float[Array, ""], Float[Array, ""]]) -> Float[Array, ""]:
+    return jnp.log(total[0] / total[1])

@@ -1,0 +1,97 @@
+"""What is trained: parameters, how a block is encoded, and the loss of a global batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeAlias
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float, Key
+
+from simjax.objectives.config import ObjectiveConfig
+from simjax.objectives.contrastive import Metrics, Views, contrastive_loss
+from simjax.types import Batch, Params
+
+GatherLayer: TypeAlias = Callable[[Params], Params] | None
+
+
+class Encode(Protocol):
+    """Embeds the texts of a batch's blocks, with dropout where there is a key."""
+
+    def __call__(
+        self,
+        params: Params,
+        batch: Batch,
+        dropout_key: Key[Array, ""] | None,
+        gather_layer: GatherLayer,
+    ) -> Float[Array, "K T D"]:
+        """Vectors of any length, zero for absent texts."""
+
+
+@dataclass(frozen=True)
+class ContrastiveSystem:
+    """One tower whose views of an example are drawn together, and others pushed apart.
+
+    Attributes:
+        encode: The tower.
+        objective: The loss.
+        views: How the texts of an example are used.
+        dropout: Whether the tower drops out in training.
+        dtype: What the operands of the score products are rounded to.
+    """
+
+    encode: Encode
+    objective: ObjectiveConfig
+    views: Views
+    dropout: bool
+    dtype: DTypeLike = jnp.float32
+
+    def init(self, model: Params) -> Params:
+        """All that is trained, from the tower's parameters."""
+        learned = {}
+        if self.objective.learnable_temperature:
+            learned["log_scale"] = jnp.float32(-math.log(self.objective.temperature))
+        return {"model": model, "objective": learned}
+
+    def layers(self, params: Any) -> Any:
+        """The part of a tree like the parameters' whose leaves are stacked layer by layer."""
+        return params["model"]["encoder"]["layers"]
+
+    def scale(self, params: Params) -> Float[Array, ""]:
+        """1 / temperature, held at the objective's `max_scale` if it is learned."""
+        if not self.objective.learnable_temperature:
+            return jnp.float32(1 / self.objective.temperature)
+        top = math.log(self.objective.max_scale)
+        return jnp.exp(jnp.minimum(params["objective"]["log_scale"], top))
+
+    def encode_blocks(
+        self,
+        params: Params,
+        batch: Batch,
+        key: Key[Array, ""],
+        gather_layer: GatherLayer = None,
+    ) -> Float[Array, "K E V D"]:
+        """Embeds some blocks; the result for a block does not depend on the others."""
+        texts = self.encode(params["model"], batch, key if self.dropout else None, gather_layer)
+        return texts.reshape(*batch.ids.shape, texts.shape[-1])
+
+    def loss(
+        self, params: Params, embeddings: Float[Array, "K E V D"], batch: Batch
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """This device's part of the loss of the global batch, and the batch's metrics."""
+        blocks, size, views, width = embeddings.shape
+        example = batch.place[:, None] * size + jnp.arange(size, dtype=batch.place.dtype)
+        return contrastive_loss(
+            embeddings.reshape(blocks * size, views, width),
+            batch.ids.reshape(blocks * size, views),
+            batch.labels.reshape(-1),
+            example.reshape(-1),
+            self.scale(params),
+            self.objective,
+            self.views,
+            dtype=self.dtype,
+        )

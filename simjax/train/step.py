@@ -1,0 +1,184 @@
+"""One update: encode in micro-batches, the loss of the whole batch, one reduction of gradients.
+
+The gradient cache (Gao et al. 2021, arXiv 2101.06983) needs no machinery of its own: a scan of a
+rematerialised encoder, the loss on all embeddings, one gradient around both. Activations of one
+micro-batch and the embeddings of all are what is in memory.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, Protocol, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import P
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Key
+
+from simjax import mesh as meshes
+from simjax.errors import UsageError
+from simjax.train import optimizer
+from simjax.train.state import TrainState, is_stacked, shardings
+from simjax.types import Batch, Params
+
+Metrics: TypeAlias = dict[str, Float[Array, ""]]
+Step: TypeAlias = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+class System(Protocol):
+    """What the step knows of what is trained; see `simjax.objectives.system`."""
+
+    def encode_blocks(
+        self, params: Params, batch: Batch, key: Any, gather_layer: Any = None
+    ) -> Float[Array, "K E V D"]:
+        """Embeddings of some blocks."""
+
+    def loss(
+        self, params: Params, embeddings: Float[Array, "K E V D"], batch: Batch
+    ) -> tuple[Float[Array, ""], Metrics]:
+        """This device's part of the loss, and metrics of the global batch."""
+
+    def layers(self, params: Any) -> Any:
+        """The stacked part of the parameters."""
+
+    def scale(self, params: Params) -> Float[Array, ""]:
+        """1 / temperature."""
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """Static choices of the step.
+
+    Attributes:
+        micro_blocks: Blocks that a device encodes at a time; None, all of its share at once.
+        gather: When parameters that are split over devices are gathered.
+        clip_norm: Largest global gradient norm.
+        seed: Of dropout.
+    """
+
+    micro_blocks: int | None
+    gather: Literal["step", "layer"]
+    clip_norm: float | None
+    seed: int
+
+
+def blocks_per_device(
+    batch_size: int, block_size: int, micro_batch: int | None, mesh: Mesh
+) -> tuple[int, int]:
+    """Blocks of a batch on each device, and blocks of a micro-batch.
+
+    Raises:
+        UsageError: The batch does not divide by the devices, or a device's share of it not by
+            the micro-batch.
+    """
+    blocks, devices = batch_size // block_size, mesh.size
+    if blocks % devices:
+        raise UsageError(
+            f"data.batch_size {batch_size} is {blocks} blocks of {block_size} (data.block_size), "
+            f"which do not divide by {devices} devices; choose a multiple of "
+            f"{block_size * devices}, or a smaller data.block_size"
+        )
+    share = blocks // devices
+    if micro_batch is None:
+        return share, share
+    micro = min(micro_batch // block_size, share)
+    if share % micro:
+        raise UsageError(
+            f"train.micro_batch {micro_batch} does not divide the {share * block_size} examples "
+            f"that each device has of a batch"
+        )
+    return share, micro
+
+
+def encode_in_micro_batches(
+    system: System,
+    params: Params,
+    batch: Batch,
+    key: Key[Array, ""],
+    micro_blocks: int | None,
+    gather_layer: Any = None,
+) -> Float[Array, "K E V D"]:
+    """Embeddings of all of a device's blocks, keeping the activations of one micro-batch."""
+    blocks = batch.place.shape[0]
+    encode = partial(system.encode_blocks, gather_layer=gather_layer)
+    if micro_blocks is None or micro_blocks == blocks:
+        return encode(params, batch, key)
+
+    @partial(jax.checkpoint, prevent_cse=False)
+    def body(params: Params, part: Batch) -> Float[Array, "k E V D"]:
+        return encode(params, part, key)
+
+    parts = jax.tree.map(lambda x: x.reshape(-1, micro_blocks, *x.shape[1:]), batch)
+    _, embeddings = jax.lax.scan(lambda _, part: (None, body(params, part)), None, parts)
+    return embeddings.reshape(blocks, *embeddings.shape[2:])
+
+
+def value_and_grad(
+    system: System, specs: Any, mesh: Mesh, options: StepOptions
+) -> Callable[[Params, Batch, Key[Array, ""]], tuple[Metrics, Params]]:
+    """Metrics and gradients of a global batch, computed in one `shard_map` over the whole mesh.
+
+    Args:
+        system: What is trained.
+        specs: Partition of the parameters.
+        mesh: The devices.
+        options: How.
+    """
+    by_layer = options.gather == "layer" and mesh.shape[meshes.FSDP] > 1
+    late = jax.tree_util.tree_map_with_path(
+        lambda path, _: by_layer and is_stacked(path), specs, is_leaf=meshes.is_spec
+    )
+
+    def local(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Metrics, Params]:
+        whole = meshes.gather_params(params, specs, late)
+        gather = meshes.gather_layer(system.layers(specs)) if by_layer else None
+
+        def loss(params: Params) -> tuple[Float[Array, ""], Metrics]:
+            embeddings = encode_in_micro_batches(
+                system, params, batch, key, options.micro_blocks, gather
+            )
+            return system.loss(params, embeddings, batch)
+
+        (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(whole)
+        return metrics, meshes.reduce_grads(grads, specs, late)
+
+    return jax.shard_map(
+        local, mesh=mesh, in_specs=(specs, meshes.batch_spec(), P()), out_specs=(P(), specs)
+    )
+
+
+def make_step(
+    system: System,
+    tx: optax.GradientTransformation,
+    schedule: optimizer.Schedule,
+    specs: TrainState,
+    mesh: Mesh,
+    options: StepOptions,
+) -> Step:
+    """The compiled update: state and batch in, new state and the batch's metrics out.
+
+    The state is donated. A step whose gradient is not finite leaves it as it was, but for the
+    count of steps; `grad_norm` in the metrics says so.
+    """
+    grad = value_and_grad(system, specs.params, mesh, options)
+    seed = jax.random.key(options.seed)
+
+    def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        key = jax.random.fold_in(seed, state.step)
+        metrics, grads = grad(state.params, batch, key)
+        params, opt_state, norm = optimizer.apply(
+            tx, grads, state.opt_state, state.params, options.clip_norm
+        )
+        metrics |= {
+            "grad_norm": norm,
+            "learning_rate": schedule(state.step),
+            "scale": system.scale(state.params),
+        }
+        return TrainState(params, opt_state, state.step + 1), metrics
+
+    places = shardings(specs, mesh)
+    return jax.jit(step, donate_argnums=0, out_shardings=(places, None))
