@@ -141,6 +141,18 @@ def test_a_gradient_that_is_not_finite_changes_nothing(bad, clip_norm):
         assert np.asarray(old).tobytes() == np.asarray(new).tobytes()
 
 
+def test_clips_tiny_gradients_as_pytorch_does():
+    """Where the 1e-6 of clip_grad_norm_ is seen; Adam hides a common factor, its moment does not."""
+    grad = np.array([3e-6, -4e-6], np.float32)
+    params = {"kernel": jnp.ones(2)}
+    tx, _ = optimizer.make(OptimizerConfig(b1=0.0), TOTAL, 256, params)
+    _, state, norm = optimizer.apply(tx, {"kernel": grad}, tx.init(params), params, 1e-6)
+    theirs = torch.ones(2, requires_grad=True)
+    theirs.grad = torch.tensor(grad)
+    np.testing.assert_allclose(norm, torch.nn.utils.clip_grad_norm_([theirs], 1e-6), rtol=1e-6)
+    np.testing.assert_allclose(state[0].mu["kernel"], theirs.grad, rtol=1e-6)
+
+
 def test_a_known_norm_is_taken():
     params = {"kernel": jnp.ones((2, 2))}
     tx, _ = optimizer.make(OptimizerConfig(warmup=0.0, b1=0.0), TOTAL, 256, params)
