@@ -142,7 +142,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing(bad, clip_norm):
 
 
 def test_clips_tiny_gradients_as_pytorch_does():
-    """Where the 1e-6 of clip_grad_norm_ is seen; Adam hides a common factor, its moment does not."""
+    """Where the 1e-6 of clip_grad_norm_ shows, in the moment: Adam hides a common factor."""
     grad = np.array([3e-6, -4e-6], np.float32)
     params = {"kernel": jnp.ones(2)}
     tx, _ = optimizer.make(OptimizerConfig(b1=0.0), TOTAL, 256, params)
