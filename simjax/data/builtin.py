@@ -128,7 +128,11 @@ def corpus() -> Corpus:
         if name in names
         for text in _sentences(document)
     }
-    hidden |= {normalised(text) for entry in held_out for text in (entry.title, entry.body)}
+    hidden |= {
+        normalised(text)
+        for entry in held_out
+        for text in (entry.title, entry.body, *_sentences(entry.body))
+    }
     pairs = tuple(
         entry
         for entry in entries

@@ -76,6 +76,8 @@ class Table:
             self.columns = tuple(self._first[1])
             self._check_header()
         self._format = format_
+        self.seen: set[str] = set()
+        """Optional columns that a record read so far has."""
 
     def select(
         self, required: Sequence[str], optional: Sequence[str] = ()
@@ -97,6 +99,7 @@ class Table:
                 yield line, self._fields_of(line, record, required, optional)
         else:
             indices = [self._index(name) for name in wanted]
+            self.seen.update(optional)
             width = len(self.columns)
             for line, fields in self._records:
                 if not fields:
@@ -116,6 +119,7 @@ class Table:
                 raise SimjaxError(
                     f"{self.path}:{line}: no key {name!r}; found: {', '.join(record) or 'none'}"
                 )
+        self.seen.update(name for name in optional if name in record)
         return [record.get(name) for name in (*required, *optional)]
 
     def _index(self, name: str) -> int:

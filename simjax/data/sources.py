@@ -11,7 +11,8 @@ Where `Source.anchor` is not set, the columns are found by their names, the firs
 | `text` | | |
 | `sentence` | | |
 
-Texts are stripped of white space at both ends. An example whose anchor is empty, or all of whose
+JSON Lines have the columns that are keys of the first object; later objects may lack those of
+hard negatives and labels. Texts are stripped of white space at both ends. An example whose anchor is empty, or all of whose
 positives are, is skipped and counted; an empty negative is left out.
 """
 
@@ -68,6 +69,11 @@ class Columns:
     negatives: tuple[str, ...] = ()
     label: str | None = None
 
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """Columns that a JSON object may lack."""
+        return self.negatives if self.label is None else (*self.negatives, self.label)
+
 
 class Examples:
     """The examples of a source, read anew by each iteration."""
@@ -85,18 +91,22 @@ class Examples:
             yield from _builtin(source)
             return
         columns: Columns | None = None
+        unseen: set[str] = set()
         for path, format_ in files(source, self._root):
             table = Table(path, format_)
             if columns is None:
                 columns = choose_columns(source, table.columns, path)
+                unseen = set(columns.optional)
             yield from self._of_table(table, columns)
+            unseen -= table.seen
+        if unseen:
+            raise SimjaxError(f"{describe(source, self._root)}: no record has {unseen.pop()!r}")
 
     def _of_table(self, table: Table, columns: Columns) -> Iterator[Example]:
         required = (columns.anchor, *columns.positives)
-        label = () if columns.label is None else (columns.label,)
         last_positive = len(required)
         last_negative = last_positive + len(columns.negatives)
-        for line, fields in table.select(required, (*columns.negatives, *label)):
+        for line, fields in table.select(required, columns.optional):
             names = (*required, *columns.negatives)
             texts = [
                 _texts(value, several=index > 0, where=(table.path, line, names[index]))
@@ -110,7 +120,7 @@ class Examples:
                 anchor=texts[0][0],
                 positives=positives,
                 negatives=tuple(text for part in texts[last_positive:] for text in part),
-                label=_label(fields[-1], (table.path, line)) if label else None,
+                label=_label(fields[-1], (table.path, line)) if columns.label else None,
             )
 
 
@@ -179,11 +189,11 @@ def _nearest(path: Path) -> str:
 
 
 def choose_columns(source: Source, found: tuple[str, ...], path: Path) -> Columns:
-    """The columns that a source names, or those that have usual names.
+    """The columns that a source names, or those of `found` that have usual names.
 
     Raises:
-        SimjaxError: a column is missing, or none has a usual name.
-        UsageError: some columns are named, but not the anchor.
+        SimjaxError: no column has a usual name.
+        UsageError: some columns are named, but not the anchor, or one is named twice.
     """
     label = source.label
     if source.anchor is not None:
@@ -199,9 +209,6 @@ def choose_columns(source: Source, found: tuple[str, ...], path: Path) -> Column
             )
         columns = Columns(*usual, label)
     named = (columns.anchor, *columns.positives, *columns.negatives, *filter(None, [label]))
-    for name in named:
-        if name not in found:
-            raise SimjaxError(f"{path}:1: no column {name!r}; found: {', '.join(found)}")
     if len(set(named)) < len(named):
         raise UsageError("data.source: the same column is named twice")
     return columns

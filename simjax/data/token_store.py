@@ -256,6 +256,7 @@ def _open(folder: Path, fingerprint: str) -> TokenStore | None:
 def _publish(draft: Path, folder: Path, fingerprint: str) -> TokenStore:
     """Rename the draft into its place, unless another builder was there first."""
     for attempt in range(20):
+        time.sleep(0.05 * attempt)
         try:
             draft.rename(folder)
         except OSError:
@@ -268,14 +269,16 @@ def _publish(draft: Path, folder: Path, fingerprint: str) -> TokenStore:
                 folder.rename(aside)
             except FileNotFoundError:
                 continue
-            shutil.rmtree(aside, ignore_errors=True)
+            if aside.is_dir():
+                shutil.rmtree(aside, ignore_errors=True)
+            else:
+                aside.unlink()
         else:
             # Another builder may be about to put the same store in this one's place.
             draft = folder
         store = _open(folder, fingerprint)
         if store is not None:
             return store
-        time.sleep(0.05 * attempt)
     raise SimjaxError(f"{folder}: the token store cannot be put in place; remove this folder")
 
 

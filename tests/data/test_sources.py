@@ -186,6 +186,15 @@ def test_columns_that_are_named_must_be_there(tmp_path):
     assert "anchor is not set" in refuse(tmp_path, "a.csv", content, positives=("a",))
 
 
+def test_json_objects_may_lack_what_is_optional_but_not_all_of_them(tmp_path):
+    options = {"anchor": "a", "negatives": ("n",), "label": "c"}
+    content = '{"a":"1"}\n{"a":"2","n":["3"],"c":true}\n'
+    found = examples_of(tmp_path, "a.jsonl", content, **options)
+    assert found == [Example("1"), Example("2", (), ("3",), "True")]
+    said = refuse(tmp_path, "a.jsonl", content, anchor="a", negatives=("m",))
+    assert said == "a.jsonl: no record has 'm'"
+
+
 def test_files_of_a_pattern_must_have_the_same_columns(tmp_path):
     (tmp_path / "1.csv").write_text("anchor,positive\na,b\n")
     (tmp_path / "2.csv").write_text("sent0,sent1\na,b\n")
