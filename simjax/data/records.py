@@ -93,6 +93,8 @@ class Table:
         """
         wanted = [*required, *optional]
         if self._format == "text":
+            for name in wanted:
+                self._index(name)
             yield from chain([self._first], self._records)
         elif self._format == "jsonl":
             for line, record in chain([self._first], self._records):

@@ -12,8 +12,8 @@ Where `Source.anchor` is not set, the columns are found by their names, the firs
 | `sentence` | | |
 
 JSON Lines have the columns that are keys of the first object; later objects may lack those of
-hard negatives and labels. Texts are stripped of white space at both ends. An example whose anchor is empty, or all of whose
-positives are, is skipped and counted; an empty negative is left out.
+hard negatives and labels. Texts are stripped of white space at both ends. An example whose anchor
+is empty, or all of whose positives are, is skipped and counted; an empty negative is left out.
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ class Examples:
             yield from self._of_table(table, columns)
             unseen -= table.seen
         if unseen:
-            raise SimjaxError(f"{describe(source, self._root)}: no record has {unseen.pop()!r}")
+            raise SimjaxError(f"{describe(source, self._root)}: no record has {min(unseen)!r}")
 
     def _of_table(self, table: Table, columns: Columns) -> Iterator[Example]:
         required = (columns.anchor, *columns.positives)

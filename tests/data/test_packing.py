@@ -37,6 +37,13 @@ def test_no_two_texts_overlap_and_rows_are_those_of_best_fit(lengths):
     assert placement.rows <= np.ceil(2 * sum(lengths) / ROW_LENGTH)
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_many_texts_take_as_few_rows_as_best_fit(seed):
+    lengths = np.random.default_rng(seed).integers(3, 50, 400)
+    expected = best_fit_rows(lengths.tolist(), 64)
+    assert best_fit_decreasing(lengths, 64).rows == expected
+
+
 @pytest.mark.parametrize("lengths", [[3, 17], [-1, 2]])
 def test_a_length_outside_the_row_is_refused(lengths):
     with pytest.raises(ValueError, match="rows of 16"):
@@ -117,6 +124,14 @@ def test_blocks_are_packed_apart_from_each_other():
             for start, length in zip(starts[index], lengths[index], strict=True)
         ]
         assert unpack(own) == expected
+
+
+def test_the_place_of_an_absent_text_does_not_count():
+    lengths, starts = np.array([[2, 0]]), np.zeros((1, 2), int)
+    where = np.array([[0, 99]])
+    block = pack(np.array([7, 8]), starts, lengths, where, where, rows=1, row_length=ROW_LENGTH)
+    assert block.first.tolist() == [[0, 0]]
+    assert block.tokens[0, 0, :3].tolist() == [7, 8, 0]
 
 
 def test_texts_that_do_not_fit_are_refused():

@@ -182,6 +182,7 @@ def test_columns_that_are_named_must_be_there(tmp_path):
     said = refuse(tmp_path, "a.csv", content, anchor="a", negatives=("c",))
     assert said == "a.csv:1: no column 'c'; found: a, b"
     assert refuse(tmp_path, "a.csv", content, anchor="A").startswith("a.csv:1: no column 'A'")
+    assert refuse(tmp_path, "a.txt", "a", anchor="b") == "a.txt:1: no column 'b'; found: text"
     assert "named twice" in refuse(tmp_path, "a.csv", content, anchor="a", positives=("a",))
     assert "anchor is not set" in refuse(tmp_path, "a.csv", content, positives=("a",))
 
