@@ -28,3 +28,10 @@ def data_root() -> Path:
     if not folder:
         pytest.skip("SIMJAX_DATA names no folder of data sets")
     return Path(folder)
+
+
+@pytest.fixture
+def strict_promotion():
+    """No silent mixing of dtypes."""
+    with jax.numpy_dtype_promotion("strict"):
+        yield

@@ -15,7 +15,7 @@ from simjax.mesh import global_sum
 from simjax.objectives import losses
 from simjax.objectives.config import ObjectiveConfig
 from simjax.ops import AnchorIds, KeyIds, PairStats, pair_lse
-from simjax.ops.pairs import ABSENT, NO_POSITIVE, potential
+from simjax.ops.pairs import ABSENT, NO_ANCHOR, NO_POSITIVE, potential
 from simjax.types import NO_TEXT
 
 Metrics: TypeAlias = dict[str, Float[Array, ""]]
@@ -74,7 +74,8 @@ class _Sides:
 
     @property
     def anchors_as_keys(self) -> KeyIds:
-        return KeyIds(self.example, self.ids[:, 0], self.positive_ids[:, 0], self.labels)
+        partners = jnp.where(self.has_positive, self.positive_ids, NO_ANCHOR)
+        return KeyIds(self.example, self.ids[:, 0], partners, self.labels)
 
     @property
     def keys(self) -> Float[Array, "N D"]:
@@ -87,9 +88,9 @@ class _Sides:
         text = self.ids[:, 1:].T
         example = jnp.where(text == NO_TEXT, ABSENT, self.example)
         own = (jnp.arange(text.shape[0]) < self.num_positives)[:, None]
-        anchor = jnp.where(own, self.ids[:, 0], -1)
+        partner = jnp.where(own, self.ids[:, 0], NO_ANCHOR).reshape(-1, 1)
         label = jnp.where(own, self.labels, -1)
-        return KeyIds(*(x.reshape(-1) for x in (example, text, anchor, label)))
+        return KeyIds(example.reshape(-1), text.reshape(-1), partner, label.reshape(-1))
 
     @property
     def positives_as_anchors(self) -> tuple[Float[Array, "M D"], AnchorIds]:
@@ -102,7 +103,7 @@ class _Sides:
 
 
 def unit(x: Float[Array, "*K D"]) -> Float[Array, "*K D"]:
-    """x / |x| in float32; zero, with zero gradient, where x is zero."""
+    """X / |x| in float32; zero, with zero gradient, where x is zero."""
     x = x.astype(jnp.float32)
     square = (x * x).sum(axis=-1, keepdims=True)
     return x * jnp.where(square > _MARGIN, jax.lax.rsqrt(jnp.maximum(square, _MARGIN)), 0.0)
@@ -279,15 +280,13 @@ def _within_sides(sides: _Sides, options: dict) -> Float[Array, "n P"]:
     return _merge(anchors.row[:, None], _by_positive(keys.row, sides))
 
 
-def _metrics(
-    term: _Term, cosine: Float[Array, "n P"], hardest: Float[Array, "n"]
-) -> Metrics:
+def _metrics(term: _Term, cosine: Float[Array, "n P"], hardest: Float[Array, "n"]) -> Metrics:
     """Means over the global batch, without gradient."""
     weights = term.weights(need_negative=False)
     active = term.weights(need_negative=True)
     sums = {
         "alignment": (weights * (2 - 2 * cosine)).sum(),
-        "accuracy": (weights * (cosine > hardest[:, None])).sum(),
+        "accuracy": jnp.where(cosine > hardest[:, None], weights, 0.0).sum(),
         "mean_v": (active * jnp.where(term.has_negative, term.v, 0.0)).sum(),
         "anchors": weights.sum(),
         "active": active.sum(),
@@ -302,7 +301,7 @@ def _metrics(
 
 
 def _uniformity(sides: _Sides, stats: PairStats, views: Views, t: float) -> Metrics:
-    """log mean exp(-t |x - y|^2) over pairs of distinct texts (Wang & Isola 2020), no gradient.
+    """Log mean exp(-t |x - y|^2) over pairs of distinct texts (Wang & Isola 2020), no gradient.
 
     Between anchors and positives it comes with the loss's own tiles. That is the uniformity of a
     set only where both are drawn alike; elsewhere a sample of the anchors gives theirs.

@@ -31,7 +31,7 @@ def joint_infonce(v: Float[Array, "..."]) -> Float[Array, "..."]:
 
 
 def dcl(v: Float[Array, "..."]) -> Float[Array, "..."]:
-    """v itself: decoupled contrastive learning. Gradient 1. Yeh et al. 2021 (arXiv 2110.06848)."""
+    """V itself: decoupled contrastive learning. Gradient 1. Yeh et al. 2021 (arXiv 2110.06848)."""
     return v
 
 

@@ -5,6 +5,7 @@ Dimensions: ``B`` anchors, ``N`` keys, ``P`` positives of an anchor.
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
@@ -19,7 +20,10 @@ ABSENT = -1
 
 
 NO_POSITIVE = -2
-"""In `positives`: none. Differs from the -1 of keys that are nobody's positive."""
+"""In `AnchorIds.positives`: none. Equal to no text and to no key's partner."""
+
+NO_ANCHOR = -1
+"""In `KeyIds.partners`: none, as of explicit hard negatives."""
 
 
 @jax.tree_util.register_dataclass
@@ -48,13 +52,14 @@ class KeyIds:
     Attributes:
         example: Number of the example it belongs to, `ABSENT` for padding.
         text: Id of its text.
-        anchor: Id of the text it is a positive of, -1 for an explicit hard negative.
+        partners: Ids of the texts it is a positive of (one, unless anchors serve as keys),
+            `NO_ANCHOR` where it has fewer.
         label: Its class, -1 if unknown.
     """
 
     example: Int[Array, "N"]
     text: Int[Array, "N"]
-    anchor: Int[Array, "N"]
+    partners: Int[Array, "N Q"]
     label: Int[Array, "N"]
 
 
@@ -109,12 +114,17 @@ def negatives(anchors: AnchorIds, keys: KeyIds, static: Reductions) -> Bool[Arra
     """
     mask = distinct(anchors, keys)
     if static.rule == "text":
-        mask &= anchors.text[:, None] != keys.text[None, :]
-        mask &= anchors.text[:, None] != keys.anchor[None, :]
-        for p in range(anchors.positives.shape[1]):
-            mask &= anchors.positives[:, p, None] != keys.text[None, :]
-            if static.one_side:
-                mask &= anchors.positives[:, p, None] != keys.anchor[None, :]
+        own, other = anchors.text[:, None], keys.text[None, :]
+        positives = [p[:, None] for p in anchors.positives.T]
+        partners = [q[None, :] for q in keys.partners.T]
+        mask &= own != other
+        for partner in partners:
+            mask &= own != partner
+        for positive in positives:
+            mask &= positive != other
+        if static.one_side:
+            for positive, partner in itertools.product(positives, partners):
+                mask &= positive != partner
     elif static.rule == "label":
         known = (anchors.label >= 0)[:, None]
         mask &= ~(known & (anchors.label[:, None] == keys.label[None, :]))
@@ -134,7 +144,7 @@ def spread_pairs(anchors: AnchorIds, keys: KeyIds) -> Bool[Array, "B N"]:
     """The pairs that uniformity is taken over: positives' views, never two equal texts."""
     return (
         distinct(anchors, keys)
-        & (keys.anchor >= 0)[None, :]
+        & (keys.partners[:, 0] >= 0)[None, :]
         & (anchors.text[:, None] != keys.text[None, :])
     )
 

@@ -8,17 +8,12 @@ from __future__ import annotations
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from simjax.ops.pairs import AnchorIds, KeyIds, PairStats, Reductions, negatives
+from simjax.ops.pairs import AnchorIds, KeyIds, PairStats, Reductions, negatives, spread_pairs
 from simjax.ops.pairs import potential as pair_potential
-from simjax.ops.pairs import spread_pairs
 
 
-def _scores(
-    anchors: Float[Array, "B D"], keys: Float[Array, "N D"]
-) -> Float[Array, "B N"]:
-    return jnp.matmul(
-        anchors.astype(jnp.float32), keys.astype(jnp.float32).T, precision="highest"
-    )
+def _scores(anchors: Float[Array, "B D"], keys: Float[Array, "N D"]) -> Float[Array, "B N"]:
+    return jnp.matmul(anchors.astype(jnp.float32), keys.astype(jnp.float32).T, precision="highest")
 
 
 def forward(

@@ -29,9 +29,7 @@ def vary_together(*trees: Any) -> tuple[Any, ...]:
     return vary(trees, tuple(axis for axis in AXES if axis in found))
 
 
-def gather_keys(
-    keys: Float[Array, "N D"], ids: KeyIds
-) -> tuple[Float[Array, "M D"], KeyIds]:
+def gather_keys(keys: Float[Array, "N D"], ids: KeyIds) -> tuple[Float[Array, "M D"], KeyIds]:
     """All devices' keys and ids, in the order of the devices."""
     axes = axes_of(keys)
     if not axes:

@@ -1,0 +1,350 @@
+"""The objective against plain float64 statements, PyTorch and sentence-transformers."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
+
+from simjax.errors import UsageError
+from simjax.objectives.config import ObjectiveConfig
+from simjax.objectives.contrastive import Views, contrastive_loss
+
+pytestmark = pytest.mark.usefixtures("strict_promotion")
+
+
+def embeddings(n=12, views=2, width=10, seed=0):
+    rng = np.random.default_rng(seed)
+    x = rng.normal(size=(n, views, width))
+    x[:, 1:] += 1.5 * x[:, :1]
+    return x.astype(np.float32)
+
+
+def distinct_ids(n, views):
+    return np.arange(n * views, dtype=np.int32).reshape(n, views)
+
+
+def ours(x, config, *, ids=None, labels=None, positives=1, one_distribution=False):
+    n, views, _ = x.shape
+    ids = distinct_ids(n, views) if ids is None else ids
+    labels = np.full(n, -1, np.int32) if labels is None else labels
+
+    @jax.jit
+    @jax.value_and_grad
+    def value(x):
+        loss, _ = contrastive_loss(
+            x,
+            jnp.asarray(ids),
+            jnp.asarray(labels),
+            jnp.arange(n),
+            jnp.float32(1 / config.temperature),
+            config,
+            Views(positives, one_distribution, n),
+        )
+        return loss
+
+    return value(jnp.asarray(x))
+
+
+def metrics_of(x, config, ids, *, positives=1, one_distribution=False):
+    n = len(x)
+    views = Views(positives, one_distribution, n)
+    labels, example, scale = jnp.full(n, -1), jnp.arange(n), jnp.float32(1 / config.temperature)
+    _, metrics = contrastive_loss(
+        jnp.asarray(x), jnp.asarray(ids), labels, example, scale, config, views
+    )
+    return {name: float(value) for name, value in metrics.items()}
+
+
+class Definition:
+    """v_i = log sum over negatives exp(s_ij - s_ip), row by row and in float64."""
+
+    def __init__(self, x, config, ids, labels, positives):
+        x = np.asarray(x, np.float64)
+        self.x = x / np.linalg.norm(x, axis=-1, keepdims=True)
+        self.config, self.ids, self.labels, self.positives = config, ids, labels, positives
+        self.n, self.views, _ = x.shape
+
+    def score(self, a, b):
+        return float(self.x[a] @ self.x[b]) / self.config.temperature
+
+    def negative(self, a, b):
+        """May text b (example, view) be a negative of text a? Own examples are not asked about."""
+        ids, positives = self.ids, range(1, 1 + self.positives)
+        if ids[b] == -1 or ids[a] == -1 or a[0] == b[0]:
+            return False
+        if self.config.false_negatives == "label":
+            labelled = self.labels[a[0]] >= 0 and self.labels[a[0]] == self.labels[b[0]]
+            return not (labelled and a[1] <= self.positives and b[1] <= self.positives)
+        if self.config.false_negatives == "none":
+            return True
+
+        def partners(t):
+            if t[1] == 0:
+                return {int(ids[t[0], p]) for p in positives if ids[t[0], p] != -1}
+            return {int(ids[t[0], 0])} if t[1] <= self.positives else set()
+
+        related = ids[a] == ids[b] or ids[b] in partners(a) or ids[a] in partners(b)
+        if (a[1] == 0 and b[1] == 0) or (a[1] > 0 and b[1] > 0):
+            related = related or bool(partners(a) & partners(b))
+        return not related
+
+    def own_hard(self, i):
+        taken = {int(self.ids[i, v]) for v in range(1 + self.positives)}
+        for h in range(1 + self.positives, self.views):
+            if self.ids[i, h] == -1:
+                continue
+            if self.config.false_negatives == "text" and int(self.ids[i, h]) in taken:
+                continue
+            yield self.score((i, 0), (i, h)) + np.log(self.config.hard_negative_weight)
+
+    def log_odds(self, i, p, direction):
+        s_ip = self.score((i, 0), (i, p))
+        others = list(itertools.product(range(self.n), range(1, self.views)))
+        terms = []
+        if direction in ("forward", "joint"):
+            terms += [self.score((i, 0), t) for t in others if self.negative((i, 0), t)]
+            terms += list(self.own_hard(i))
+        if direction in ("backward", "joint"):
+            anchors = [(j, 0) for j in range(self.n)]
+            terms += [self.score((i, p), a) for a in anchors if self.negative(a, (i, p))]
+        if direction == "joint":
+            anchors = [(j, 0) for j in range(self.n)]
+            terms += [self.score((i, 0), a) for a in anchors if self.negative((i, 0), a)]
+            terms += [self.score((i, p), t) for t in others if self.negative((i, p), t)]
+        if not terms:
+            return -np.inf
+        return float(np.log(np.sum(np.exp(np.array(terms) - s_ip))))
+
+    def loss(self):
+        directions = {
+            "forward": ["forward"],
+            "symmetric": ["forward", "backward"],
+            "joint": ["joint"],
+        }[self.config.directions]
+        return float(np.mean([self.mean(direction) for direction in directions]))
+
+    def mean(self, direction):
+        rows, kind = [], self.config.loss
+        for i in range(self.n):
+            values = []
+            for p in range(1, 1 + self.positives):
+                if self.ids[i, p] == -1:
+                    continue
+                v = self.log_odds(i, p, direction)
+                if kind == "dcl":
+                    values += [v] if v > -np.inf else []
+                elif kind == "flatnce":
+                    values += [np.log1p(np.exp(v))] if v > -np.inf else []
+                else:
+                    values.append(np.log((2 if direction == "joint" else 1) + np.exp(v)))
+            if values:
+                rows.append(np.mean(values))
+        return np.mean(rows) if rows else 0.0
+
+
+def shared_ids(n, views, seed=1):
+    """Texts that come back: in other examples, as anchors of others, and some that are absent."""
+    rng = np.random.default_rng(seed)
+    ids = rng.integers(0, n * views // 2, (n, views)).astype(np.int32)
+    ids[:, 2:][rng.random((n, views - 2)) < 0.2] = -1
+    return ids
+
+
+@pytest.mark.parametrize("directions", ["forward", "symmetric", "joint"])
+@pytest.mark.parametrize("loss", ["infonce", "dcl", "flatnce"])
+@pytest.mark.parametrize("rule", ["none", "text", "label"])
+def test_the_loss_is_its_definition_in_float64(directions, loss, rule):
+    x = embeddings(n=10, views=4)
+    ids = shared_ids(10, 4)
+    x = np.where((ids == -1)[..., None], 0, x).astype(np.float32)
+    labels = np.random.default_rng(2).integers(-1, 4, 10).astype(np.int32)
+    config = ObjectiveConfig(
+        loss=loss, directions=directions, false_negatives=rule, hard_negative_weight=2.5
+    )
+    for positives in (1, 2):
+        value, _ = ours(x, config, ids=ids, labels=labels, positives=positives)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            safe = np.where((ids == -1)[..., None], 1.0, x)
+            expected = Definition(safe, config, ids, labels, positives).loss()
+        np.testing.assert_allclose(float(value), expected, rtol=2e-6, atol=2e-6)
+
+
+def torch_gradient(x, loss):
+    leaf = torch.tensor(x, requires_grad=True)
+    value = loss([leaf[:, view] for view in range(x.shape[1])])
+    value.backward()
+    return value.item(), leaf.grad.numpy()
+
+
+@pytest.mark.parametrize("views", [2, 3, 4])
+@pytest.mark.parametrize(
+    ("directions", "theirs"),
+    [
+        ("forward", {}),
+        (
+            "symmetric",
+            {"directions": ("query_to_doc", "doc_to_query"), "partition_mode": "per_direction"},
+        ),
+        (
+            "joint",
+            {
+                "directions": ("query_to_doc", "query_to_query", "doc_to_query", "doc_to_doc"),
+                "partition_mode": "joint",
+            },
+        ),
+    ],
+)
+def test_it_is_the_multiple_negatives_ranking_loss(directions, theirs, views):
+    x = embeddings(views=views)
+    peer = MultipleNegativesRankingLoss(model=None, scale=20.0, **theirs)
+    expected, gradient = torch_gradient(x, lambda v: peer.compute_loss_from_embeddings(v, None))
+    config = ObjectiveConfig(directions=directions, false_negatives="none")
+    value, grad = ours(x, config)
+    np.testing.assert_allclose(float(value), expected, rtol=1e-6)
+    np.testing.assert_allclose(grad, gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("weight", [0.5, 1.0, 3.0])
+def test_hard_negatives_weigh_as_in_supervised_simcse(weight):
+    x = embeddings(views=3)
+
+    def simcse(views):
+        anchor, positive, hard = (torch.nn.functional.normalize(v, dim=-1) for v in views)
+        logits = torch.cat([anchor @ positive.T, anchor @ hard.T], dim=1) / 0.05
+        own = torch.cat([torch.zeros(len(x), len(x)), torch.eye(len(x))], dim=1)
+        logits = logits + np.log(weight) * own
+        return torch.nn.functional.cross_entropy(logits, torch.arange(len(x)))
+
+    expected, gradient = torch_gradient(x, simcse)
+    config = ObjectiveConfig(hard_negative_weight=weight, false_negatives="none")
+    value, grad = ours(x, config)
+    np.testing.assert_allclose(float(value), expected, rtol=1e-6)
+    np.testing.assert_allclose(grad, gradient, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("directions", ["forward", "symmetric", "joint"])
+def test_dcl_and_flatnce_have_one_gradient_and_infonce_is_weighted_by_sigmoid(directions):
+    x = embeddings()
+    flat, dcl = (
+        ours(x, ObjectiveConfig(loss=loss, directions=directions)) for loss in ("flatnce", "dcl")
+    )
+    np.testing.assert_array_equal(flat[1], dcl[1])
+    infonce = ours(x, ObjectiveConfig(directions=directions))
+    if directions != "joint":  # which counts the positive twice, and FlatNCE's v does not
+        np.testing.assert_allclose(float(flat[0]), float(infonce[0]), rtol=1e-6)
+    assert not np.allclose(infonce[1], dcl[1])
+
+
+@pytest.mark.parametrize("loss", ["infonce", "dcl", "flatnce"])
+@pytest.mark.parametrize("directions", ["forward", "symmetric", "joint"])
+def test_rows_without_negatives_are_zero_and_never_nan(loss, directions):
+    x = embeddings(n=4)
+    ids = np.zeros((4, 2), np.int32)  # one text everywhere
+    value, grad = ours(x, ObjectiveConfig(loss=loss, directions=directions), ids=ids)
+    limit = np.log(2) if directions == "joint" and loss == "infonce" else 0.0
+    np.testing.assert_allclose(float(value), limit, rtol=1e-6)
+    assert np.all(np.asarray(grad) == 0)
+
+
+def test_infonce_counts_rows_without_negatives_and_dcl_does_not():
+    x = embeddings(n=4)
+    ids = distinct_ids(4, 2)
+    alone = ids.copy()
+    alone[0, 0] = alone[1, 0] = alone[2, 0] = 5  # these three share an anchor text ...
+    alone[3, 1] = 5  # ... which is also the positive of the fourth
+    config = ObjectiveConfig(loss="dcl")
+    metrics = metrics_of(x, config, alone)
+    assert metrics["without_negatives"] == 3
+    labels = np.full(4, -1)
+    for loss in ("dcl", "infonce"):
+        config = ObjectiveConfig(loss=loss)
+        value, _ = ours(x, config, ids=alone)
+        expected = Definition(x, config, alone, labels, 1).loss()
+        np.testing.assert_allclose(float(value), expected, rtol=1e-5)
+
+
+def test_the_gradient_of_a_dominant_positive_is_not_cancelled():
+    """The float32 cross-entropy form is off by tens of percent here (arXiv 2107.01152)."""
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(64, 2, 384))
+    x[:, 1] = x[:, 0] + 0.3 * x[:, 1]
+    x = x.astype(np.float32)
+    leaf = torch.tensor(x, dtype=torch.float64, requires_grad=True)
+    unit = torch.nn.functional.normalize(leaf, dim=-1)
+    logits = unit[:, 0] @ unit[:, 1].T / 0.05
+    torch.nn.functional.cross_entropy(logits, torch.arange(64)).backward()
+    exact = leaf.grad.numpy()
+    _, grad = ours(x, ObjectiveConfig())
+    error = np.linalg.norm(grad - exact) / np.linalg.norm(exact)
+    assert error < 2e-5
+
+
+def test_metrics_are_what_their_names_say():
+    x = embeddings(n=8)
+    ids = distinct_ids(8, 2)
+    ids[3, 0] = ids[4, 0]
+    unit = x.astype(np.float64) / np.linalg.norm(x, axis=-1, keepdims=True)
+    config = ObjectiveConfig()
+    metrics = metrics_of(x, config, ids)
+    squared = ((unit[:, 0] - unit[:, 1]) ** 2).sum(-1)
+    np.testing.assert_allclose(metrics["alignment"], squared.mean(), rtol=1e-5)
+    definition = Definition(x, config, ids, np.full(8, -1), 1)
+    log_odds = [definition.log_odds(i, 1, "forward") for i in range(8)]
+    np.testing.assert_allclose(metrics["mean_v"], np.mean(log_odds), rtol=1e-5)
+    cosine = unit[:, 0] @ unit[:, 1].T
+    best = [
+        cosine[i, i] > max(cosine[i, j] for j in range(8) if definition.negative((i, 0), (j, 1)))
+        for i in range(8)
+    ]
+    np.testing.assert_allclose(metrics["accuracy"], np.mean(best))
+
+    def uniformity(a, b, keep):
+        d = ((a[:, None] - b[None]) ** 2).sum(-1)
+        return np.log(np.exp(-2 * d)[keep].mean())
+
+    different = ~np.eye(8, dtype=bool)
+    text = ids[:, 0]
+    across = uniformity(unit[:, 0], unit[:, 1], different & (text[:, None] != ids[:, 1][None]))
+    within = uniformity(unit[:, 0], unit[:, 0], text[:, None] != text[None])
+    np.testing.assert_allclose(metrics["uniformity_cross"], across, rtol=1e-5)
+    np.testing.assert_allclose(metrics["uniformity"], within, rtol=1e-5)
+    same = metrics_of(x, config, ids, one_distribution=True)
+    np.testing.assert_allclose(same["uniformity"], across, rtol=1e-5)
+    assert "uniformity_cross" not in same
+
+
+def test_a_learned_scale_has_the_gradient_of_torch():
+    x = embeddings()
+    config = ObjectiveConfig(learnable_temperature=True, false_negatives="none")
+    args = (jnp.asarray(distinct_ids(12, 2)), jnp.full(12, -1), jnp.arange(12))
+
+    def loss(scale):
+        return contrastive_loss(jnp.asarray(x), *args, scale, config, Views(1, False, 12))[0]
+
+    value, grad = jax.jit(jax.value_and_grad(loss))(jnp.float32(17.0))
+    scale = torch.tensor(17.0, dtype=torch.float64, requires_grad=True)
+    unit = torch.nn.functional.normalize(torch.tensor(x, dtype=torch.float64), dim=-1)
+    expected = torch.nn.functional.cross_entropy(
+        unit[:, 0] @ unit[:, 1].T * scale, torch.arange(12)
+    )
+    expected.backward()
+    np.testing.assert_allclose(float(value), expected.item(), rtol=1e-6)
+    np.testing.assert_allclose(float(grad), scale.grad.item(), rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("options", "key"),
+    [
+        ({"temperature": 0.0}, "objective.temperature"),
+        ({"temperature": 0.001}, "objective.max_scale"),
+        ({"loss": "dcl", "learnable_temperature": True}, "objective.learnable_temperature"),
+        ({"hard_negative_weight": 0.0}, "objective.hard_negative_weight"),
+    ],
+)
+def test_a_config_that_makes_no_sense_is_refused(options, key):
+    with pytest.raises(UsageError, match=key):
+        ObjectiveConfig(**options)
