@@ -33,7 +33,8 @@ class Task:
 
     Attributes:
         kind: `sts` (a TSV file, or a folder of them), `retrieval` (a folder in the layout of
-            BEIR) or `builtin` (held-out retrieval over the built-in corpus; needs no path).
+            BEIR) or `builtin` (the built-in corpus: which text stands under which title, over
+            the pairs that no training sees; needs no path).
         path: File or folder, relative to the data root.
         name: First part of the metric names; by default taken from the path, so that
             `en/sts12` is `sts12` and `en/stsb/dev.tsv` is `stsb-dev`.
@@ -124,10 +125,14 @@ def task_name(task: Task) -> str:
 
 def _read(task: Task, root: Path | None) -> StsSet | RetrievalSet:
     if task.kind == "builtin":
-        from simjax.data.builtin import held_out
+        from simjax.data.builtin import corpus
 
-        queries, documents = held_out()
-        return RetrievalSet(queries, documents, [{i: 1.0} for i in range(len(queries))])
+        held_out = corpus().held_out
+        return RetrievalSet(
+            [entry.title for entry in held_out],
+            [entry.body for entry in held_out],
+            [{place: 1.0} for place in range(len(held_out))],
+        )
     if task.path is None:
         raise UsageError(f"evaluation task of kind {task.kind!r}: give it a path")
     path = Path(task.path) if root is None else root / task.path

@@ -1,0 +1,315 @@
+"""A model folder that sentence-transformers, transformers and simjax all load."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import yaml
+from safetensors.numpy import save_file
+
+from simjax import __version__
+from simjax.errors import SimjaxError
+from simjax.models.heads import HeadWeights
+from simjax.models.hf import hf_config, state_dict
+from simjax.models.sentence_model import SentenceModel
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+# The class paths of every release since the first; those after the move still know them.
+_MODULE = "sentence_transformers.models."
+_TORCH = "torch.nn.modules."
+_ACTIVATIONS = {"tanh": f"{_TORCH}activation.Tanh", "identity": f"{_TORCH}linear.Identity"}
+_METADATA = {"format": "pt"}
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What the README of an exported model says beside its use.
+
+    Attributes:
+        name: Title; by default the name of the folder.
+        base_model: What training started from.
+        recipe: The run's configuration, as nested dictionaries.
+        scores: Measured scores by name, such as `stsb-dev/spearman`.
+        language: Language codes of the training text.
+        license: Licence of the model.
+    """
+
+    name: str | None = None
+    base_model: str | None = None
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    scores: Mapping[str, float] = field(default_factory=dict)
+    language: tuple[str, ...] = ()
+    license: str | None = None
+
+
+def save(
+    folder: Path | str,
+    model: SentenceModel,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    normalize: bool,
+    max_length: int,
+    card: ModelCard | None = None,
+    prompts: Mapping[str, str] | None = None,
+    default_prompt: str | None = None,
+    training_head: bool = True,
+    overwrite: bool = False,
+) -> Path:
+    """Write the folder, whole or not at all.
+
+    `transformers` sees the encoder (`config.json`, `model.safetensors`, tokenizer files);
+    `modules.json` tells sentence-transformers about pooling, dense layers and normalisation.
+    `first_last_mean` is written as a `WeightedLayerPooling` module, whose weights are 1 for the
+    first and the last layer and 0 between, before the mean.
+
+    Args:
+        folder: Where to. A folder that holds anything is refused.
+        model: The model.
+        tokenizer: Its tokenizer.
+        normalize: Whether embeddings are unit vectors.
+        max_length: Tokens beyond which a text is cut.
+        card: For the README.
+        prompts: Texts to put before sentences, by name.
+        default_prompt: Which of them is used when none is asked for.
+        training_head: False drops the dense layer of `cls_mlp`, as after unsupervised SimCSE;
+            the pooling is then the first token.
+        overwrite: Replace a model that was exported here before (never anything else).
+
+    Returns:
+        The folder.
+
+    Raises:
+        SimjaxError: The folder holds something, or cannot be written.
+    """
+    folder = Path(folder).expanduser().resolve()
+    _check_target(folder, overwrite=overwrite)
+    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    try:
+        partial.mkdir(parents=True)
+        modules = _write_modules(partial, model, training_head=training_head, normalize=normalize)
+        config = hf_config(model.config)
+        if model.pooling == "first_last_mean":
+            config["output_hidden_states"] = True
+        _write_json(partial / "config.json", config)
+        save_file(state_dict(model), partial / "model.safetensors", _METADATA)
+        _write_tokenizer(partial, tokenizer, max_length)
+        _write_json(
+            partial / "sentence_bert_config.json",
+            {"max_seq_length": max_length, "do_lower_case": False},
+        )
+        _write_json(
+            partial / "config_sentence_transformers.json",
+            {
+                "model_type": "SentenceTransformer",
+                "__version__": {"simjax": __version__},
+                "prompts": dict(prompts or {}),
+                "default_prompt_name": default_prompt,
+                "similarity_fn_name": "cosine",
+            },
+        )
+        (partial / "README.md").write_text(
+            _readme(card or ModelCard(), folder.name, model, modules, max_length), "utf-8"
+        )
+        _move_into_place(partial, folder)
+    except OSError as error:
+        raise SimjaxError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return folder
+
+
+def _check_target(folder: Path, *, overwrite: bool) -> None:
+    if not folder.exists():
+        return
+    if not folder.is_dir():
+        raise SimjaxError(f"{folder}: is a file; choose a folder for the model")
+    if not any(folder.iterdir()):
+        return
+    if not overwrite:
+        raise SimjaxError(f"{folder}: is not empty; choose another folder, or overwrite it")
+    if not _is_ours(folder):
+        raise SimjaxError(
+            f"{folder}: holds something that simjax did not export, which is never overwritten;"
+            " choose another folder"
+        )
+
+
+def _is_ours(folder: Path) -> bool:
+    try:
+        config = json.loads((folder / "config_sentence_transformers.json").read_text("utf-8"))
+        return "simjax" in config["__version__"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+def _move_into_place(partial: Path, folder: Path) -> None:
+    if not folder.exists() or not any(folder.iterdir()):
+        os.replace(partial, folder)
+        return
+    # A folder cannot replace a full one in one step: the old one steps aside first.
+    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
+    os.replace(folder, old)
+    try:
+        os.replace(partial, folder)
+    except OSError:
+        os.replace(old, folder)
+        raise
+    shutil.rmtree(old)
+
+
+def _write_json(path: Path, content: object) -> None:
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _write_modules(
+    folder: Path, model: SentenceModel, *, training_head: bool, normalize: bool
+) -> list[str]:
+    """Write `modules.json` and a folder for each module that has settings; return their names."""
+    kinds = ["Transformer"]
+    if model.pooling == "first_last_mean":
+        kinds.append("WeightedLayerPooling")
+        _write_layer_weights(folder / f"{len(kinds) - 1}_WeightedLayerPooling", model)
+    kinds.append("Pooling")
+    mode = "mean" if model.pooling in ("mean", "first_last_mean") else "cls"
+    place = folder / f"{len(kinds) - 1}_Pooling"
+    place.mkdir()
+    flags = {"cls_token": "cls", "max_tokens": "max", "mean_tokens": "mean"}
+    _write_json(
+        place / "config.json",
+        {
+            "word_embedding_dimension": model.config.hidden_size,
+            **{f"pooling_mode_{flag}": mode == word for flag, word in flags.items()},
+            "pooling_mode_mean_sqrt_len_tokens": False,
+        },
+    )
+    for head in model.head_weights(training_head=training_head):
+        kinds.append("Dense")
+        _write_dense(folder / f"{len(kinds) - 1}_Dense", head)
+    if normalize:
+        kinds.append("Normalize")
+    _write_json(
+        folder / "modules.json",
+        [
+            {
+                "idx": number,
+                "name": str(number),
+                "path": f"{number}_{kind}" if number else "",
+                "type": _MODULE + kind,
+            }
+            for number, kind in enumerate(kinds)
+        ],
+    )
+    return kinds
+
+
+def _write_layer_weights(folder: Path, model: SentenceModel) -> None:
+    folder.mkdir()
+    layers = model.config.num_layers
+    weights = np.zeros(layers, np.float32)
+    weights[[0, -1]] = 1.0
+    _write_json(
+        folder / "config.json",
+        {
+            "word_embedding_dimension": model.config.hidden_size,
+            "layer_start": 1,  # 0 would be the embeddings
+            "num_hidden_layers": layers,
+        },
+    )
+    save_file({"layer_weights": weights}, folder / "model.safetensors", _METADATA)
+
+
+def _write_dense(folder: Path, head: HeadWeights) -> None:
+    folder.mkdir()
+    out_features, in_features = head.weight.shape
+    _write_json(
+        folder / "config.json",
+        {
+            "in_features": in_features,
+            "out_features": out_features,
+            "bias": head.bias is not None,
+            "activation_function": _ACTIVATIONS[head.activation],
+        },
+    )
+    tensors = {"linear.weight": head.weight}
+    if head.bias is not None:
+        tensors["linear.bias"] = head.bias
+    save_file(tensors, folder / "model.safetensors", _METADATA)
+
+
+def _write_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerFast, max_length: int) -> None:
+    ours = copy.deepcopy(tokenizer)
+    ours.model_max_length = max_length
+    # What calls of the tokenizer switched on would otherwise be read back as its nature.
+    ours.backend_tokenizer.no_padding()
+    ours.backend_tokenizer.no_truncation()
+    ours.save_pretrained(str(folder))
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text("utf-8"))
+    for key in ("name_or_path", "is_local", "local_files_only"):
+        config.pop(key, None)  # where this copy came from, which is nobody's business
+    _write_json(path, config)
+    # Releases of transformers before 5 look for the special tokens here.
+    _write_json(folder / "special_tokens_map.json", dict(ours.special_tokens_map))
+
+
+def _readme(
+    card: ModelCard, name: str, model: SentenceModel, modules: list[str], max_length: int
+) -> str:
+    title = card.name or name
+    header: dict[str, Any] = {
+        "library_name": "sentence-transformers",
+        "pipeline_tag": "sentence-similarity",
+        "tags": ["sentence-transformers", "sentence-similarity", "feature-extraction", "simjax"],
+    }
+    if card.language:
+        header["language"] = list(card.language)
+    if card.license:
+        header["license"] = card.license
+    # The hub rejects a card whose base model is no model name; a folder is none.
+    if card.base_model and card.base_model.count("/") <= 1 and not Path(card.base_model).exists():
+        header["base_model"] = card.base_model
+    parts = [
+        f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---",
+        f"# {title}",
+        f"A sentence encoder trained with simjax {__version__}. It maps texts to"
+        f" {model.embedding_size} dimensions, in which cosine similarity stands for similarity of"
+        " meaning.",
+        f"* Encoder: {model.config.family}, {model.config.num_layers} layers of width"
+        f" {model.config.hidden_size}\n"
+        f"* Pooling: {model.pooling}\n"
+        f"* Modules: {', '.join(modules)}\n"
+        f"* Longest text: {max_length} tokens",
+        "## Use",
+        f"```python\nfrom sentence_transformers import SentenceTransformer\n\n"
+        f"model = SentenceTransformer({title!r})\n"
+        'embeddings = model.encode(["How do I remove a folder?", "Delete a directory tree"])\n```',
+        f"```python\nfrom simjax import SentenceEncoder\n\n"
+        f"encoder = SentenceEncoder.from_pretrained({title!r})\n"
+        'encoder.build_index(["Copy a file", "Delete a directory tree"])\n'
+        'encoder.search("How do I remove a folder?", top_k=1)\n```',
+    ]
+    if card.scores:
+        rows = [
+            f"| {key} | {value:.2f} |" if math.isfinite(value) else f"| {key} | |"
+            for key, value in card.scores.items()
+        ]
+        parts += [
+            "## Scores",
+            "Correlations and retrieval scores are times 100.",
+            "\n".join(["| score | value |", "|---|---|", *rows]),
+        ]
+    if card.recipe:
+        recipe = yaml.safe_dump(dict(card.recipe), sort_keys=False, allow_unicode=True)
+        parts += ["## Recipe", f"```yaml\n{recipe}```"]
+    return "\n\n".join(parts) + "\n"

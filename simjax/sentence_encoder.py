@@ -1,0 +1,424 @@
+"""Sentences to vectors: the trained model as a library."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias, overload
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float, Float32
+
+from simjax.errors import SimjaxError, UsageError
+from simjax.eval.geometry import unit_rows
+from simjax.eval.retrieval import top_k as best_columns
+from simjax.inference import Call, calls
+from simjax.models.pooling import Pooling
+from simjax.models.sentence_model import SentenceModel, merge, split
+from simjax.types import Block, Params
+
+if TYPE_CHECKING:
+    from tokenizers import Encoding, Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+Texts: TypeAlias = str | Sequence[str]
+
+CHUNK = 4096
+"""Texts that are tokenised and packed together, while the device computes those before them."""
+
+SCORES = 1 << 25
+"""Similarities that a search holds at once."""
+
+
+@dataclass(frozen=True)
+class Hit:
+    """A sentence that a search found.
+
+    Attributes:
+        index: Its place in the sentences that the index was built from.
+        sentence: The sentence.
+        score: Cosine similarity with the query.
+    """
+
+    index: int
+    sentence: str
+    score: float
+
+
+class SentenceEncoder:
+    """A sentence model with its tokenizer.
+
+    Attributes:
+        tokenizer: The tokenizer as it was given.
+        normalize: Whether `encode` returns unit vectors by default.
+        max_length: Tokens, special ones included, beyond which a text is cut.
+        prompts: Texts that `encode` can put before sentences, by name.
+        default_prompt: Which of them it does when none is asked for.
+    """
+
+    def __init__(
+        self,
+        model: SentenceModel,
+        tokenizer: PreTrainedTokenizerFast,
+        *,
+        normalize: bool = True,
+        max_length: int | None = None,
+        prompts: Mapping[str, str] | None = None,
+        default_prompt: str | None = None,
+        training_head: bool = True,
+    ) -> None:
+        """Put an encoder together from its parts.
+
+        Args:
+            model: The model. Its dtype decides the precision of the computation.
+            tokenizer: A fast tokenizer that fits the model.
+            normalize: Whether `encode` returns unit vectors by default.
+            max_length: Longest text in tokens; by default, what tokenizer and model allow.
+            prompts: Texts that `encode` can put before sentences, by name.
+            default_prompt: Which of them it does when none is asked for.
+            training_head: False leaves out a head that is only there for training.
+
+        Raises:
+            UsageError: `max_length` is more than the model's positions, or leaves no room beside
+                the special tokens.
+        """
+        self.tokenizer = tokenizer
+        self.normalize = normalize
+        self.prompts = dict(prompts or {})
+        self.default_prompt = default_prompt
+        self.training_head = training_head
+        self.max_length = _max_length(max_length, tokenizer, model)
+        self._fast = _backend(tokenizer, self.max_length)
+        self._config = model.config
+        self._pooling = model.pooling
+        self._graphdef, params = split(model)
+        self._dtype = model.dtype
+        self._size = model.embedding_size
+        graphdef = self._graphdef
+
+        def forward(params: Params, block: Block) -> Float32[jax.Array, "T D"]:
+            return merge(graphdef, params)(block, training_head=training_head)
+
+        def narrow(params: Params) -> Params:
+            return jax.tree.map_with_path(self._narrow_leaf, params)
+
+        self._forward: Callable[[Params, Block], jax.Array] = jax.jit(forward)
+        self._narrow: Callable[[Params], Params] = jax.jit(narrow)
+        self._index: tuple[list[str], Float32[np.ndarray, "N D"]] | None = None
+        self._set(params)
+
+    def _narrow_leaf(self, path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
+        # The encoder rounds its kernels where it uses them; doing it once gives the same values.
+        keys = [getattr(key, "key", None) for key in path]
+        return leaf.astype(self._dtype) if keys[0] == "encoder" and keys[-1] == "kernel" else leaf
+
+    def _set(self, params: Params) -> None:
+        self.params = params
+        self._inference = params if self._dtype == jnp.float32 else self._narrow(params)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name_or_path: str | Path,
+        *,
+        pooling: Pooling | None = None,
+        dtype: str = "float32",
+        normalize: bool | None = None,
+        max_length: int | None = None,
+    ) -> SentenceEncoder:
+        """Load a model.
+
+        Args:
+            name_or_path: A local Hugging Face or sentence-transformers folder, a run folder (its
+                `export`), or a name on the Hugging Face hub.
+            pooling: Overrides the folder's; a plain Hugging Face folder has none, and gets mean.
+            dtype: `float32` or `bfloat16`, the precision of the computation.
+            normalize: Overrides the folder's modules.
+            max_length: Overrides the folder's.
+
+        Raises:
+            SimjaxError: There is no such model, or something in it is missing or does not fit.
+        """
+        from simjax.models import hf
+        from simjax.models.tokenizer import check_tokenizer, load_tokenizer
+
+        if dtype not in ("float32", "bfloat16"):
+            raise UsageError(f"dtype {dtype!r}: choose float32 or bfloat16")
+        folder = hf.resolve(str(_of_run(Path(name_or_path))))
+        loaded = hf.load(folder, pooling=pooling, dtype=jnp.dtype(dtype))
+        if loaded.random_head:
+            raise SimjaxError(
+                f"{folder}: no dense layer for pooling {loaded.model.pooling}; choose cls or mean"
+            )
+        tokenizer = load_tokenizer(folder)
+        check_tokenizer(tokenizer, loaded.model.config)
+        return cls(
+            loaded.model,
+            tokenizer,
+            normalize=loaded.normalize if normalize is None else normalize,
+            max_length=loaded.max_length if max_length is None else max_length,
+            prompts=loaded.prompts,
+            default_prompt=loaded.default_prompt,
+        )
+
+    @property
+    def model(self) -> SentenceModel:
+        """The model with its parameters."""
+        return merge(self._graphdef, self.params)
+
+    def replace(self, params: Params) -> SentenceEncoder:
+        """The same encoder with other parameters; shares the compiled code."""
+        other = copy.copy(self)
+        other._index = None
+        other._set(params)
+        return other
+
+    def encode(
+        self,
+        sentences: str | Sequence[str],
+        *,
+        batch_size: int | None = None,
+        normalize: bool | None = None,
+        show_progress_bar: bool = False,
+        prompt: str | None = None,
+        truncate_dim: int | None = None,
+    ) -> Float32[np.ndarray, "..."]:
+        """Embed sentences.
+
+        Equal sentences are computed once. Lone surrogates, which no tokenizer takes, are read
+        as U+FFFD. Texts share rows of 64 tokens or more, so neither the order nor the lengths
+        of the sentences matter for speed.
+
+        Args:
+            sentences: One sentence, or several.
+            batch_size: Most rows of 64 tokens per call of the device, where memory is short.
+            normalize: Unit vectors or not; None, the default, does what the model's folder says.
+            show_progress_bar: Show one.
+            prompt: Text put before every sentence, or the name of one of `prompts`; None means
+                the default prompt, if there is one, and an empty string none.
+            truncate_dim: Keep this many leading dimensions; unit vectors stay unit vectors.
+
+        Returns:
+            float32, in the order of the sentences; [D] for one sentence, otherwise [N, D].
+
+        Raises:
+            TypeError: Something among the sentences is not a string.
+            UsageError: `batch_size` or `truncate_dim` is below 1.
+        """
+        single = isinstance(sentences, str)
+        texts: Sequence[str] = [sentences] if isinstance(sentences, str) else sentences
+        for option, value in (("batch_size", batch_size), ("truncate_dim", truncate_dim)):
+            if value is not None and value < 1:
+                raise UsageError(f"{option} {value}: must be at least 1")
+        prompt = self.default_prompt if prompt is None else prompt
+        before = "" if prompt is None else self.prompts.get(prompt, prompt)
+        index: dict[str, int] = {}
+        places = np.empty(len(texts), np.int64)
+        for place, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(f"sentence {place} is {type(text).__name__}, not a string")
+            places[place] = index.setdefault(before + text, len(index))
+        unit = self.normalize if normalize is None else normalize
+        width = self._size if truncate_dim is None else min(truncate_dim, self._size)
+        result = np.empty((len(index), width), np.float32)
+        rows = _default_rows() if batch_size is None else batch_size
+        with _progress(len(index), show_progress_bar) as advance:
+            for members, values in self._run(list(index), rows):
+                kept = values[: len(members), :width]
+                if unit:
+                    norms = np.sqrt(np.einsum("nd,nd->n", kept, kept))[:, None]
+                    kept = kept / np.maximum(norms, np.finfo(np.float32).tiny)
+                result[members] = kept
+                advance(len(members))
+        if single:
+            return result[0]
+        return result if len(index) == len(places) else result[places]
+
+    def _run(
+        self, texts: list[str], rows: int
+    ) -> Iterator[tuple[np.ndarray, Float32[np.ndarray, "T D"]]]:
+        """Embeddings call by call, one call behind the device."""
+        waiting: tuple[np.ndarray, jax.Array] | None = None
+        for members, call in self._calls(texts, rows):
+            started = (members, self._forward(self._inference, call.block))
+            if waiting is not None:
+                yield waiting[0], np.asarray(waiting[1])
+            waiting = started
+        if waiting is not None:
+            yield waiting[0], np.asarray(waiting[1])
+
+    def _calls(self, texts: list[str], rows: int) -> Iterator[tuple[np.ndarray, Call]]:
+        for start in range(0, len(texts), CHUNK):
+            ids = [entry.ids for entry in self._tokenise(texts[start : start + CHUNK])]
+            lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+            tokens = np.fromiter(chain.from_iterable(ids), np.int32, int(lengths.sum()))
+            for call in calls(tokens, lengths, width=self._config.hidden_size, rows_of_64=rows):
+                yield call.texts + start, call
+
+    def _tokenise(self, texts: list[str]) -> list[Encoding]:
+        try:
+            return self._fast.encode_batch_fast(texts)
+        except (UnicodeEncodeError, TypeError):
+            # A lone surrogate stands for no character; pairs of them stand for one.
+            mended = [
+                t.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for t in texts
+            ]
+            return self._fast.encode_batch_fast(mended)
+
+    def similarity(
+        self, a: Texts | Float[np.ndarray, "*N D"], b: Texts | Float[np.ndarray, "*M D"]
+    ) -> Float32[np.ndarray, "N M"]:
+        """Cosine similarity of each of `a` with each of `b`; each texts or embeddings."""
+        return self._unit(a) @ self._unit(b).T
+
+    def _unit(self, x: Texts | Float[np.ndarray, "*N D"]) -> Float32[np.ndarray, "N D"]:
+        if isinstance(x, str):
+            x = [x]
+        if isinstance(x, np.ndarray | jax.Array) or (len(x) and not isinstance(x[0], str)):
+            return unit_rows(np.atleast_2d(np.asarray(x, np.float32)))
+        return self.encode(x, normalize=True)
+
+    def build_index(self, sentences: Sequence[str], *, show_progress_bar: bool = False) -> None:
+        """Embed the sentences that `search` looks through, in place of any before them.
+
+        Raises:
+            SimjaxError: There are none.
+        """
+        kept = list(sentences)
+        if not kept:
+            raise SimjaxError("there are no sentences to build an index from")
+        vectors = self.encode(kept, normalize=True, show_progress_bar=show_progress_bar)
+        self._index = (kept, vectors)
+
+    @overload
+    def search(
+        self, queries: str, *, top_k: int = 10, threshold: float | None = None
+    ) -> list[Hit]: ...
+
+    @overload
+    def search(
+        self,
+        # Not any sequence of strings, since a string is one as well.
+        queries: list[str] | tuple[str, ...],
+        *,
+        top_k: int = 10,
+        threshold: float | None = None,
+    ) -> list[list[Hit]]: ...
+
+    def search(
+        self,
+        queries: str | list[str] | tuple[str, ...],
+        *,
+        top_k: int = 10,
+        threshold: float | None = None,
+    ) -> list[Hit] | list[list[Hit]]:
+        """Find the sentences of the index that are most similar, exactly.
+
+        Args:
+            queries: One query, or several.
+            top_k: Most hits per query.
+            threshold: Least cosine similarity of a hit; None for any.
+
+        Returns:
+            Hits from the best down, equal scores by place; one list per query, or just the list
+            for a query given as a string.
+
+        Raises:
+            SimjaxError: No index was built.
+            UsageError: `top_k` is below 1.
+        """
+        if self._index is None:
+            raise SimjaxError("nothing to search: call build_index(sentences) first")
+        if top_k < 1:
+            raise UsageError(f"top_k {top_k}: must be at least 1")
+        if isinstance(queries, str):
+            return self.search([queries], top_k=top_k, threshold=threshold)[0]
+        sentences, vectors = self._index
+        wanted = self.encode(queries, normalize=True)
+        found: list[list[Hit]] = []
+        step = max(1, SCORES // len(sentences))
+        for start in range(0, len(wanted), step):
+            scores = wanted[start : start + step] @ vectors.T
+            for row, columns in zip(scores, best_columns(scores, top_k), strict=True):
+                hits = [Hit(int(c), sentences[c], float(row[c])) for c in columns]
+                found.append([h for h in hits if threshold is None or h.score >= threshold])
+        return found
+
+    def save_pretrained(self, folder: Path | str, *, overwrite: bool = False) -> Path:
+        """Write a folder that `from_pretrained`, sentence-transformers and transformers load.
+
+        Raises:
+            SimjaxError: See `simjax.export.save`.
+        """
+        from simjax import export
+
+        return export.save(
+            folder,
+            self.model,
+            self.tokenizer,
+            normalize=self.normalize,
+            max_length=self.max_length,
+            prompts=self.prompts,
+            default_prompt=self.default_prompt,
+            training_head=self.training_head,
+            overwrite=overwrite,
+        )
+
+
+def _of_run(path: Path) -> Path:
+    """The exported model of a run folder; any other path as it is."""
+    if (path / "config.json").is_file() or not (path / "config.yaml").is_file():
+        return path
+    if not (path / "export" / "config.json").is_file():
+        raise SimjaxError(
+            f"{path}: a run without an exported model; write one with"
+            f" `simjax export {path} {path / 'export'}`"
+        )
+    return path / "export"
+
+
+def _max_length(asked: int | None, tokenizer: PreTrainedTokenizerFast, model: SentenceModel) -> int:
+    most = model.config.max_positions
+    if asked is None:
+        # A tokenizer that does not know says 10^30.
+        return min(most, tokenizer.model_max_length)
+    if asked > most:
+        raise UsageError(f"max_length {asked}: the model has {most} positions")
+    special = tokenizer.num_special_tokens_to_add()
+    if asked <= special:
+        raise UsageError(f"max_length {asked}: no room beside {special} special tokens")
+    return asked
+
+
+def _backend(tokenizer: PreTrainedTokenizerFast, max_length: int) -> Tokenizer:
+    """A copy of the fast tokenizer's engine that cuts at `max_length` and pads nothing."""
+    from tokenizers import Tokenizer
+
+    fast = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+    fast.no_padding()
+    fast.enable_truncation(max_length)
+    return fast
+
+
+def _default_rows() -> int:
+    """Rows of 64 tokens per call: enough to fill the device, few enough to stay in its caches."""
+    return 32 if jax.default_backend() == "cpu" else 2048
+
+
+@contextmanager
+def _progress(total: int, shown: bool) -> Iterator[Callable[[int], None]]:
+    if not shown:
+        yield lambda count: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True)) as progress:
+        task = progress.add_task("encoding", total=total)
+        yield lambda count: progress.advance(task, count)
