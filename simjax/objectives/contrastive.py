@@ -122,8 +122,8 @@ def contrastive_loss(
 ) -> tuple[Float[Array, ""], Metrics]:
     """The objective over the global batch, of which the arguments are this device's examples.
 
-    For anchor i and each of its positives p, v_ip = logsumexp over negatives (s_ij - s_ip); the loss
-    is the mean over anchors of the mean over their positives of a function of v (see `losses`).
+    For anchor i and each of its positives p, v_ip = logsumexp over negatives (s_ij - s_ip); the
+    loss is the mean over anchors of the mean over their positives of a function of v (`losses`).
 
     Args:
         embeddings: View 0 is the anchor, then positives, then hard negatives; any length.
@@ -188,7 +188,7 @@ def contrastive_loss(
 
 @dataclass(frozen=True)
 class _Term:
-    """One direction of the loss: log-odds of each anchor and positive, and which of them are real."""
+    """One direction of the loss: log-odds of each anchor and positive, and which are real."""
 
     v: Float[Array, "n P"]
     has_positive: Bool[Array, "n P"]

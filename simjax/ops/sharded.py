@@ -38,7 +38,7 @@ def gather_keys(keys: Float[Array, "N D"], ids: KeyIds) -> tuple[Float[Array, "M
 
 
 def scatter_grads(grads: Float[Array, "M D"]) -> Float[Array, "N D"]:
-    """The transpose of `gather_keys`: the sum over devices of the gradients of this device's keys."""
+    """The transpose of `gather_keys`: this device's keys' gradients, summed over devices."""
     axes = axes_of(grads)
     return jax.lax.psum_scatter(grads, axes, tiled=True) if axes else grads
 

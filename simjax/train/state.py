@@ -49,9 +49,7 @@ def state_specs(params: Params, tx: optax.GradientTransformation, mesh: Mesh) ->
 
 def shardings(specs: TrainState, mesh: Mesh) -> TrainState:
     """Partitions as shardings of a mesh."""
-    return jax.tree.map(
-        lambda spec: NamedSharding(mesh, spec), specs, is_leaf=meshes.is_spec
-    )
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=meshes.is_spec)
 
 
 def init_state(params: Params, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:

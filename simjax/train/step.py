@@ -13,7 +13,6 @@ from functools import partial
 from typing import Any, Literal, Protocol, TypeAlias
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax import P
 from jax.sharding import Mesh

@@ -1,0 +1,346 @@
+"""A run from start to end: resume, train, evaluate, save, export."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jax import P
+from jax.sharding import NamedSharding
+from rich.console import Console
+
+from simjax import mesh as meshes
+from simjax.checkpoint.manager import Checkpoints
+from simjax.data import pipeline
+from simjax.data.pipeline import PackedBatch
+from simjax.errors import SimjaxError
+from simjax.eval import report, tasks
+from simjax.train import config as run_config
+from simjax.train import finish, throughput
+from simjax.train import metrics as metrics_file
+from simjax.train.config import RunConfig
+from simjax.train.metrics import MetricsWriter
+from simjax.train.progress import Progress
+from simjax.train.setup import Run, set_up
+from simjax.train.signals import StopRequest
+from simjax.train.state import TrainState
+from simjax.types import Params
+
+EVALUATION = "eval/"
+"""Prefix of evaluation scores in the metrics."""
+
+
+def train(config: RunConfig, *, console: Console | None = None) -> dict[str, Any]:
+    """Trains by a configuration; goes on where the output folder left off.
+
+    Returns:
+        `steps`, `best_step`, and the scores `before` the first step and `after` training, the
+        latter of the exported model; or `stopped`, the signal that ended the run early.
+
+    Raises:
+        SimjaxError: Something that the run needs is missing or faulty, the output folder holds
+            another run, or the loss is no longer finite.
+        UsageError: The configuration contradicts itself, the data or the devices.
+    """
+    console = console or Console(stderr=True)
+    run_config.validate(config)
+    folder = open_folder(config)
+    evaluation = tasks.load(config.evaluation, config.data.root_path)
+    run = set_up(config)
+    with ExitStack() as stack:
+        checkpoints = stack.enter_context(_checkpoints(folder, config))
+        checkpoints.identify(run.identity())
+        if jax.process_index() == 0:
+            (folder / "config.yaml").write_text(run_config.dump(config), encoding="utf-8")
+        state, start = _restore(run, checkpoints)
+        writer = stack.enter_context(MetricsWriter(folder, resume_step=start if start else None))
+        progress = stack.enter_context(
+            Progress(
+                run.total_steps,
+                start_step=start,
+                log_every=config.train.log_every,
+                console=console,
+                enabled=jax.process_index() == 0,
+            )
+        )
+        stop = stack.enter_context(StopRequest())
+        loop = _Loop(run, evaluation, checkpoints, writer, progress, stop)
+        if start:
+            progress.print(f"going on from step {start} of {run.total_steps}")
+        else:
+            loop.evaluate(state, 0)
+        state, step = loop.run(state, start)
+        checkpoints.wait()
+        if step < run.total_steps:
+            progress.print(
+                f"{stop.name}: saved at step {step} of {run.total_steps}; "
+                "the same command goes on from there"
+            )
+            return {"steps": step, "stopped": stop.name}
+        best, params = _best(run, checkpoints, state)
+        after = loop.scores(params) if best != step else loop.last_scores
+    before = {
+        name.removeprefix(EVALUATION): value
+        for line in metrics_file.read(folder / metrics_file.FILE)
+        if line["step"] == 0
+        for name, value in line.items()
+        if name.startswith(EVALUATION)
+    }
+    scores = {"steps": step, "best_step": best, "before": before, "after": after}
+    if jax.process_index() == 0:
+        finish.export(run, params, scores, folder / "export")
+        if after:
+            baseline = tasks.baseline(evaluation)
+            columns = {"before": before, f"step {best}": after}
+            columns |= {"TF-IDF": baseline} if baseline else {}
+            console.print(report.table(columns, title=config.output))
+    return scores
+
+
+def open_folder(config: RunConfig) -> Path:
+    """The output folder, made if it is missing.
+
+    Raises:
+        SimjaxError: There is something else in it.
+    """
+    folder = Path(config.output).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        strangers = any(folder.iterdir()) and not any(
+            (folder / name).exists() for name in ("config.yaml", "tokenizer")
+        )
+    except OSError as error:
+        raise SimjaxError(f"{folder}: cannot be the output folder ({error.strerror})") from error
+    if strangers:
+        raise SimjaxError(
+            f"{folder}: holds files that are not of a run; choose another folder for `output`"
+        )
+    return folder
+
+
+def _checkpoints(folder: Path, config: RunConfig) -> Checkpoints:
+    metric = config.evaluation.metric
+    chosen = config.checkpoint
+    if metric is not None:
+        mode = "max" if tasks.higher_is_better(metric) else "min"
+        chosen = replace(chosen, best_metric=EVALUATION + metric, best_mode=mode)
+    return Checkpoints(folder / "checkpoints", chosen)
+
+
+def _restore(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
+    step = checkpoints.latest()
+    if step is None:
+        return run.init_state(), 0
+    state, data = checkpoints.restore(step, run.abstract_state())
+    if data != {"next_index": step}:
+        raise SimjaxError(
+            f"{checkpoints.folder / str(step)}: its data stand at {data}, not at step {step}"
+        )
+    return state, step
+
+
+def _best(run: Run, checkpoints: Checkpoints, state: TrainState) -> tuple[int, Params]:
+    """The step to export and its parameters, on this process's first device."""
+    last = int(state.step)
+    best = checkpoints.best() or last
+    if best == last:
+        return last, local_params(run, state.params["model"])
+    wanted = TrainState(params=run.abstract_state().params, opt_state=(), step=None)
+    restored, _ = checkpoints.restore(best, wanted, partial=True)
+    return best, local_params(run, restored.params["model"])
+
+
+def local_params(run: Run, params: Params) -> Params:
+    """Whole parameters on this process's first device, wherever their parts lie."""
+    whole = jax.jit(lambda x: x, out_shardings=NamedSharding(run.mesh, P()))(params)
+    return jax.tree.map(lambda x: x.addressable_data(0), whole)
+
+
+@dataclass
+class _Pending:
+    """A step whose metrics are still on the device."""
+
+    step: int
+    metrics: dict[str, jax.Array]
+    packed: PackedBatch
+
+
+class _Window:
+    """Time and work since the last line of metrics."""
+
+    def __init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        self.began = time.perf_counter()
+        self.waited = self.compiled = 0.0
+        self.examples = self.tokens = 0
+        self.fill = 0.0
+        self.steps = 0
+
+    def add(self, packed: PackedBatch) -> None:
+        self.steps += 1
+        self.examples += packed.examples
+        self.tokens += packed.tokens
+        self.fill += packed.fill
+
+    def figures(self, run: Run, peak: throughput.Peak) -> dict[str, float]:
+        seconds = max(time.perf_counter() - self.began - self.compiled, 1e-9)
+        shape, data = run.model.config, run.config.data
+        operations = throughput.encoder_operations(shape, self.tokens, data.row_length)
+        keys = data.batch_size * (run.source.num_views - 1)
+        operations += self.steps * throughput.pair_operations(
+            data.batch_size, keys, run.model.embedding_size
+        )
+        return {
+            "pairs_per_second": self.examples / seconds,
+            "tokens_per_second": self.tokens / seconds,
+            "fill": self.fill / max(self.steps, 1),
+            "data_wait": self.waited / seconds,
+            "mfu": throughput.mfu(operations, seconds, peak),
+        }
+
+
+class _Loop:
+    """The steps of a run, with what is done between them."""
+
+    def __init__(
+        self,
+        run: Run,
+        evaluation: tasks.Tasks,
+        checkpoints: Checkpoints,
+        writer: MetricsWriter,
+        progress: Progress,
+        stop: StopRequest,
+    ) -> None:
+        self.run_ = run
+        self.evaluation = evaluation
+        self.checkpoints = checkpoints
+        self.writer = writer
+        self.progress = progress
+        self.stop = stop
+        self.last_scores: dict[str, float] = {}
+        self._peak = throughput.peak(list(run.mesh.devices.flat), run.config.model.dtype)
+        self._window = _Window()
+        self._compiled: set[tuple[int, ...]] = set()
+
+    def run(self, state: TrainState, start: int) -> tuple[TrainState, int]:
+        """Trains to the end or to a stop; returns the state and the updates made."""
+        run, step = self.run_, start
+        batches = pipeline.batches(
+            run.source, start=start, stop=run.total_steps, prefetch=run.config.data.prefetch
+        )
+        pending: _Pending | None = None
+        self._window.start()
+        for packed in self._timed(batches):
+            state, metrics = self._update(state, packed)
+            step += 1
+            # The step that was just dispatched computes while the one before is reported.
+            if pending is not None:
+                self._report(pending)
+            pending = _Pending(step, metrics, packed)
+            stopping = self.stop.requested
+            if stopping or self._saves(step) or self._evaluates(step):
+                self._report(pending)
+                pending = None
+                scores = self.evaluate(state, step) if self._evaluates(step) else {}
+                self._save(state, step, scores)
+                self._window.start()
+                if stopping:
+                    break
+        if start == run.total_steps:
+            self.last_scores = self.evaluate(state, step, record=False)
+        return state, step
+
+    def scores(self, params: Params) -> dict[str, float]:
+        """Evaluation scores of whole parameters of the model."""
+        if not self.evaluation.loaded:
+            return {}
+        return tasks.run(self.evaluation, self.run_.encoder.replace(params).encode)
+
+    def evaluate(self, state: TrainState, step: int, *, record: bool = True) -> dict[str, float]:
+        """Evaluates the state and records the scores."""
+        self.last_scores = self.scores(local_params(self.run_, state.params["model"]))
+        if record and self.last_scores:
+            self.writer.write(step, {EVALUATION + k: v for k, v in self.last_scores.items()})
+            metric = self.run_.config.evaluation.metric
+            if metric is not None:
+                self.progress.print(f"step {step}: {metric} {self.last_scores[metric]:.2f}")
+        return self.last_scores
+
+    def _timed(self, batches: Any) -> Iterator[PackedBatch]:
+        while True:
+            began = time.perf_counter()
+            try:
+                packed = next(batches)
+            except StopIteration:
+                return
+            self._window.waited += time.perf_counter() - began
+            yield packed
+
+    def _update(self, state: TrainState, packed: PackedBatch) -> tuple[TrainState, dict]:
+        sharding = meshes.batch_sharding(self.run_.mesh)
+        batch = jax.tree.map(
+            lambda x: jax.make_array_from_process_local_data(sharding, x), packed.batch
+        )
+        shape = packed.batch.block.tokens.shape
+        began = time.perf_counter()
+        state, metrics = self.run_.step(state, batch)
+        if shape not in self._compiled:
+            # A new number of rows is a new program; its compilation is not the step's time.
+            self._compiled.add(shape)
+            self._window.compiled += time.perf_counter() - began
+        return state, metrics
+
+    def _report(self, pending: _Pending) -> None:
+        """Fetches the metrics of a step, checks them and shows them.
+
+        Raises:
+            SimjaxError: Loss or gradient are not finite.
+        """
+        values = {name: float(value) for name, value in jax.device_get(pending.metrics).items()}
+        step, config = pending.step, self.run_.config
+        for name in ("loss", "grad_norm"):
+            if not np.isfinite(values[name]):
+                raise SimjaxError(self._not_finite(step, name, values[name]))
+        self._window.add(pending.packed)
+        figures = self._window.figures(self.run_, self._peak)
+        self.progress.update(
+            step,
+            loss=values["loss"],
+            pairs_per_second=figures["pairs_per_second"],
+            tokens_per_second=figures["tokens_per_second"],
+            fill=figures["fill"],
+        )
+        if step % config.train.log_every == 0 or step == self.run_.total_steps:
+            memory = throughput.memory(self.run_.mesh.local_devices)
+            self.writer.write(step, values | figures | {"memory_peak": memory.peak})
+            self._window.start()
+
+    def _not_finite(self, step: int, name: str, value: float) -> str:
+        self.checkpoints.wait()
+        good = self.checkpoints.latest()
+        kept = f"step {good} is kept in {self.checkpoints.folder}" if good else "none was saved yet"
+        what = "loss" if name == "loss" else "gradient norm"
+        return (
+            f"step {step}: the {what} is {value}; the last good checkpoint: {kept}; lower "
+            "optimizer.learning_rate, or raise objective.temperature or optimizer.warmup"
+        )
+
+    def _saves(self, step: int) -> bool:
+        every = self.run_.config.checkpoint.every
+        return step == self.run_.total_steps or (every > 0 and step % every == 0)
+
+    def _evaluates(self, step: int) -> bool:
+        every = self.run_.config.evaluation.every
+        return step == self.run_.total_steps or (every > 0 and step % every == 0)
+
+    def _save(self, state: TrainState, step: int, scores: dict[str, float]) -> None:
+        metrics = {EVALUATION + name: value for name, value in scores.items()}
+        self.checkpoints.save(step, state, {"next_index": step}, metrics)

@@ -1,0 +1,217 @@
+"""From a configuration to the parts of a run: tokenizer, data, model, system, compiled step."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jax.sharding import Mesh
+
+from simjax import mesh as meshes
+from simjax.data import pipeline, sources
+from simjax.data.pipeline import BatchSource
+from simjax.data.tokenizer import train_wordpiece
+from simjax.errors import SimjaxError
+from simjax.models import hf
+from simjax.models.sentence_model import SentenceModel, merge, split
+from simjax.models.tokenizer import check_tokenizer, load_tokenizer
+from simjax.objectives.contrastive import Views
+from simjax.objectives.system import ContrastiveSystem
+from simjax.sentence_encoder import SentenceEncoder
+from simjax.train import optimizer
+from simjax.train.config import RunConfig
+from simjax.train.state import TrainState, abstract_state, init_state, state_specs
+from simjax.train.step import Step, StepOptions, blocks_per_device, make_step
+from simjax.types import Batch, Params
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+@dataclass(frozen=True)
+class Run:
+    """The parts of a run.
+
+    Attributes:
+        config: What was asked for.
+        mesh: The devices.
+        source: The batches.
+        model: The encoder with the parameters it starts from.
+        encoder: Embeds texts for evaluation, with parameters to be replaced.
+        params: All that is trained, before the first step.
+        tx: The optimiser.
+        step: The compiled update.
+        total_steps: Updates of the whole run.
+    """
+
+    config: RunConfig
+    mesh: Mesh
+    source: BatchSource
+    model: SentenceModel
+    encoder: SentenceEncoder
+    params: Params
+    tx: optax.GradientTransformation
+    step: Step
+    total_steps: int
+
+    def init_state(self) -> TrainState:
+        """The state before the first step."""
+        return init_state(self.params, self.tx, self.mesh)
+
+    def abstract_state(self) -> TrainState:
+        """What a checkpoint is restored into."""
+        return abstract_state(self.params, self.tx, self.mesh)
+
+    def identity(self) -> dict[str, Any]:
+        """What must not change when a run is gone on with, as far as it decides the result."""
+        config = dataclasses.asdict(self.config)
+        data = {key: config["data"][key] for key in _DATA_IDENTITY}
+        kept = {key: config[key] for key in ("seed", "model", "objective", "optimizer")}
+        store = self.source.store.fingerprint
+        return kept | {"data": data, "token_store": store, "steps": self.total_steps}
+
+
+_DATA_IDENTITY = (
+    "views",
+    "num_views",
+    "batch_size",
+    "block_size",
+    "row_length",
+    "max_length",
+    "seed",
+)
+
+
+def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run:
+    """Makes the parts of a run; reads or builds the token store, and loads or draws the model.
+
+    Raises:
+        SimjaxError: Data, tokenizer or model folder are missing or faulty.
+        UsageError: The configuration does not fit the data or the devices.
+    """
+    mesh = meshes.make_mesh(config.mesh, devices)
+    _, micro_blocks = blocks_per_device(
+        config.data.batch_size, config.data.block_size, config.train.micro_batch, mesh
+    )
+    tokenizer = make_tokenizer(config)
+    model, max_length = make_model(config, tokenizer)
+    store = pipeline.prepare(config.data, tokenizer)
+    source = BatchSource(
+        store,
+        config.data,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    total_steps = config.train.steps or max(1, round(config.train.epochs * source.steps_per_epoch))
+
+    graphdef, model_params = split(model)
+    system = make_system(config, graphdef, model.config, source)
+    params = system.init(model_params)
+    tx, schedule = optimizer.make(config.optimizer, total_steps, config.data.batch_size, params)
+    options = StepOptions(micro_blocks, config.mesh.gather, config.optimizer.clip_norm, config.seed)
+    step = make_step(system, tx, schedule, state_specs(params, tx, mesh), mesh, options)
+    encoder = SentenceEncoder(
+        model,
+        tokenizer,
+        normalize=True,
+        max_length=max_length,
+        training_head=keeps_head(config),
+    )
+    return Run(config, mesh, source, model, encoder, params, tx, step, total_steps)
+
+
+def make_system(
+    config: RunConfig, graphdef: Any, encoder: Any, source: BatchSource
+) -> ContrastiveSystem:
+    """The system of a configuration: one tower and its contrastive objective."""
+
+    def encode(params: Params, batch: Batch, dropout_key: Any, gather_layer: Any) -> jax.Array:
+        model = merge(graphdef, params)
+        return model(
+            batch.block, dropout_key=dropout_key, place=batch.place, gather_layer=gather_layer
+        )
+
+    return ContrastiveSystem(
+        encode=encode,
+        objective=config.objective,
+        views=Views(
+            positives=source.num_positives,
+            one_distribution=config.data.views == "dropout",
+            group=config.data.block_size,
+        ),
+        dropout=encoder.hidden_dropout > 0 or encoder.attention_dropout > 0,
+        dtype=jnp.dtype(config.model.dtype),
+    )
+
+
+def keeps_head(config: RunConfig) -> bool:
+    """Whether a pooler's dense layer is used after training: SimCSE drops it if unsupervised."""
+    return config.data.views != "dropout"
+
+
+def make_tokenizer(config: RunConfig) -> PreTrainedTokenizerFast:
+    """The tokenizer of a run. One that is learned is kept in the run folder.
+
+    Raises:
+        SimjaxError: There is none, or the texts to learn it from cannot be read.
+    """
+    wanted = config.tokenizer.source
+    if wanted != "train":
+        name = wanted or config.model.pretrained
+        if name is None:
+            raise SimjaxError("tokenizer.source: give a folder, hub id or vocab.txt, or `train`")
+        return load_tokenizer(name if Path(name).exists() else hf.resolve(name))
+    folder = Path(config.output) / "tokenizer"
+    if folder.is_dir():
+        return load_tokenizer(folder)
+    texts = (
+        text
+        for example in sources.read(config.data.source, config.data.root_path)
+        for text in (example.anchor, *example.positives, *example.negatives)
+    )
+    tokenizer = train_wordpiece(texts, config.tokenizer.vocab_size)
+    if jax.process_index() == 0:
+        draft = folder.with_name("tokenizer.partial")
+        tokenizer.save_pretrained(draft)
+        draft.rename(folder)
+    return tokenizer
+
+
+def make_model(
+    config: RunConfig, tokenizer: PreTrainedTokenizerFast
+) -> tuple[SentenceModel, int | None]:
+    """The model that training starts from, and the tokens per text that it is to be used with.
+
+    Raises:
+        SimjaxError: The folder is faulty, or the tokenizer does not fit the weights.
+    """
+    wanted = config.model
+    dtype = jnp.dtype(wanted.dtype)
+    if wanted.pretrained is not None:
+        loaded = hf.load(
+            hf.resolve(wanted.pretrained),
+            pooling=wanted.pooling,
+            dtype=dtype,
+            dropout=wanted.dropout,
+            seed=config.seed,
+        )
+        check_tokenizer(tokenizer, loaded.model.config)
+        return loaded.model, loaded.max_length
+    shape = dataclasses.replace(
+        wanted.encoder, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id or 0
+    )
+    if wanted.dropout is not None:
+        shape = dataclasses.replace(
+            shape, hidden_dropout=wanted.dropout, attention_dropout=wanted.dropout
+        )
+    model = SentenceModel(
+        shape, wanted.pooling or "mean", dtype=dtype, rngs=nnx.Rngs(params=config.seed)
+    )
+    # Positions beyond the training length are as random as at the start.
+    return model, config.data.max_length
