@@ -180,15 +180,15 @@ def reduce_grads(grads: Params, specs: Any, late: Any) -> Params:
 
     grads = jax.tree.map(scatter, grads, specs, late)
     leaves, treedef = jax.tree.flatten(grads)
-    split = [_split_axis(s) is not None for s in treedef.flatten_up_to(specs)]
+    split = [_split_axis(spec) is not None for spec in jax.tree.leaves(specs, is_leaf=is_spec)]
     # Two calls at most, each over many arrays, which the compiler makes one collective of.
     parts = iter(jax.lax.psum([g for g, s in zip(leaves, split, strict=True) if s], DATA))
     wholes = iter(jax.lax.psum([g for g, s in zip(leaves, split, strict=True) if not s], AXES))
-    return treedef.unflatten([next(parts) if s else next(wholes) for s in split])
+    return jax.tree.unflatten(treedef, [next(parts if s else wholes) for s in split])
 
 
 def global_sum(tree: Tree) -> Tree:
-    """The sum over the devices that an array differs on; the array itself outside of `shard_map`."""
+    """The sum over devices that an array differs on; the array itself outside of `shard_map`."""
 
     def one(x: jax.Array) -> jax.Array:
         axes = axes_of(x)

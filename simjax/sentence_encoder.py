@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from tokenizers import Encoding, Tokenizer
     from transformers import PreTrainedTokenizerFast
 
+    from simjax.export import ModelCard
+
 Texts: TypeAlias = str | Sequence[str]
 
 CHUNK = 4096
@@ -350,8 +352,19 @@ class SentenceEncoder:
                 found.append([h for h in hits if threshold is None or h.score >= threshold])
         return found
 
-    def save_pretrained(self, folder: Path | str, *, overwrite: bool = False) -> Path:
+    def save_pretrained(
+        self,
+        folder: Path | str,
+        *,
+        card: ModelCard | None = None,
+        overwrite: bool = False,
+    ) -> Path:
         """Write a folder that `from_pretrained`, sentence-transformers and transformers load.
+
+        Args:
+            folder: Where to.
+            card: What its README says of where the model comes from.
+            overwrite: Replace a model that was exported there before.
 
         Raises:
             SimjaxError: See `simjax.export.save`.
@@ -367,6 +380,7 @@ class SentenceEncoder:
             prompts=self.prompts,
             default_prompt=self.default_prompt,
             training_head=self.training_head,
+            card=card,
             overwrite=overwrite,
         )
 

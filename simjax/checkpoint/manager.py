@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import jax
 from jaxtyping import PyTree
@@ -47,6 +47,8 @@ class Checkpoints:
         folder: str | Path,
         config: CheckpointConfig | None = None,
         *,
+        best_metric: str | None = None,
+        best_mode: Literal["max", "min"] = "max",
         read_only: bool = False,
     ) -> None:
         """Opens ``folder`` and removes what interrupted saves left in it.
@@ -54,6 +56,8 @@ class Checkpoints:
         Args:
             folder: where the checkpoints are; made when missing.
             config: which of them stay.
+            best_metric: name of the metric whose best checkpoint stays as well; None keeps no best.
+            best_mode: whether its best value is the highest or the lowest.
             read_only: only look and restore, and touch nothing: another process may be training
                 here.
 
@@ -62,6 +66,8 @@ class Checkpoints:
         """
         self.folder = Path(folder).absolute()
         self.config = config or CheckpointConfig()
+        self.best_metric = best_metric
+        self.best_mode = best_mode
         self.read_only = read_only
         self._about: dict[int, dict[str, Any]] = {}
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
@@ -87,7 +93,7 @@ class Checkpoints:
         return steps[-1] if steps else None
 
     def best(self) -> int | None:
-        """The step with the best `CheckpointConfig.best_metric`, the earliest of equals."""
+        """The step with the best `best_metric`, the earliest of equals."""
         return self._best(self.steps())
 
     def metrics(self, step: int) -> dict[str, float]:
@@ -270,10 +276,10 @@ class Checkpoints:
         return self._about[step]
 
     def _best(self, steps: list[int]) -> int | None:
-        name = self.config.best_metric
+        name = self.best_metric
         if name is None:
             return None
-        sign = 1.0 if self.config.best_mode == "max" else -1.0
+        sign = 1.0 if self.best_mode == "max" else -1.0
         scores = {step: sign * self.metrics(step).get(name, float("nan")) for step in steps}
         scores = {step: score for step, score in scores.items() if score == score}
         return max(scores, key=lambda step: (scores[step], -step)) if scores else None

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeAlias
 
 import jax
@@ -150,27 +152,27 @@ def contrastive_loss(
         labels=labels,
     )
     scale = jnp.asarray(scale, jnp.float32)
-    options = {
-        "scale": scale,
-        "max_scale": config.max_scale if config.learnable_temperature else 1 / config.temperature,
-        "false_negatives": config.false_negatives,
-        "t": config.uniformity_t,
-        "dtype": dtype,
-    }
-    stats = pair_lse(
+    lse = partial(
+        pair_lse,
+        scale=scale,
+        max_scale=config.max_scale if config.learnable_temperature else 1 / config.temperature,
+        false_negatives=config.false_negatives,
+        t=config.uniformity_t,
+        dtype=dtype,
+    )
+    stats = lse(
         sides.anchors,
         sides.keys,
         sides.anchor_ids,
         sides.key_ids,
         columns=config.directions != "forward",
-        **options,
     )
     cosine = (sides.anchors[:, None] * sides.positives).sum(-1)
     hard_lse, hard_max = _own_hard_negatives(sides, scale, config)
     forward = _merge(stats.row, hard_lse)[:, None]
     backward = _by_positive(stats.col, sides) if stats.col is not None else None
-    if config.directions == "joint":
-        within = _within_sides(sides, options)
+    if backward is not None and config.directions == "joint":
+        within = _within_sides(sides, lse)
         total = _merge(forward, backward, within)
         terms = [_Term(total - scale * cosine, sides.has_positive, joint=True)]
     else:
@@ -265,18 +267,13 @@ def _by_positive(x: Float[Array, "N"], sides: _Sides) -> Float[Array, "n P"]:
     return x[: n * p].reshape(p, n).T
 
 
-def _within_sides(sides: _Sides, options: dict) -> Float[Array, "n P"]:
+def _within_sides(sides: _Sides, lse: Callable[..., PairStats]) -> Float[Array, "n P"]:
     """Log-sum-exp of anchor-anchor and key-key negatives, for each anchor and positive."""
-    anchors = pair_lse(
-        sides.anchors,
-        sides.anchors,
-        sides.anchor_ids,
-        sides.anchors_as_keys,
-        one_side=True,
-        **options,
+    anchors = lse(
+        sides.anchors, sides.anchors, sides.anchor_ids, sides.anchors_as_keys, one_side=True
     )
     positives, positive_ids = sides.positives_as_anchors
-    keys = pair_lse(positives, sides.keys, positive_ids, sides.key_ids, one_side=True, **options)
+    keys = lse(positives, sides.keys, positive_ids, sides.key_ids, one_side=True)
     return _merge(anchors.row[:, None], _by_positive(keys.row, sides))
 
 

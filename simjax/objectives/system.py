@@ -83,11 +83,12 @@ class ContrastiveSystem:
     ) -> tuple[Float[Array, ""], Metrics]:
         """This device's part of the loss of the global batch, and the batch's metrics."""
         blocks, size, views, width = embeddings.shape
-        example = batch.place[:, None] * size + jnp.arange(size, dtype=batch.place.dtype)
+        ids, labels, place = (jnp.asarray(x) for x in (batch.ids, batch.labels, batch.place))
+        example = place[:, None] * size + jnp.arange(size, dtype=place.dtype)
         return contrastive_loss(
             embeddings.reshape(blocks * size, views, width),
-            batch.ids.reshape(blocks * size, views),
-            batch.labels.reshape(-1),
+            ids.reshape(blocks * size, views),
+            labels.reshape(-1),
             example.reshape(-1),
             self.scale(params),
             self.objective,

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -66,7 +66,10 @@ class _Cols(NamedTuple):
     ids: KeyIds
 
 
-def _cut(tree: _Rows | _Cols, size: int) -> _Rows | _Cols:
+_Tiles = TypeVar("_Tiles", _Rows, _Cols)
+
+
+def _cut(tree: _Tiles, size: int) -> _Tiles:
     """Pads with `ABSENT` rows and cuts into tiles of ``size``."""
 
     def one(x: Array) -> Array:
@@ -128,7 +131,6 @@ def forward(
     """`PairStats`, a tile at a time; see `simjax.ops.pair_lse`."""
     rows = _cut(_Rows(anchors, anchor_ids), tiling.rows)
     cols = _cut(_Cols(keys, key_ids), tiling.cols)
-    row_tiles, col_tiles = rows.x.shape[0], cols.y.shape[0]
 
     def tile(carry: tuple, col: tuple) -> tuple:
         row, row_sums, row_max, spread, pairs = carry
@@ -136,7 +138,6 @@ def forward(
         cosines = _cosines(row.x, key.y)
         mask = negatives(row.ids, key.ids, tiling)
         if tiling.bounded:
-            # Not reduced straight from `exp`: each reduction would compute it anew.
             terms = jnp.where(mask, jnp.exp(scale * cosines - tiling.max_scale), 0.0)
             row_sums = row_sums._replace(total=row_sums.total + terms.sum(axis=1))
             if tiling.columns:
@@ -152,16 +153,17 @@ def forward(
         pairs += apart.sum(axis=1, dtype=jnp.float32)
         return (row, row_sums, row_max, spread, pairs), col_sums
 
-    def row_of_tiles(col_sums: _Sums, row: _Rows) -> tuple:
+    def row_of_tiles(col_sums: _Sums, row: _Rows) -> tuple[_Sums, tuple]:
         zero = jnp.zeros(tiling.rows, jnp.float32)
         start = (_empty((tiling.rows,), tiling), zero - jnp.inf, zero, zero)
         carry = (row, *vary_like(start, anchors))
         (_, *sums), col_sums = jax.lax.scan(tile, carry, (cols, col_sums))
-        return col_sums, sums
+        return col_sums, tuple(sums)
 
-    shape = (col_tiles, tiling.cols) if tiling.columns else (col_tiles, 0)
-    col_sums = vary_like(_empty(shape, tiling), anchors)
-    col_sums, (row_sums, row_max, spread, pairs) = jax.lax.scan(row_of_tiles, col_sums, rows)
+    shape = (cols.y.shape[0], tiling.cols if tiling.columns else 0)
+    start = vary_like(_empty(shape, tiling), anchors)
+    col_sums, by_row = jax.lax.scan(row_of_tiles, start, rows)
+    row_sums, row_max, spread, pairs = by_row
     return PairStats(
         row=row_sums.lse().reshape(-1)[: anchors.shape[0]],
         col=col_sums.lse().reshape(-1)[: keys.shape[0]] if tiling.columns else None,
@@ -188,17 +190,19 @@ def backward(
 
     def cut_lse(lse: Array, grad: Array, size: int) -> tuple[Array, Array]:
         """Log-sum-exps made finite, and gradients that are zero where there was nothing."""
-        some = jnp.isfinite(lse)
         padding = [(0, -lse.shape[0] % size)]
+        some = jnp.isfinite(lse)
         lse, grad = jnp.where(some, lse, 0.0), jnp.where(some, grad, 0.0)
         if tiling.bounded:
             # One exponential serves rows and columns: softmax = exp(s - max) * exp(max - lse).
             grad = grad * jnp.exp(tiling.max_scale - jnp.where(some, lse, tiling.max_scale))
-        return tuple(jnp.pad(v, padding).reshape(-1, size) for v in (lse, grad))
+        lse, grad = jnp.pad(lse, padding), jnp.pad(grad, padding)
+        return lse.reshape(-1, size), grad.reshape(-1, size)
 
     row_lse = cut_lse(stats.row, g_row, tiling.rows)
-    columns = tiling.columns and stats.col is not None and g_col is not None
-    col_lse = cut_lse(stats.col, g_col, tiling.cols) if columns else None
+    col_lse = None
+    if stats.col is not None and g_col is not None:
+        col_lse = cut_lse(stats.col, g_col, tiling.cols)
 
     def weights(cosines: Array, mask: Array, by_row: tuple, by_col: tuple | None) -> Array:
         lse, grad = by_row
@@ -222,13 +226,13 @@ def backward(
         d_col += _product(weight, row.x, 0)
         return (row, by_row, d_row), d_col
 
-    def row_of_tiles(d_cols: Array, row: tuple) -> tuple:
+    def row_of_tiles(d_cols: Array, row: tuple) -> tuple[Array, Array]:
         start = vary_like(jnp.zeros(row[0].x.shape, jnp.float32), anchors)
         (_, _, d_row), d_cols = jax.lax.scan(tile, (*row, start), (cols, col_lse, d_cols))
         return d_cols, d_row
 
-    d_cols = vary_like(jnp.zeros(cols.y.shape, jnp.float32), anchors)
-    d_cols, d_rows = jax.lax.scan(row_of_tiles, d_cols, (rows, row_lse))
+    start = vary_like(jnp.zeros(cols.y.shape, jnp.float32), anchors)
+    d_cols, d_rows = jax.lax.scan(row_of_tiles, start, (rows, row_lse))
     width = anchors.shape[1]
     d_rows = d_rows.reshape(-1, width)[: anchors.shape[0]]
     d_cols = d_cols.reshape(-1, width)[: keys.shape[0]]

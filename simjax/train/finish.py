@@ -1,1 +1,118 @@
-def export(*a): pass
+"""What a run leaves behind: the model of its best step as a folder that others load."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from simjax import export
+from simjax.checkpoint.manager import Checkpoints
+from simjax.errors import SimjaxError
+from simjax.models.sentence_model import SentenceModel, split
+from simjax.sentence_encoder import SentenceEncoder
+from simjax.train import config as run_config
+from simjax.train.config import RunConfig
+from simjax.train.setup import make_encoder, make_model, make_tokenizer
+from simjax.train.state import TrainState
+from simjax.types import Params
+
+EVALUATION = "eval/"
+"""Prefix of evaluation scores in the metrics of a run."""
+
+
+def open_checkpoints(folder: Path, config: RunConfig, *, read_only: bool = False) -> Checkpoints:
+    """The checkpoints in a run folder, the best by `evaluation.metric` among those that stay."""
+    from simjax.eval import tasks
+
+    metric = config.evaluation.metric
+    return Checkpoints(
+        folder / "checkpoints",
+        config.checkpoint,
+        best_metric=None if metric is None else EVALUATION + metric,
+        best_mode="max" if metric is None or tasks.higher_is_better(metric) else "min",
+        read_only=read_only,
+    )
+
+
+def export_model(
+    config: RunConfig,
+    encoder: SentenceEncoder,
+    folder: Path,
+    *,
+    step: int,
+    scores: Mapping[str, float],
+    overwrite: bool,
+) -> Path:
+    """Writes an encoder of a run, with a card that says how it came about.
+
+    Raises:
+        SimjaxError: The folder holds something else, or cannot be written.
+    """
+    recipe = dataclasses.asdict(config)
+    for key in ("output", "checkpoint"):
+        del recipe[key]
+    card = export.ModelCard(
+        name=Path(config.output).name,
+        base_model=config.model.pretrained,
+        recipe={"step": step, **_without_paths(recipe)},
+        scores=scores,
+    )
+    return encoder.save_pretrained(folder, card=card, overwrite=overwrite)
+
+
+def _without_paths(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe that tells nobody where things lie on this machine."""
+    data = {key: value for key, value in recipe["data"].items() if key not in ("root", "cache")}
+    return recipe | {"data": data}
+
+
+def export_run(run: Path, folder: Path, *, step: int | None = None, overwrite: bool = False) -> int:
+    """Writes the model of a run's checkpoint, whether the run has ended or not.
+
+    Args:
+        run: A run folder.
+        folder: Where to.
+        step: Which checkpoint; None takes the best by `evaluation.metric`, else the newest.
+        overwrite: Replace a model that was exported there before.
+
+    Returns:
+        The step.
+
+    Raises:
+        SimjaxError: No run, no such checkpoint, or one that is damaged; or the folder is in use.
+    """
+    path = run / "config.yaml"
+    if not path.is_file():
+        raise SimjaxError(f"{run}: is no run folder (it has no config.yaml)")
+    config = dataclasses.replace(run_config.load(path), output=str(run))
+    tokenizer = make_tokenizer(config)
+    model, max_length = make_model(config, tokenizer)
+    with open_checkpoints(run, config, read_only=True) as checkpoints:
+        chosen = step or checkpoints.best() or checkpoints.latest()
+        if chosen is None:
+            raise SimjaxError(f"{run}: has no checkpoint yet; train it first")
+        params = restore_model(checkpoints, chosen, model)
+        scores = {
+            name.removeprefix(EVALUATION): value
+            for name, value in checkpoints.metrics(chosen).items()
+        }
+    encoder = make_encoder(config, model, tokenizer, max_length).replace(params)
+    export_model(config, encoder, folder, step=chosen, scores=scores, overwrite=overwrite)
+    return chosen
+
+
+def restore_model(checkpoints: Checkpoints, step: int, model: SentenceModel) -> Params:
+    """A checkpoint's parameters of the model, on this process's first device.
+
+    Raises:
+        SimjaxError: The checkpoint is missing, damaged or of another model.
+    """
+    _, params = split(model)
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+    wanted = TrainState({"model": shapes}, (), None)
+    restored, _ = checkpoints.restore(step, wanted, partial=True)
+    return restored.params["model"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +32,6 @@ from simjax.train.signals import StopRequest
 from simjax.train.state import TrainState
 from simjax.types import Params
 
-EVALUATION = "eval/"
-"""Prefix of evaluation scores in the metrics."""
-
 
 def train(config: RunConfig, *, console: Console | None = None) -> dict[str, Any]:
     """Trains by a configuration; goes on where the output folder left off.
@@ -54,7 +51,7 @@ def train(config: RunConfig, *, console: Console | None = None) -> dict[str, Any
     evaluation = tasks.load(config.evaluation, config.data.root_path)
     run = set_up(config)
     with ExitStack() as stack:
-        checkpoints = stack.enter_context(_checkpoints(folder, config))
+        checkpoints = stack.enter_context(finish.open_checkpoints(folder, config))
         checkpoints.identify(run.identity())
         if jax.process_index() == 0:
             (folder / "config.yaml").write_text(run_config.dump(config), encoding="utf-8")
@@ -86,15 +83,22 @@ def train(config: RunConfig, *, console: Console | None = None) -> dict[str, Any
         best, params = _best(run, checkpoints, state)
         after = loop.scores(params) if best != step else loop.last_scores
     before = {
-        name.removeprefix(EVALUATION): value
+        name.removeprefix(finish.EVALUATION): value
         for line in metrics_file.read(folder / metrics_file.FILE)
         if line["step"] == 0
         for name, value in line.items()
-        if name.startswith(EVALUATION)
+        if name.startswith(finish.EVALUATION)
     }
     scores = {"steps": step, "best_step": best, "before": before, "after": after}
     if jax.process_index() == 0:
-        finish.export(run, params, scores, folder / "export")
+        finish.export_model(
+            config,
+            run.encoder.replace(params),
+            folder / "export",
+            step=best,
+            scores=after,
+            overwrite=True,
+        )
         if after:
             baseline = tasks.baseline(evaluation)
             columns = {"before": before, f"step {best}": after}
@@ -124,15 +128,6 @@ def open_folder(config: RunConfig) -> Path:
     return folder
 
 
-def _checkpoints(folder: Path, config: RunConfig) -> Checkpoints:
-    metric = config.evaluation.metric
-    chosen = config.checkpoint
-    if metric is not None:
-        mode = "max" if tasks.higher_is_better(metric) else "min"
-        chosen = replace(chosen, best_metric=EVALUATION + metric, best_mode=mode)
-    return Checkpoints(folder / "checkpoints", chosen)
-
-
 def _restore(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
     step = checkpoints.latest()
     if step is None:
@@ -151,9 +146,7 @@ def _best(run: Run, checkpoints: Checkpoints, state: TrainState) -> tuple[int, P
     best = checkpoints.best() or last
     if best == last:
         return last, local_params(run, state.params["model"])
-    wanted = TrainState(params=run.abstract_state().params, opt_state=(), step=None)
-    restored, _ = checkpoints.restore(best, wanted, partial=True)
-    return best, local_params(run, restored.params["model"])
+    return best, finish.restore_model(checkpoints, best, run.model)
 
 
 def local_params(run: Run, params: Params) -> Params:
@@ -268,7 +261,7 @@ class _Loop:
         """Evaluates the state and records the scores."""
         self.last_scores = self.scores(local_params(self.run_, state.params["model"]))
         if record and self.last_scores:
-            self.writer.write(step, {EVALUATION + k: v for k, v in self.last_scores.items()})
+            self.writer.write(step, {finish.EVALUATION + k: v for k, v in self.last_scores.items()})
             metric = self.run_.config.evaluation.metric
             if metric is not None:
                 self.progress.print(f"step {step}: {metric} {self.last_scores[metric]:.2f}")
@@ -342,5 +335,5 @@ class _Loop:
         return step == self.run_.total_steps or (every > 0 and step % every == 0)
 
     def _save(self, state: TrainState, step: int, scores: dict[str, float]) -> None:
-        metrics = {EVALUATION + name: value for name, value in scores.items()}
+        metrics = {finish.EVALUATION + name: value for name, value in scores.items()}
         self.checkpoints.save(step, state, {"next_index": step}, metrics)

@@ -116,13 +116,7 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
     tx, schedule = optimizer.make(config.optimizer, total_steps, config.data.batch_size, params)
     options = StepOptions(micro_blocks, config.mesh.gather, config.optimizer.clip_norm, config.seed)
     step = make_step(system, tx, schedule, state_specs(params, tx, mesh), mesh, options)
-    encoder = SentenceEncoder(
-        model,
-        tokenizer,
-        normalize=True,
-        max_length=max_length,
-        training_head=keeps_head(config),
-    )
+    encoder = make_encoder(config, model, tokenizer, max_length)
     return Run(config, mesh, source, model, encoder, params, tx, step, total_steps)
 
 
@@ -133,9 +127,8 @@ def make_system(
 
     def encode(params: Params, batch: Batch, dropout_key: Any, gather_layer: Any) -> jax.Array:
         model = merge(graphdef, params)
-        return model(
-            batch.block, dropout_key=dropout_key, place=batch.place, gather_layer=gather_layer
-        )
+        place = jnp.asarray(batch.place)
+        return model(batch.block, dropout_key=dropout_key, place=place, gather_layer=gather_layer)
 
     return ContrastiveSystem(
         encode=encode,
@@ -150,9 +143,24 @@ def make_system(
     )
 
 
-def keeps_head(config: RunConfig) -> bool:
-    """Whether a pooler's dense layer is used after training: SimCSE drops it if unsupervised."""
-    return config.data.views != "dropout"
+def make_encoder(
+    config: RunConfig,
+    model: SentenceModel,
+    tokenizer: PreTrainedTokenizerFast,
+    max_length: int | None,
+) -> SentenceEncoder:
+    """The model as it is used: unit vectors, since it is trained on cosines.
+
+    A `cls_mlp` pooler keeps its dense layer after supervised training and drops it after
+    unsupervised, as SimCSE does.
+    """
+    return SentenceEncoder(
+        model,
+        tokenizer,
+        normalize=True,
+        max_length=max_length,
+        training_head=config.data.views != "dropout",
+    )
 
 
 def make_tokenizer(config: RunConfig) -> PreTrainedTokenizerFast:

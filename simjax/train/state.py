@@ -29,7 +29,7 @@ class TrainState:
 
     params: Params
     opt_state: optax.OptState
-    step: Int[Array, ""]
+    step: Int[Array, ""] | Any
 
 
 def is_stacked(path: tuple[Any, ...]) -> bool:
@@ -38,7 +38,7 @@ def is_stacked(path: tuple[Any, ...]) -> bool:
 
 
 def state_specs(params: Params, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """The partition of every leaf of the state: optimiser moments lie as their parameters do."""
+    """A state of partitions, one for each leaf: optimiser moments lie as their parameters do."""
     specs = meshes.param_specs(params, mesh, stacked=is_stacked)
     opt_state = jax.eval_shape(tx.init, params)
     opt_specs = optax.tree_utils.tree_map_params(

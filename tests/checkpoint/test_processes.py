@@ -34,7 +34,7 @@ rest = jax.jit(
     lambda n: {"step": n, "key": jax.random.key(3), "empty": jnp.zeros((0, 2))},
     out_shardings=whole,
 )
-with Checkpoints(folder, CheckpointConfig(keep=1, best_metric="dev")) as checkpoints:
+with Checkpoints(folder, CheckpointConfig(keep=1), best_metric="dev") as checkpoints:
     checkpoints.identify({"seed": 1})
     for step, score in ((1, 0.5), (2, 0.9), (3, 0.1), (4, 0.2)):
         state = {"kernel": kernel * step, **rest(step)}
