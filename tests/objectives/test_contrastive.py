@@ -155,9 +155,18 @@ def shared_ids(n, views, seed=1):
 
 
 @pytest.mark.parametrize("directions", ["forward", "symmetric", "joint"])
-@pytest.mark.parametrize("loss", ["infonce", "dcl", "flatnce"])
-@pytest.mark.parametrize("rule", ["none", "text", "label"])
-def test_the_loss_is_its_definition_in_float64(directions, loss, rule):
+@pytest.mark.parametrize(
+    ("loss", "rule", "positives"),
+    [
+        ("infonce", "none", 2),
+        ("infonce", "text", 1),
+        ("infonce", "text", 2),
+        ("infonce", "label", 1),
+        ("dcl", "text", 2),
+        ("flatnce", "text", 2),
+    ],
+)
+def test_the_loss_is_its_definition_in_float64(directions, loss, rule, positives):
     x = embeddings(n=10, views=4)
     ids = shared_ids(10, 4)
     x = np.where((ids == -1)[..., None], 0, x).astype(np.float32)
@@ -165,12 +174,10 @@ def test_the_loss_is_its_definition_in_float64(directions, loss, rule):
     config = ObjectiveConfig(
         loss=loss, directions=directions, false_negatives=rule, hard_negative_weight=2.5
     )
-    for positives in (1, 2):
-        value, _ = ours(x, config, ids=ids, labels=labels, positives=positives)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            safe = np.where((ids == -1)[..., None], 1.0, x)
-            expected = Definition(safe, config, ids, labels, positives).loss()
-        np.testing.assert_allclose(float(value), expected, rtol=2e-6, atol=2e-6)
+    value, _ = ours(x, config, ids=ids, labels=labels, positives=positives)
+    safe = np.where((ids == -1)[..., None], 1.0, x)  # absent texts are asked about nowhere
+    expected = Definition(safe, config, ids, labels, positives).loss()
+    np.testing.assert_allclose(float(value), expected, rtol=2e-6, atol=2e-6)
 
 
 def torch_gradient(x, loss):
