@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+import math
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
+
+
+def settle(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
+    """`x`, kept in memory in the order of its dimensions.
+
+    The CPU's fast bfloat16 products take only operands that lie so, and the compiler would
+    otherwise fold a transposition into the product and leave the fast path (float32 products
+    take any order). Passing through one dimension pins the order; elsewhere this does nothing.
+    """
+    if x.dtype == jnp.float32:
+        return x
+    return jax.lax.platform_dependent(
+        x,
+        cpu=lambda x: jax.lax.optimization_barrier(x.reshape(-1)).reshape(x.shape),
+        default=lambda x: x,
+    )
 
 
 @jax.custom_vjp
@@ -34,13 +52,42 @@ def _product_backward(
     residuals: tuple[Array, Array, Array], cotangent: Array
 ) -> tuple[Array, Array, Array]:
     x, kernel, bias = residuals
-    to_x = jnp.dot(cotangent, kernel.astype(x.dtype).T, preferred_element_type=jnp.float32)
-    to_kernel = jnp.dot(x.T, cotangent, preferred_element_type=jnp.float32)
+    to_x = jnp.dot(cotangent, settle(kernel.astype(x.dtype).T), preferred_element_type=jnp.float32)
+    to_kernel = jnp.dot(settle(x.T), cotangent, preferred_element_type=jnp.float32)
     to_bias = jnp.sum(cotangent, axis=0, dtype=jnp.float32)
     return to_x.astype(x.dtype), to_kernel.astype(kernel.dtype), to_bias.astype(bias.dtype)
 
 
 rounded_product.defvjp(_product_forward, _product_backward)
+
+
+@jax.custom_vjp
+def gelu(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
+    """`x Phi(x)` with the normal distribution function (Hendrycks & Gimpel, arXiv 1606.08415).
+
+    Exact and computed in float32. Its gradient keeps `x` alone, where differentiating through
+    the formula keeps three arrays of that size.
+    """
+    return _gelu_forward(x)[0]
+
+
+def _normal_distribution(x: Array) -> Array:
+    return 0.5 * (1.0 + jax.lax.erf(x * math.sqrt(0.5)))
+
+
+def _gelu_forward(x: Array) -> tuple[Array, Array]:
+    wide = x.astype(jnp.float32)
+    return (wide * _normal_distribution(wide)).astype(x.dtype), x
+
+
+def _gelu_backward(x: Array, cotangent: Array) -> tuple[Array]:
+    wide = x.astype(jnp.float32)
+    density = jnp.exp(-0.5 * jnp.square(wide)) * (1.0 / math.sqrt(2.0 * math.pi))
+    slope = _normal_distribution(wide) + wide * density
+    return ((slope * cotangent.astype(jnp.float32)).astype(x.dtype),)
+
+
+gelu.defvjp(_gelu_forward, _gelu_backward)
 
 
 class Dense(nnx.Module):

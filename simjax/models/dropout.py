@@ -36,6 +36,11 @@ def dropped_levels(rate: float) -> int:
     return levels
 
 
+def rescale(rate: float) -> float:
+    """By how much what is kept grows: the inverse of the mask's true rate of keeping."""
+    return _LEVELS / (_LEVELS - dropped_levels(rate))
+
+
 def row_keys(key: Key[Array, ""], place: Int[Array, "K"], num_rows: int) -> UInt32[Array, "K*R 2"]:
     """One threefry key per row: `fold_in(fold_in(key, place[k]), row)`, as raw words."""
 
@@ -102,6 +107,5 @@ def dropout(
     """Zero elements at `rate` and rescale the others by the mask's true rate; off without keys."""
     if keys is None or rate == 0.0:
         return x
-    scale = _LEVELS / (_LEVELS - dropped_levels(rate))
     keep = keep_mask(keys, site, x.shape[1:], rate)
-    return jnp.where(keep, x * jnp.asarray(scale, x.dtype), jnp.zeros((), x.dtype))
+    return jnp.where(keep, x * jnp.asarray(rescale(rate), x.dtype), jnp.zeros((), x.dtype))

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, UInt32
 from simjax.errors import UsageError
 from simjax.models import dropout as drop
 from simjax.models.attention import attend, same_text
-from simjax.models.dense import Dense, LayerNorm
+from simjax.models.dense import Dense, LayerNorm, gelu
 from simjax.types import Params
 
 Family = Literal["bert", "roberta", "xlm-roberta"]
@@ -85,7 +85,7 @@ class EncoderConfig:
 
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
-    "gelu": lambda x: jax.nn.gelu(x, approximate=False),
+    "gelu": gelu,
     "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
@@ -140,19 +140,16 @@ class Layer(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "N L D"],
-        text: Int[Array, "N L"],
+        bias: Float[Array, "N L L"],
         keys: UInt32[Array, "N 2"] | None,
         layer: Int[Array, ""],
     ) -> Float[Array, "N L D"]:
         """One layer; `layer` counts from 1 and with `keys` decides the dropout masks."""
         config, site = self.config, layer * _SITES_PER_LAYER
+        rate = config.attention_dropout
+        attention_keys = keys if rate > 0.0 else None
         context = attend(
-            self.qkv(x),
-            same_text(text),
-            config.num_heads,
-            keys=keys,
-            site=site + _ATTENTION,
-            rate=config.attention_dropout,
+            self.qkv(x), bias, attention_keys, site + _ATTENTION, config.num_heads, rate
         )
         attended = drop.dropout(
             self.attention_output(context), keys, site + _ATTENTION_OUTPUT, config.hidden_dropout
@@ -199,6 +196,7 @@ class Encoder(nnx.Module):
         config = self.config
         x = self.embeddings(tokens, positions, self.dtype)
         x = drop.dropout(x, keys, 0, config.hidden_dropout)
+        bias = same_text(text)
         graphdef, state = nnx.split(self.layers)
         stacked = nnx.to_pure_dict(state)
 
@@ -206,7 +204,7 @@ class Encoder(nnx.Module):
             params, layer = scanned
             if gather_layer is not None:
                 params = gather_layer(params)
-            return nnx.merge(graphdef, params)(x, text, keys, layer), None
+            return nnx.merge(graphdef, params)(x, bias, keys, layer), None
 
         def run(x: Array, start: int, stop: int) -> Array:
             if start == stop:
