@@ -226,3 +226,10 @@ def test_dropout_views_need_only_one_rate_above_zero(tmp_path: Path) -> None:
     run_config.load(path, ["--model.encoder.hidden_dropout=0"])
     # A pretrained encoder brings rates of its own.
     run_config.load(path, ["--model.pretrained=x", "--tokenizer.source=null"])
+
+
+def test_recipes_of_the_repository_are_valid() -> None:
+    recipes = sorted((Path(__file__).parents[2] / "configs").glob("**/*.yaml"))
+    assert recipes, "no recipe in configs/"
+    for recipe in recipes:
+        run_config.load(recipe)

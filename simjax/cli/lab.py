@@ -1,0 +1,26 @@
+"""Measure speed and memory beside other libraries."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+
+from simjax.cli.arguments import add_command
+
+BENCHES = {
+    "encode": "sentences per second beside sentence-transformers",
+    "train": "training steps beside sentence-transformers",
+    "loss": "time and memory of the loss beside dense PyTorch and dense JAX",
+}
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare `bench` and the benchmarks below it."""
+    studies = parser.add_subparsers(metavar="STUDY", title="studies", required=True)
+    bench = studies.add_parser(
+        "bench", help="run a benchmark", description="Run a benchmark and print its ratios."
+    )
+    benches = bench.add_subparsers(metavar="BENCH", title="benchmarks", required=True)
+    for name, summary in BENCHES.items():
+        module = importlib.import_module(f"simjax.lab.bench.{name}")
+        add_command(benches, name, summary, module.add_arguments, module.run)

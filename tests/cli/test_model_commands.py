@@ -1,0 +1,191 @@
+"""encode, search and evaluate on a tiny model."""
+
+import gzip
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from simjax.sentence_encoder import SentenceEncoder
+
+from .conftest import TEXTS
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Path:
+    path = tmp_path / "corpus.txt"
+    path.write_text("\n".join(TEXTS) + "\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def embeddings(model_folder: Path) -> np.ndarray:
+    """Of TEXTS, each by itself."""
+    encoder = SentenceEncoder.from_pretrained(model_folder)
+    return np.stack([encoder.encode(text, normalize=False) for text in TEXTS])
+
+
+def unit(x: np.ndarray) -> np.ndarray:
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def test_encode_writes_a_row_per_line(simjax, model_folder, corpus, embeddings, tmp_path) -> None:
+    output = tmp_path / "new" / "x.npy"
+    status, out, _ = simjax("encode", model_folder, corpus, output)
+    assert status == 0
+    assert out == f"{output}: 5 embeddings of width 16\n"
+    found = np.load(output)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, embeddings, atol=1e-6)
+    assert [path.name for path in output.parent.iterdir()] == ["x.npy"]
+
+
+def test_encode_options(simjax, model_folder, corpus, embeddings, tmp_path) -> None:
+    output = tmp_path / "x.npy"
+    arguments = ["encode", model_folder, corpus, output]
+    assert simjax(*arguments, "--normalize").status == 0
+    np.testing.assert_allclose(np.load(output), unit(embeddings), atol=1e-6)
+    assert simjax(*arguments, "--truncate_dim", "4", "--normalize").status == 0
+    np.testing.assert_allclose(np.load(output), unit(embeddings[:, :4]), atol=1e-6)
+    assert simjax(*arguments, "--max_length", "3").status == 0
+    assert np.abs(np.load(output) - embeddings).max() > 1e-3
+    assert simjax(*arguments, "--prompt", "the cat ").status == 0
+    assert np.abs(np.load(output) - embeddings).max() > 1e-3
+
+
+def test_encode_keeps_empty_lines(simjax, model_folder, tmp_path, embeddings) -> None:
+    path = tmp_path / "x.txt.gz"
+    path.write_bytes(gzip.compress(f"{TEXTS[0]}\r\n\n{TEXTS[1]}".encode()))
+    assert simjax("encode", model_folder, path, tmp_path / "x.npy").status == 0
+    found = np.load(tmp_path / "x.npy")
+    np.testing.assert_allclose(found[[0, 2]], embeddings[:2], atol=1e-6)
+
+
+def test_encode_reads_standard_input(simjax, model_folder, tmp_path, embeddings, monkeypatch):
+    lines = "\n".join(TEXTS).encode()
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(lines)))
+    assert simjax("encode", model_folder, "-", tmp_path / "x.npy").status == 0
+    np.testing.assert_allclose(np.load(tmp_path / "x.npy"), embeddings, atol=1e-6)
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"a\n\xff\n")))
+    status, _, err = simjax("encode", model_folder, "-", tmp_path / "x.npy")
+    assert (status, err) == (1, "simjax: standard input:2: not valid UTF-8\n")
+
+
+@pytest.mark.parametrize(
+    ("content", "output", "status", "names"),
+    [
+        (b"a\n\xe9\n", "x.npy", 1, "in.txt:2: not valid UTF-8"),
+        (b"", "x.npy", 1, "in.txt: holds no text"),
+        (b"\n \n", "x.npy", 1, "in.txt: holds no text"),
+        (None, "x.npy", 1, "in.txt: no such file"),
+        (b"a\n", "x.txt", 2, "OUTPUT must end in .npy"),
+    ],
+)
+def test_encode_refuses(simjax, model_folder, tmp_path, content, output, status, names) -> None:
+    path = tmp_path / "in.txt"
+    if content is not None:
+        path.write_bytes(content)
+    outcome = simjax("encode", model_folder, path, tmp_path / output)
+    assert outcome.status == status
+    assert outcome.err.startswith("simjax: ") and outcome.err.count("\n") == 1
+    assert names in outcome.err
+    assert not (tmp_path / output).exists()
+
+
+def test_models_that_are_none(simjax, corpus, tmp_path) -> None:
+    for name in (tmp_path / "absent", corpus):
+        status, _, err = simjax("search", name, corpus, "x")
+        assert status == 1
+        assert str(name) in err and err.count("\n") == 1
+
+
+def test_search_ranks_by_cosine(simjax, model_folder, corpus, embeddings, tmp_path) -> None:
+    corpus.write_text("\n" + corpus.read_text(), encoding="utf-8")
+    query = TEXTS[3]
+    status, out, _ = simjax(
+        "search", model_folder, corpus, query, "zzz", "--top_k", 3, "--json", tmp_path / "x.json"
+    )
+    assert status == 0
+    scores = unit(embeddings) @ unit(embeddings)[3]
+    best = np.argsort(-scores, kind="stable")[:3]
+    found = json.loads((tmp_path / "x.json").read_text())["queries"]
+    assert [entry["query"] for entry in found] == [query, "zzz"]
+    # The file's first line is empty.
+    assert [hit["line"] for hit in found[0]["hits"]] == [int(i) + 2 for i in best]
+    assert [hit["text"] for hit in found[0]["hits"]] == [TEXTS[i] for i in best]
+    np.testing.assert_allclose([h["score"] for h in found[0]["hits"]], scores[best], atol=1e-5)
+    lines = out.splitlines()
+    assert lines[0] == query
+    assert lines[1].split(maxsplit=3) == ["1", "1.0000", "5", TEXTS[3]]
+
+
+def test_search_threshold(simjax, model_folder, corpus) -> None:
+    status, out, _ = simjax("search", model_folder, corpus, TEXTS[0], "--threshold", "0.9999")
+    assert status == 0
+    assert len(out.splitlines()) == 2
+    assert "nothing" in simjax("search", model_folder, corpus, "a", "--threshold", "1.5").out
+
+
+def test_evaluate_a_file_of_pairs(simjax, model_folder, embeddings, tmp_path) -> None:
+    gold = [5.0, 1.0, 3.0, 4.5]
+    rows = [f"{TEXTS[i]}\t{TEXTS[i + 1]}\t{gold[i]}" for i in range(4)]
+    path = tmp_path / "pairs.tsv"
+    path.write_text("sentence1\tsentence2\tscore\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    status, out, _ = simjax(
+        "evaluate",
+        model_folder,
+        "--sts",
+        path,
+        "--json",
+        tmp_path / "x.json",
+        "--plot",
+        tmp_path / "x.png",
+    )
+    assert status == 0
+    x = unit(embeddings.astype(np.float64))
+    cosine = np.sum(x[:4] * x[1:], axis=1)
+    figures = json.loads((tmp_path / "x.json").read_text())
+    assert figures["model"] == str(model_folder)
+    assert figures["scores"]["pairs/spearman"] == pytest.approx(
+        100 * stats.spearmanr(cosine, gold).statistic
+    )
+    assert "pairs" in out and "spearman" in out
+    assert (tmp_path / "x.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_evaluate_a_root(simjax, model_folder, tmp_path, monkeypatch) -> None:
+    monkeypatch.delenv("SIMJAX_DATA", raising=False)
+    assert "--root" in simjax("evaluate", model_folder, "--tasks", "sts12").err
+    status, _, err = simjax("evaluate", model_folder, "--data.root", tmp_path)
+    assert status == 1 and "none of sts12" in err
+    folder = tmp_path / "en" / "sts13"
+    folder.mkdir(parents=True)
+    rows = [f"{TEXTS[i]}\t{TEXTS[i + 1]}\t{i}" for i in range(4)]
+    for name in ("OnWN", "FNWN"):
+        (folder / f"{name}.tsv").write_text("\n".join(["sentence1\tsentence2\tscore", *rows]))
+    status, out, _ = simjax("evaluate", model_folder, "--data.root", tmp_path)
+    assert status == 0
+    assert "sts13" in out and "sts12" not in out and "spearman_mean" in out
+    status, _, err = simjax("evaluate", model_folder, "--tasks", "sts12", "--root", tmp_path)
+    assert status == 1 and "en/sts12" in err
+
+
+def test_evaluate_retrieval_beside_a_baseline(simjax, model_folder, tmp_path) -> None:
+    folder = tmp_path / "beir"
+    folder.mkdir()
+    documents = [{"_id": str(i), "title": "", "text": text} for i, text in enumerate(TEXTS)]
+    (folder / "corpus.jsonl").write_text("\n".join(map(json.dumps, documents)))
+    (folder / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": TEXTS[2]}))
+    (folder / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq\t2\t1\n")
+    status, out, _ = simjax(
+        "evaluate", model_folder, "--retrieval", folder, "--baseline", "--json", tmp_path / "x.json"
+    )
+    assert status == 0
+    figures = json.loads((tmp_path / "x.json").read_text())
+    assert figures["scores"]["beir/ndcg@10"] == pytest.approx(100.0)
+    assert figures["baseline"]["beir/ndcg@10"] == pytest.approx(100.0)
+    assert "TF-IDF" in out
