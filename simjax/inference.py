@@ -6,8 +6,10 @@ nothing is compiled again, whatever the number and the lengths of the texts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Int
@@ -15,11 +17,50 @@ from jaxtyping import Int
 from simjax.data.packing import Placement, best_fit_decreasing, pack
 from simjax.types import Block
 
-ROW_LENGTHS = (64, 128, 256, 512)
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+ROW_LENGTHS = (48, 96, 192, 384, 512)
 """Tokens of a row. A longer text gets a row of the next multiple of the last."""
 
 SHORTEST = 4
 """Shorter texts take this many places, which bounds the texts of a row."""
+
+
+class Cutter:
+    """Texts to tokens: a fast tokenizer's engine that cuts at a length and pads nothing."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, max_length: int) -> None:
+        """Copy the engine, so that the tokenizer itself stays as it is.
+
+        Args:
+            tokenizer: A fast tokenizer.
+            max_length: Tokens, special ones included, beyond which a text is cut.
+        """
+        from tokenizers import Tokenizer
+
+        self._engine = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
+        self._engine.no_padding()
+        self._engine.enable_truncation(max_length)
+
+    def __call__(
+        self, texts: Sequence[str]
+    ) -> tuple[Int[np.ndarray, "total"], Int[np.ndarray, "n"]]:
+        """The tokens of all texts, end to end, and how many each text has.
+
+        A lone surrogate, which stands for no character, is read as U+FFFD.
+        """
+        try:
+            found = self._engine.encode_batch_fast(list(texts))
+        except (UnicodeEncodeError, TypeError):
+            # Two surrogates may also be one character.
+            whole = [text.encode("utf-16", "surrogatepass") for text in texts]
+            found = self._engine.encode_batch_fast(
+                [text.decode("utf-16", "replace") for text in whole]
+            )
+        ids = [entry.ids for entry in found]
+        lengths = np.fromiter(map(len, ids), np.int64, len(ids))
+        return np.fromiter(chain.from_iterable(ids), np.int32, int(lengths.sum())), lengths
 
 
 @dataclass(frozen=True)
@@ -58,8 +99,8 @@ def plan_rows(
 ) -> list[tuple[int, Int[np.ndarray, "m"], Placement]]:
     """Choose row lengths for texts and place them.
 
-    Short rows cost less attention, long rows fill better: texts of 40 tokens leave a third of a
-    row of 64 empty, and 6 % of a row of 128. The cost of a token in a layer is taken as
+    Short rows cost less attention, long rows fill better: texts of 30 tokens leave a third of a
+    row of 48 empty, and 6 % of a row of 96. The cost of a token in a layer is taken as
     ``1 + L / (2 D)``: products with the weights and attention, whose softmax weighs more than
     its operations.
 
@@ -70,17 +111,16 @@ def plan_rows(
     Returns:
         For each row length: the texts, and their places in rows of that length.
     """
-    longest = _own_row_length(int(lengths.max()))
     best: list[tuple[int, Int[np.ndarray, "m"], Placement]] = []
     least = np.inf
-    for base in (length for length in ROW_LENGTHS if length <= longest):
+    for base in ROW_LENGTHS:
         groups = list(_groups(lengths, base))
         cost = sum(
             placement.rows * length * (1 + length / (2 * width)) for length, _, placement in groups
         )
         if cost < least:
             best, least = groups, cost
-    return best or list(_groups(lengths, longest))
+    return best
 
 
 def split_rows(rows: int, most: int) -> Iterator[tuple[int, int]]:
@@ -102,7 +142,7 @@ def calls(
     lengths: Int[np.ndarray, "n"],
     *,
     width: int,
-    rows_of_64: int,
+    most_tokens: int,
 ) -> Iterator[Call]:
     """Pack texts into blocks.
 
@@ -110,16 +150,14 @@ def calls(
         tokens: The tokens of all texts, end to end.
         lengths: Tokens of each text.
         width: Hidden size (D).
-        rows_of_64: Most rows of 64 tokens in a call; longer rows are fewer in proportion.
+        most_tokens: Most places in a call, empty ones included, but at least one row.
     """
     starts = np.cumsum(lengths) - lengths
     for row_length, members, placement in plan_rows(np.maximum(lengths, SHORTEST), width):
         order = np.argsort(placement.row, kind="stable")
         rows = placement.row[order]
         done = 0
-        for taken, computed in split_rows(
-            placement.rows, max(1, rows_of_64 * ROW_LENGTHS[0] // row_length)
-        ):
+        for taken, computed in split_rows(placement.rows, max(1, most_tokens // row_length)):
             begin, end = np.searchsorted(rows, [done, done + taken])
             chosen = order[begin:end]
             texts = members[chosen]

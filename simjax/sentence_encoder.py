@@ -6,7 +6,6 @@ import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, overload
 
@@ -18,13 +17,12 @@ from jaxtyping import Float, Float32
 from simjax.errors import SimjaxError, UsageError
 from simjax.eval.geometry import unit_rows
 from simjax.eval.retrieval import top_k as best_columns
-from simjax.inference import Call, calls
+from simjax.inference import Call, Cutter, calls
 from simjax.models.pooling import Pooling
 from simjax.models.sentence_model import SentenceModel, merge, split
 from simjax.types import Block, Params
 
 if TYPE_CHECKING:
-    from tokenizers import Encoding, Tokenizer
     from transformers import PreTrainedTokenizerFast
 
     from simjax.export import ModelCard
@@ -96,7 +94,7 @@ class SentenceEncoder:
         self.default_prompt = default_prompt
         self.training_head = training_head
         self.max_length = _max_length(max_length, tokenizer, model)
-        self._fast = _backend(tokenizer, self.max_length)
+        self._cutter = Cutter(tokenizer, self.max_length)
         self._config = model.config
         self._pooling = model.pooling
         self._graphdef, params = split(model)
@@ -194,12 +192,13 @@ class SentenceEncoder:
         """Embed sentences.
 
         Equal sentences are computed once. Lone surrogates, which no tokenizer takes, are read
-        as U+FFFD. Texts share rows of 64 tokens or more, so neither the order nor the lengths
-        of the sentences matter for speed.
+        as U+FFFD. Texts share rows, so neither the order nor the lengths of the sentences
+        matter for speed.
 
         Args:
             sentences: One sentence, or several.
-            batch_size: Most rows of 64 tokens per call of the device, where memory is short.
+            batch_size: Most texts of 64 tokens (or as many tokens in texts of other lengths) per
+                call of the device, where memory is short; None, the default, suits the device.
             normalize: Unit vectors or not; None, the default, does what the model's folder says.
             show_progress_bar: Show one.
             prompt: Text put before every sentence, or the name of one of `prompts`; None means
@@ -229,9 +228,9 @@ class SentenceEncoder:
         unit = self.normalize if normalize is None else normalize
         width = self._size if truncate_dim is None else min(truncate_dim, self._size)
         result = np.empty((len(index), width), np.float32)
-        rows = _default_rows() if batch_size is None else batch_size
+        most_tokens = 64 * (_default_rows() if batch_size is None else batch_size)
         with _progress(len(index), show_progress_bar) as advance:
-            for members, values in self._run(list(index), rows):
+            for members, values in self._run(list(index), most_tokens):
                 kept = values[: len(members), :width]
                 if unit:
                     norms = np.sqrt(np.einsum("nd,nd->n", kept, kept))[:, None]
@@ -243,11 +242,11 @@ class SentenceEncoder:
         return result if len(index) == len(places) else result[places]
 
     def _run(
-        self, texts: list[str], rows: int
+        self, texts: list[str], most_tokens: int
     ) -> Iterator[tuple[np.ndarray, Float32[np.ndarray, "T D"]]]:
         """Embeddings call by call, one call behind the device."""
         waiting: tuple[np.ndarray, jax.Array] | None = None
-        for members, call in self._calls(texts, rows):
+        for members, call in self._calls(texts, most_tokens):
             started = (members, self._forward(self._inference, call.block))
             if waiting is not None:
                 yield waiting[0], np.asarray(waiting[1])
@@ -255,23 +254,13 @@ class SentenceEncoder:
         if waiting is not None:
             yield waiting[0], np.asarray(waiting[1])
 
-    def _calls(self, texts: list[str], rows: int) -> Iterator[tuple[np.ndarray, Call]]:
+    def _calls(self, texts: list[str], most_tokens: int) -> Iterator[tuple[np.ndarray, Call]]:
         for start in range(0, len(texts), CHUNK):
-            ids = [entry.ids for entry in self._tokenise(texts[start : start + CHUNK])]
-            lengths = np.fromiter(map(len, ids), np.int64, len(ids))
-            tokens = np.fromiter(chain.from_iterable(ids), np.int32, int(lengths.sum()))
-            for call in calls(tokens, lengths, width=self._config.hidden_size, rows_of_64=rows):
+            tokens, lengths = self._cutter(texts[start : start + CHUNK])
+            for call in calls(
+                tokens, lengths, width=self._config.hidden_size, most_tokens=most_tokens
+            ):
                 yield call.texts + start, call
-
-    def _tokenise(self, texts: list[str]) -> list[Encoding]:
-        try:
-            return self._fast.encode_batch_fast(texts)
-        except (UnicodeEncodeError, TypeError):
-            # A lone surrogate stands for no character; pairs of them stand for one.
-            mended = [
-                t.encode("utf-16", "surrogatepass").decode("utf-16", "replace") for t in texts
-            ]
-            return self._fast.encode_batch_fast(mended)
 
     def similarity(
         self, a: Texts | Float[np.ndarray, "*N D"], b: Texts | Float[np.ndarray, "*M D"]
@@ -408,16 +397,6 @@ def _max_length(asked: int | None, tokenizer: PreTrainedTokenizerFast, model: Se
     if asked <= special:
         raise UsageError(f"max_length {asked}: no room beside {special} special tokens")
     return asked
-
-
-def _backend(tokenizer: PreTrainedTokenizerFast, max_length: int) -> Tokenizer:
-    """A copy of the fast tokenizer's engine that cuts at `max_length` and pads nothing."""
-    from tokenizers import Tokenizer
-
-    fast = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    fast.no_padding()
-    fast.enable_truncation(max_length)
-    return fast
 
 
 def _default_rows() -> int:
