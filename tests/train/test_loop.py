@@ -1,0 +1,271 @@
+"""A run from a CSV file to an export: what it leaves behind, and how it is gone on with."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import math
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from rich.console import Console
+
+from simjax.checkpoint.config import CheckpointConfig
+from simjax.mesh import MeshConfig
+from simjax.train import config as run_config
+from simjax.train import loop
+from simjax.train.config import RunConfig, TrainConfig
+from tests.train.tiny_run import (
+    BLOCK,
+    STEPS_PER_EPOCH,
+    assert_same_bits,
+    compilations_kept_in,
+    config_for,
+    figures,
+    lines,
+    state_at,
+    with_evaluation,
+    write_data,
+)
+
+TOTAL = 4 * STEPS_PER_EPOCH
+EVALUATED = 4
+SAVED = 3
+STOPPED = 5
+"""A step that is neither evaluated nor saved, in the middle of an epoch."""
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("data")
+    with compilations_kept_in(folder / "compiled"):
+        yield write_data(folder)
+
+
+def recipe(data: Path, output: Path, **changes: Any) -> RunConfig:
+    changes = {
+        "evaluation": with_evaluation(EVALUATED),
+        "checkpoint": CheckpointConfig(every=SAVED, keep=2),
+    } | changes
+    return config_for(data, output, **changes)
+
+
+def train(config: RunConfig) -> dict[str, Any]:
+    return loop.train(config, console=Console(file=io.StringIO(), width=100))
+
+
+class StopAfter:
+    """Stands for `StopRequest`: a signal during step `steps`."""
+
+    name = "SIGTERM"
+    steps = STOPPED
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __enter__(self) -> StopAfter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    @property
+    def requested(self) -> bool:
+        self.asked += 1
+        return self.asked >= self.steps
+
+
+@pytest.fixture(scope="module")
+def whole(data) -> tuple[RunConfig, dict[str, Any]]:
+    """A run that nothing interrupts, and what it returned."""
+    config = recipe(data, data / "whole")
+    return config, train(config)
+
+
+@pytest.fixture(scope="module")
+def stopped(data) -> RunConfig:
+    """The same run, stopped after a few steps."""
+    config = recipe(data, data / "stopped")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "StopRequest", StopAfter)
+        assert train(config) == {"steps": STOPPED, "stopped": "SIGTERM"}
+    return config
+
+
+def copied(config: RunConfig, to: Path, **changes: Any) -> RunConfig:
+    shutil.copytree(config.output, to)
+    return dataclasses.replace(config, output=str(to), **changes)
+
+
+def saved_steps(config: RunConfig) -> set[int]:
+    folder = Path(config.output) / "checkpoints"
+    return {int(path.name) for path in folder.iterdir() if path.name.isdecimal()}
+
+
+def test_every_step_has_its_line_of_metrics(whole):
+    config, _ = whole
+    steps = [line for line in lines(Path(config.output)) if "loss" in line]
+    assert [line["step"] for line in steps] == list(range(1, TOTAL + 1))
+    wanted = {
+        "loss",
+        "alignment",
+        "uniformity",
+        "uniformity_cross",
+        "accuracy",
+        "mean_v",
+        "without_negatives",
+        "grad_norm",
+        "learning_rate",
+        "scale",
+        "pairs_per_second",
+        "tokens_per_second",
+        "mfu",
+        "memory_peak",
+        "fill",
+        "data_wait",
+    }
+    for line in steps:
+        assert line.keys() == wanted | {"step"}
+        assert all(math.isfinite(value) for value in line.values())
+        assert line["fill"] == 1.0  # rows of 16 hold two texts of 6 words and 2 special tokens
+        assert line["pairs_per_second"] > 0 and line["mfu"] > 0
+        assert 0 <= line["data_wait"] < 1
+        assert line["tokens_per_second"] == pytest.approx(line["pairs_per_second"] * 3 * 8)
+        assert line["memory_peak"] > 2**20
+    # Two steps of warm-up to 0.02, then linearly to 0.
+    rates = [0, 0.01, *(0.02 * (TOTAL - n) / (TOTAL - 2) for n in range(2, TOTAL))]
+    np.testing.assert_allclose([line["learning_rate"] for line in steps], rates, rtol=1e-6)
+
+
+def test_the_loss_falls(whole):
+    config, _ = whole
+    losses = [line["loss"] for line in lines(Path(config.output)) if "loss" in line]
+    assert np.mean(losses[:2]) > 2.5 and np.mean(losses[-3:]) < 0.5
+
+
+def test_scores_before_during_and_after(whole):
+    config, returned = whole
+    scores = {
+        line["step"]: line["eval/sts-dev/spearman"]
+        for line in lines(Path(config.output))
+        if "eval/sts-dev/spearman" in line
+    }
+    assert list(scores) == [0, *range(EVALUATED, TOTAL + 1, EVALUATED)]
+    assert len(set(scores.values())) > 1
+    assert returned["steps"] == TOTAL
+    assert returned["before"]["sts-dev/spearman"] == scores.pop(0)
+    assert returned["best_step"] == max(scores, key=lambda step: scores[step])
+    best = scores[returned["best_step"]]
+    assert returned["after"]["sts-dev/spearman"] == pytest.approx(best, abs=1e-3)
+
+
+def test_the_last_checkpoints_and_the_best_one_are_kept(whole):
+    config, returned = whole
+    assert saved_steps(config) == {TOTAL - SAVED, TOTAL, returned["best_step"]}
+    assert returned["best_step"] < TOTAL - SAVED  # else this shows nothing
+
+
+def test_the_export_is_the_best_step(whole):
+    from simjax.eval import tasks
+    from simjax.sentence_encoder import SentenceEncoder
+
+    config, returned = whole
+    encoder = SentenceEncoder.from_pretrained(str(Path(config.output) / "export"))
+    found = tasks.run(tasks.load(config.evaluation, config.data.root_path), encoder.encode)
+    for name, score in found.items():
+        assert score == pytest.approx(returned["after"][name], abs=1e-3)
+
+
+def test_tensorboard_reads_the_events(whole):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    config, _ = whole
+    events = EventAccumulator(str(Path(config.output) / "tensorboard"))
+    events.Reload()
+    written = lines(Path(config.output))
+    assert set(events.Tags()["scalars"]) == {name for line in written for name in line} - {"step"}
+    found = [(event.step, event.value) for event in events.Scalars("loss")]
+    assert found == [(line["step"], np.float32(line["loss"])) for line in written if "loss" in line]
+
+
+def test_the_configuration_is_kept(whole):
+    config, _ = whole
+    assert run_config.load(Path(config.output) / "config.yaml") == config
+
+
+def test_a_stop_saves_at_once(stopped):
+    assert STOPPED in saved_steps(stopped)
+    assert [line["step"] for line in lines(Path(stopped.output)) if "loss" in line] == [
+        *range(1, STOPPED + 1)
+    ]
+    assert not (Path(stopped.output) / "export").exists()
+
+
+def test_a_run_gone_on_with_ends_bit_for_bit_where_an_uninterrupted_one_does(
+    whole, stopped, tmp_path
+):
+    config = copied(stopped, tmp_path / "run")
+    returned = train(config)
+    assert returned == whole[1]
+    assert_same_bits(state_at(config), state_at(whole[0]))
+    # Every batch in its turn: the losses of other batches would differ.
+    assert figures(Path(config.output)) == figures(Path(whole[0].output))
+    assert saved_steps(config) == saved_steps(whole[0])
+
+
+@pytest.mark.parametrize(
+    ("mesh", "micro"),
+    [
+        (MeshConfig(1, 1), None),
+        pytest.param(MeshConfig(1, 8), None, marks=pytest.mark.slow),
+        pytest.param(MeshConfig(2, 4, "layer"), 4, marks=pytest.mark.slow),
+    ],
+)
+def test_on_another_mesh_it_ends_there_but_for_rounding(whole, stopped, tmp_path, mesh, micro):
+    plan = TrainConfig(epochs=4.0, micro_batch=micro, log_every=1)
+    config = copied(stopped, tmp_path / "run", mesh=mesh, train=plan)
+    train(config)
+    got, wanted = state_at(config), state_at(whole[0])
+    rate = config.optimizer.learning_rate
+    for left, right in zip(
+        jax.tree.leaves(got.params), jax.tree.leaves(wanted.params), strict=True
+    ):
+        np.testing.assert_allclose(left, right, rtol=0, atol=1e-3 * rate)
+    losses = [
+        [line["loss"] for line in lines(Path(run.output)) if "loss" in line]
+        for run in (config, whole[0])
+    ]
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+
+
+def test_a_finished_run_is_not_trained_again(whole, tmp_path):
+    config = copied(whole[0], tmp_path / "run")
+    before = figures(Path(config.output))
+    shutil.rmtree(Path(config.output) / "export")
+    assert train(config) == whole[1]
+    assert figures(Path(config.output)) == before
+    assert (Path(config.output) / "export" / "model.safetensors").exists()
+
+
+def test_nothing_is_lost_to_a_run_that_was_cut_off_before_its_first_checkpoint(
+    whole, stopped, tmp_path
+):
+    config = copied(stopped, tmp_path / "run")
+    shutil.rmtree(Path(config.output) / "checkpoints")
+    train(config)
+    assert_same_bits(state_at(config), state_at(whole[0]))
+    assert figures(Path(config.output)) == figures(Path(whole[0].output))
+
+
+def test_lines_are_written_every_so_many_steps(data, tmp_path):
+    plan = TrainConfig(steps=TOTAL, micro_batch=BLOCK, log_every=5)
+    config = config_for(data, tmp_path / "run", train=plan)
+    returned = train(config)
+    assert [line["step"] for line in lines(tmp_path / "run")] == [5, 10, TOTAL]
+    assert returned == {"steps": TOTAL, "best_step": TOTAL, "before": {}, "after": {}}
+    assert saved_steps(config) == {TOTAL}

@@ -1,0 +1,209 @@
+"""The gradient of a global batch, however it is cut up, and the program that computes it."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from simjax import mesh as meshes
+from simjax.errors import UsageError
+from simjax.mesh import MeshConfig
+from simjax.objectives.config import ObjectiveConfig
+from simjax.train import optimizer
+from simjax.train.state import init_state, state_specs
+from simjax.train.step import StepOptions, blocks_per_device, make_step
+from tests.train.towers import Compiled, Layout, Tower, batch_of, collectives, in_loops
+
+BLOCKS = 16
+TOWERS = {
+    "symmetric": Tower(),
+    "joint, learned temperature": Tower(
+        ObjectiveConfig(directions="joint", learnable_temperature=True, hard_negative_weight=2.0)
+    ),
+    "bfloat16": Tower(dtype=jnp.bfloat16),
+}
+WHOLE = Layout()
+IN_LOOP = Layout(8, 1, 1)
+IN_LOOP_FSDP = Layout(1, 8, 1)
+BY_LAYER = Layout(2, 4, 1, "layer")
+
+
+@cache
+def compiled(tower: str, layout: Layout) -> Compiled:
+    return TOWERS[tower].compiled(layout, BLOCKS)
+
+
+def largest_deviation(tower: str, layout: Layout) -> float:
+    """Of all gradients from one device's and one micro-batch's, in parts of the largest of each
+    parameter; of all metrics, in parts of their value."""
+    metrics, grads = compiled(tower, layout).result
+    wanted_metrics, wanted = compiled(tower, WHOLE).result
+    assert jax.tree.structure(grads) == jax.tree.structure(wanted)
+    assert metrics.keys() == wanted_metrics.keys()
+    deviations = [
+        np.abs(got - want).max() / np.abs(want).max()
+        for got, want in zip(jax.tree.leaves(grads), jax.tree.leaves(wanted), strict=True)
+    ]
+    deviations += [
+        abs(metrics[name] - want) / max(abs(want), 1e-3) for name, want in wanted_metrics.items()
+    ]
+    return float(max(deviations))
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        Layout(1, 1, 2),
+        Layout(4, 2),
+        IN_LOOP,
+        IN_LOOP_FSDP,
+        BY_LAYER,
+        pytest.param(Layout(2, 1, 4), marks=pytest.mark.slow),
+        pytest.param(Layout(1, 1, 1), marks=pytest.mark.slow),
+        pytest.param(Layout(4, 1), marks=pytest.mark.slow),
+        pytest.param(Layout(8, 1), marks=pytest.mark.slow),
+        pytest.param(Layout(2, 4), marks=pytest.mark.slow),
+        pytest.param(Layout(2, 4, 1), marks=pytest.mark.slow),
+        pytest.param(Layout(1, 8), marks=pytest.mark.slow),
+        pytest.param(Layout(1, 8, 1, "layer"), marks=pytest.mark.slow),
+        pytest.param(Layout(4, 2, None, "layer"), marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_the_gradient_depends_neither_on_the_device_count_nor_on_the_micro_batch(layout):
+    assert largest_deviation("symmetric", layout) < 5e-6
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [Layout(4, 2, 1), BY_LAYER],
+    ids=str,
+)
+@pytest.mark.slow
+def test_so_with_a_joint_denominator_and_a_learned_temperature(layout):
+    grad = compiled("joint, learned temperature", WHOLE).result[1]["objective"]["log_scale"]
+    assert abs(float(grad)) > 1e-3
+    assert largest_deviation("joint, learned temperature", layout) < 5e-6
+
+
+@pytest.mark.parametrize(
+    "layout",
+    [
+        IN_LOOP,
+        pytest.param(Layout(1, 1, 1), marks=pytest.mark.slow),
+        pytest.param(BY_LAYER, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_so_in_bfloat16_but_for_what_is_rounded_within_a_block(layout):
+    # A product over all of a device's rows sums weight gradients in float32 and rounds each once
+    # to bfloat16, so cutting the rows up moves a gradient by 2^-9 of its parts, which cancel.
+    assert largest_deviation("bfloat16", layout) < 2e-2
+
+
+def test_dropout_is_on_in_these_comparisons():
+    program = compiled("symmetric", WHOLE)
+    params, batch, _ = program.arguments
+    other, _ = program.program(params, batch, jax.random.key(2))
+    assert abs(program.result[0]["loss"] - float(other["loss"])) > 1e-3
+
+
+@pytest.mark.parametrize("layout", [IN_LOOP, IN_LOOP_FSDP], ids=str)
+def test_no_collective_is_in_the_loop_over_micro_batches(layout):
+    text = compiled("symmetric", layout).text
+    inside = in_loops(text)
+    assert any(" dot(" in line or "dot" in line for line in inside)  # the encoder is in there
+    assert collectives(inside) == []
+    assert collectives(text.splitlines())
+
+
+def test_gathering_by_layer_puts_collectives_into_the_loop_as_asked():
+    kinds = {kind for kind, _ in collectives(in_loops(compiled("symmetric", BY_LAYER).text))}
+    assert kinds == {"all-gather", "reduce-scatter"}
+
+
+def is_large(arrays: list[tuple[str, tuple[int, ...]]]) -> bool:
+    return any(len(shape) > 1 for _, shape in arrays)
+
+
+@pytest.mark.parametrize("tower", ["symmetric", "bfloat16"])
+def test_one_combined_float32_reduction_carries_all_gradients(tower):
+    program = compiled(tower, IN_LOOP)
+    found = collectives(program.text.splitlines())
+    reductions = [arrays for kind, arrays in found if kind == "all-reduce" and is_large(arrays)]
+    assert len(reductions) == 1
+    carried = [shape for dtype, shape in reductions[0] if dtype == "f32"]
+    assert len(carried) == len(reductions[0])
+    shapes = [leaf.shape for leaf in jax.tree.leaves(TOWERS[tower].params)]
+    for shape in set(shapes):
+        assert carried.count(shape) >= shapes.count(shape)
+    assert program.reduced_types == {"f32"}
+
+
+def test_memory_does_not_grow_with_the_batch_but_for_its_embeddings():
+    tower, few, many = Tower(dropout=0.0), 8, 32
+    small, large = (tower.compiled(Layout(1, 1, 2), n).temporary_bytes for n in (few, many))
+    at_once = tower.compiled(WHOLE, many).temporary_bytes
+    embeddings = batch_of(many - few).ids.size * 32 * 4
+    # Vectors, unit vectors, keys, and the gradient of each.
+    assert large - small < 12 * embeddings
+    assert at_once > 4 * large
+
+
+def test_a_step_whose_gradient_is_not_finite_changes_nothing_but_the_count():
+    tower = Tower(dropout=0.0)
+    mesh = meshes.make_mesh(MeshConfig(2, 2), jax.devices()[:4])
+    params = jax.tree.map(jnp.array, tower.params)
+    tx, schedule = optimizer.make(optimizer.OptimizerConfig(warmup=0), 10, 32, params)
+    options = StepOptions(None, "step", 1.0, 0)
+    specs = state_specs(params, tx, mesh)
+    step = make_step(tower.system, tx, schedule, specs, mesh, options)
+    batch = jax.device_put(batch_of(4), meshes.batch_sharding(mesh))
+
+    state, metrics = step(init_state(params, tx, mesh), batch)
+    assert np.isfinite(float(metrics["grad_norm"])) and int(state.step) == 1
+    before, after = jax.tree.leaves(params), jax.tree.leaves(state.params)
+    assert all((x != y).any() for x, y in zip(before, after, strict=True))
+
+    norm = state.params["model"]["encoder"]["embeddings"]["norm"]
+    norm["scale"] = norm["scale"] * jnp.nan
+    kept = jax.tree.map(np.asarray, state)
+    state, metrics = step(state, batch)
+    assert np.isnan(float(metrics["grad_norm"])) and np.isnan(float(metrics["loss"]))
+    assert int(state.step) == 2
+    for old, new in (kept.params, state.params), (kept.opt_state, state.opt_state):
+        jax.tree.map(np.testing.assert_array_equal, old, jax.tree.map(np.asarray, new))
+
+
+def mesh_of(devices: int) -> jax.sharding.Mesh:
+    return meshes.make_mesh(MeshConfig(), jax.devices()[:devices])
+
+
+@pytest.mark.parametrize(
+    ("batch", "block", "micro", "devices", "expected"),
+    [
+        (64, 8, None, 4, (2, 2)),
+        (64, 8, 8, 4, (2, 1)),
+        (64, 8, 16, 2, (4, 2)),
+        (64, 8, 64, 8, (1, 1)),  # more than a device has: its share
+    ],
+)
+def test_shares_of_devices_and_micro_batches(batch, block, micro, devices, expected):
+    assert blocks_per_device(batch, block, micro, mesh_of(devices)) == expected
+
+
+@pytest.mark.parametrize(
+    ("batch", "micro", "devices", "names"),
+    [
+        (24, None, 8, ("data.batch_size 24", "8 devices", "multiple of 64")),
+        (96, 16, 4, ("train.micro_batch 16", "24 examples")),
+    ],
+)
+def test_what_does_not_divide_is_refused(batch, micro, devices, names):
+    with pytest.raises(UsageError) as caught:
+        blocks_per_device(batch, 8, micro, mesh_of(devices))
+    assert all(name in str(caught.value) for name in names)
