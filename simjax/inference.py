@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Int
 
 from simjax.data.packing import Placement, best_fit_decreasing, pack
+from simjax.errors import UsageError
 from simjax.types import Block
 
 if TYPE_CHECKING:
@@ -25,6 +26,28 @@ ROW_LENGTHS = (48, 96, 192, 384, 512)
 
 SHORTEST = 4
 """Shorter texts take this many places, which bounds the texts of a row."""
+
+
+def longest_text(asked: int | None, tokenizer: PreTrainedTokenizerFast, positions: int) -> int:
+    """Tokens, special ones included, beyond which a text is cut.
+
+    Args:
+        asked: The length asked for; None takes what tokenizer and model allow.
+        tokenizer: The tokenizer.
+        positions: Positions of the model.
+
+    Raises:
+        UsageError: `asked` is more than the model has, or no more than the special tokens take.
+    """
+    if asked is None:
+        # A tokenizer that does not know its model's length says 10^30.
+        return min(positions, tokenizer.model_max_length)
+    if asked > positions:
+        raise UsageError(f"max_length {asked}: the model has {positions} positions")
+    special = tokenizer.num_special_tokens_to_add()
+    if asked <= special:
+        raise UsageError(f"max_length {asked}: no room beside {special} special tokens")
+    return asked
 
 
 class Cutter:

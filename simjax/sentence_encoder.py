@@ -17,7 +17,7 @@ from jaxtyping import Float, Float32
 from simjax.errors import SimjaxError, UsageError
 from simjax.eval.geometry import unit_rows
 from simjax.eval.retrieval import top_k as best_columns
-from simjax.inference import Call, Cutter, calls
+from simjax.inference import Call, Cutter, calls, longest_text
 from simjax.models.pooling import Pooling
 from simjax.models.sentence_model import SentenceModel, merge, split
 from simjax.types import Block, Params
@@ -93,7 +93,7 @@ class SentenceEncoder:
         self.prompts = dict(prompts or {})
         self.default_prompt = default_prompt
         self.training_head = training_head
-        self.max_length = _max_length(max_length, tokenizer, model)
+        self.max_length = longest_text(max_length, tokenizer, model.config.max_positions)
         self._cutter = Cutter(tokenizer, self.max_length)
         self._config = model.config
         self._pooling = model.pooling
@@ -366,10 +366,10 @@ class SentenceEncoder:
             self.tokenizer,
             normalize=self.normalize,
             max_length=self.max_length,
+            card=card,
             prompts=self.prompts,
             default_prompt=self.default_prompt,
             training_head=self.training_head,
-            card=card,
             overwrite=overwrite,
         )
 
@@ -384,19 +384,6 @@ def _of_run(path: Path) -> Path:
             f" `simjax export {path} {path / 'export'}`"
         )
     return path / "export"
-
-
-def _max_length(asked: int | None, tokenizer: PreTrainedTokenizerFast, model: SentenceModel) -> int:
-    most = model.config.max_positions
-    if asked is None:
-        # A tokenizer that does not know says 10^30.
-        return min(most, tokenizer.model_max_length)
-    if asked > most:
-        raise UsageError(f"max_length {asked}: the model has {most} positions")
-    special = tokenizer.num_special_tokens_to_add()
-    if asked <= special:
-        raise UsageError(f"max_length {asked}: no room beside {special} special tokens")
-    return asked
 
 
 def _default_rows() -> int:

@@ -13,7 +13,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from simjax import export
 from simjax.errors import SimjaxError
-from simjax.export import ModelCard, save
+from simjax.export import ModelCard
 from simjax.models import hf
 from simjax.models.tokenizer import load_tokenizer
 from simjax.sentence_encoder import SentenceEncoder
@@ -162,14 +162,7 @@ def test_files_and_their_contents(folders, tmp_path):
         language=("en",),
         license="apache-2.0",
     )
-    folder = save(
-        tmp_path / "deep" / "model",
-        encoder.model,
-        encoder.tokenizer,
-        normalize=True,
-        max_length=40,
-        card=card,
-    )
+    folder = encoder.save_pretrained(tmp_path / "deep" / "model", card=card)
     found = {str(p.relative_to(folder)) for p in folder.rglob("*") if p.is_file()}
     assert found >= {
         "config.json",
