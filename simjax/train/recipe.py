@@ -265,8 +265,6 @@ def _convert(hint: Any, leaf: _Leaf, key: str) -> Any:
     complaint = UsageError(f"{leaf.where}: {key} must be {_describe(hint)}, not {value!r}")
     if any(_is_tuple(member) for member in _members(hint)):
         raise complaint
-    if leaf.typed and str in _members(hint):
-        return value
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=hint)
     try:
