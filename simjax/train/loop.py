@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax import P
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from rich.console import Console
 
 from simjax import mesh as meshes
@@ -107,6 +109,11 @@ def train(config: RunConfig, *, console: Console | None = None) -> dict[str, Any
     return scores
 
 
+_FIRST_FILES = {"config.yaml", "checkpoints", "tokenizer", "tokenizer.partial"}
+"""One of these a run has from its first moment on, wherever it is cut off, and whichever process
+of a run looks first."""
+
+
 def open_folder(config: RunConfig) -> Path:
     """The output folder, made if it is missing.
 
@@ -116,12 +123,10 @@ def open_folder(config: RunConfig) -> Path:
     folder = Path(config.output).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        strangers = any(folder.iterdir()) and not any(
-            (folder / name).exists() for name in ("config.yaml", "tokenizer")
-        )
+        found = {path.name for path in folder.iterdir()}
     except OSError as error:
         raise SimjaxError(f"{folder}: cannot be the output folder ({error.strerror})") from error
-    if strangers:
+    if found and not found & _FIRST_FILES:
         raise SimjaxError(
             f"{folder}: holds files that are not of a run; choose another folder for `output`"
         )
@@ -151,8 +156,41 @@ def _best(run: Run, checkpoints: Checkpoints, state: TrainState) -> tuple[int, P
 
 def local_params(run: Run, params: Params) -> Params:
     """Whole parameters on this process's first device, wherever their parts lie."""
-    whole = jax.jit(lambda x: x, out_shardings=NamedSharding(run.mesh, P()))(params)
-    return jax.tree.map(lambda x: x.addressable_data(0), whole)
+    return jax.tree.map(lambda x: x.addressable_data(0), _to_all(run.mesh)(params))
+
+
+@cache
+def _to_all(mesh: Mesh) -> Callable[[Any], Any]:
+    return jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, P()))
+
+
+@cache
+def _largest(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+    return jax.jit(jnp.max, out_shardings=NamedSharding(mesh, P()))
+
+
+class _Agreement:
+    """The wish of any process to stop, known to all of them at the same step.
+
+    A signal reaches processes between different steps, or only one of them, and a process that
+    leaves alone leaves the others waiting. The answer is read one step late, as metrics are, so
+    that asking never stalls the step.
+    """
+
+    def __init__(self, mesh: Mesh, stop: StopRequest) -> None:
+        self._mesh = mesh
+        self._stop = stop
+        self._asked: jax.Array | None = None
+
+    def reached(self) -> bool:
+        """Whether to stop. All processes call this once after every step."""
+        if jax.process_count() == 1:
+            return self._stop.requested
+        mine = np.full(len(self._mesh.local_devices), self._stop.requested, np.int32)
+        sharding = meshes.batch_sharding(self._mesh)
+        before = self._asked
+        self._asked = _largest(self._mesh)(jax.make_array_from_process_local_data(sharding, mine))
+        return before is not None and bool(before)
 
 
 @dataclass
@@ -217,7 +255,7 @@ class _Loop:
         self.checkpoints = checkpoints
         self.writer = writer
         self.progress = progress
-        self.stop = stop
+        self.agreement = _Agreement(run.mesh, stop)
         self.last_scores: dict[str, float] = {}
         self._peak = throughput.peak(list(run.mesh.devices.flat), run.config.model.dtype)
         self._window = _Window()
@@ -238,7 +276,7 @@ class _Loop:
             if pending is not None:
                 self._report(pending)
             pending = _Pending(step, metrics, packed)
-            stopping = self.stop.requested
+            stopping = self.agreement.reached()
             if stopping or self._saves(step) or self._evaluates(step):
                 self._report(pending)
                 pending = None
@@ -318,12 +356,15 @@ class _Loop:
 
     def _not_finite(self, step: int, name: str, value: float) -> str:
         self.checkpoints.wait()
-        good = self.checkpoints.latest()
-        kept = f"step {good} is kept in {self.checkpoints.folder}" if good else "none was saved yet"
+        # The state after the step before is the one that gave this figure: not a good one.
+        good = [saved for saved in self.checkpoints.steps() if saved < step - 1]
+        where = self.checkpoints.folder
+        kept = f"step {good[-1]} is kept in {where}" if good else "none was saved before"
         what = "loss" if name == "loss" else "gradient norm"
         return (
             f"step {step}: the {what} is {value}; the last good checkpoint: {kept}; lower "
-            "optimizer.learning_rate, or raise objective.temperature or optimizer.warmup"
+            "optimizer.learning_rate, or raise objective.temperature or optimizer.warmup, and "
+            "choose another output"
         )
 
     def _saves(self, step: int) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -74,7 +75,10 @@ class Run:
         data = {key: config["data"][key] for key in _DATA_IDENTITY}
         kept = {key: config[key] for key in ("seed", "model", "objective", "optimizer")}
         store = self.source.store.fingerprint
-        return kept | {"data": data, "token_store": store, "steps": self.total_steps}
+        kept |= {"data": data, "token_store": store, "steps": self.total_steps}
+        if self.config.tokenizer.source == "train":
+            kept["vocab_size"] = self.config.tokenizer.vocab_size
+        return kept
 
 
 _DATA_IDENTITY = (
@@ -175,8 +179,10 @@ def make_tokenizer(config: RunConfig) -> PreTrainedTokenizerFast:
         if name is None:
             raise SimjaxError("tokenizer.source: give a folder, hub id or vocab.txt, or `train`")
         return load_tokenizer(name if Path(name).exists() else hf.resolve(name))
-    folder = Path(config.output) / "tokenizer"
-    if folder.is_dir():
+    output = Path(config.output).expanduser()
+    folder = output / "tokenizer"
+    # One without a checkpoint was learned for a run that came to nothing, perhaps by another recipe.
+    if folder.is_dir() and any(path.name.isdecimal() for path in output.glob("checkpoints/*")):
         return load_tokenizer(folder)
     texts = (
         text
@@ -186,7 +192,9 @@ def make_tokenizer(config: RunConfig) -> PreTrainedTokenizerFast:
     tokenizer = train_wordpiece(texts, config.tokenizer.vocab_size)
     if jax.process_index() == 0:
         draft = folder.with_name("tokenizer.partial")
+        shutil.rmtree(draft, ignore_errors=True)
         tokenizer.save_pretrained(draft)
+        shutil.rmtree(folder, ignore_errors=True)
         draft.rename(folder)
     return tokenizer
 
