@@ -192,7 +192,8 @@ def backward(
         """Log-sum-exps made finite, and gradients that are zero where there was nothing."""
         padding = [(0, -lse.shape[0] % size)]
         some = jnp.isfinite(lse)
-        lse, grad = jnp.where(some, lse, 0.0), jnp.where(some, grad, 0.0)
+        # The scale goes in here, where it multiplies vectors and not gradients of [N, D].
+        lse, grad = jnp.where(some, lse, 0.0), jnp.where(some, scale * grad, 0.0)
         if tiling.bounded:
             # One exponential serves rows and columns: softmax = exp(s - max) * exp(max - lse).
             grad = grad * jnp.exp(tiling.max_scale - jnp.where(some, lse, tiling.max_scale))
@@ -236,9 +237,9 @@ def backward(
     width = anchors.shape[1]
     d_rows = d_rows.reshape(-1, width)[: anchors.shape[0]]
     d_cols = d_cols.reshape(-1, width)[: keys.shape[0]]
-    # sum_ij w_ij x_i . y_j is already there: d_rows holds sum_j w_ij y_j.
-    d_scale = (anchors.astype(jnp.float32) * d_rows).sum()
-    return scale * d_rows, scale * d_cols, d_scale
+    # sum_ij w_ij x_i . y_j is already there: d_rows holds scale sum_j w_ij y_j.
+    d_scale = (anchors.astype(jnp.float32) * d_rows).sum() / scale
+    return d_rows, d_cols, d_scale
 
 
 def _product(weight: Float[Array, "R C"], x: Array, contract: int) -> Float[Array, "M D"]:
