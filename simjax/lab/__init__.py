@@ -1,0 +1,1 @@
+"""Studies: what is measured about simjax, and beside what."""

