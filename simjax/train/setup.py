@@ -181,7 +181,7 @@ def make_tokenizer(config: RunConfig) -> PreTrainedTokenizerFast:
         return load_tokenizer(name if Path(name).exists() else hf.resolve(name))
     output = Path(config.output).expanduser()
     folder = output / "tokenizer"
-    # One without a checkpoint was learned for a run that came to nothing, perhaps by another recipe.
+    # Without a checkpoint it was learned for a run that came to nothing, maybe by another recipe.
     if folder.is_dir() and any(path.name.isdecimal() for path in output.glob("checkpoints/*")):
         return load_tokenizer(folder)
     texts = (
