@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
 from simjax.models import dropout as drop
-from simjax.models.dense import settle
+from simjax.models.dense import put_by, settle, take_out
 
 # Far below any score, far above float32's smallest number.
 _MASKED = -1e30
@@ -93,7 +93,7 @@ def _forward(
     across = _product("nhck,nhkq->nhcq", _heads_across(v, num_heads), kept)
     across = (across * _rescale(keys, rate)).astype(qkv.dtype)
     context = across.transpose(0, 3, 1, 2).reshape(n, length, width)
-    return context, (qkv, probabilities, keys)
+    return context, (put_by(qkv), put_by(probabilities), keys)
 
 
 def _rescale(keys: Array | None, rate: float) -> float:
@@ -106,7 +106,8 @@ def _backward(
     residuals: tuple[Array, Array, Array | None],
     cotangent: Array,
 ) -> tuple[Array, None, None, None]:
-    qkv, probabilities, keys = residuals
+    qkv, probabilities = take_out(residuals[0]), take_out(residuals[1])
+    keys = residuals[2]
     n, length, _ = qkv.shape
     q, k, v = jnp.split(qkv, 3, axis=-1)
     scale = (q.shape[-1] // num_heads) ** -0.5

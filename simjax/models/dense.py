@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -27,6 +28,20 @@ def settle(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
     )
 
 
+def put_by(x: Float[Array, "*S"]) -> Array:
+    """`x` in the form in which it waits for the backward pass; `take_out` is the inverse.
+
+    The CPU compiler widens bfloat16 arrays that a scan stacks up to float32, and leaves whole
+    numbers of 16 bits alone.
+    """
+    return jax.lax.bitcast_convert_type(x, jnp.uint16) if x.dtype == jnp.bfloat16 else x
+
+
+def take_out(x: Array) -> Float[Array, "*S"]:
+    """What `put_by` was given."""
+    return jax.lax.bitcast_convert_type(x, jnp.bfloat16) if x.dtype == jnp.uint16 else x
+
+
 @jax.custom_vjp
 def rounded_product(
     x: Float[Array, "M I"], kernel: Float[Array, "I O"], bias: Float[Array, "O"]
@@ -45,13 +60,13 @@ def _product_forward(
     x: Array, kernel: Array, bias: Array
 ) -> tuple[Array, tuple[Array, Array, Array]]:
     product = jnp.dot(x, kernel.astype(x.dtype), preferred_element_type=jnp.float32)
-    return (product + bias.astype(jnp.float32)).astype(x.dtype), (x, kernel, bias)
+    return (product + bias.astype(jnp.float32)).astype(x.dtype), (put_by(x), kernel, bias)
 
 
 def _product_backward(
     residuals: tuple[Array, Array, Array], cotangent: Array
 ) -> tuple[Array, Array, Array]:
-    x, kernel, bias = residuals
+    x, kernel, bias = take_out(residuals[0]), residuals[1], residuals[2]
     to_x = jnp.dot(cotangent, settle(kernel.astype(x.dtype).T), preferred_element_type=jnp.float32)
     to_kernel = jnp.dot(settle(x.T), cotangent, preferred_element_type=jnp.float32)
     to_bias = jnp.sum(cotangent, axis=0, dtype=jnp.float32)
@@ -77,10 +92,11 @@ def _normal_distribution(x: Array) -> Array:
 
 def _gelu_forward(x: Array) -> tuple[Array, Array]:
     wide = x.astype(jnp.float32)
-    return (wide * _normal_distribution(wide)).astype(x.dtype), x
+    return (wide * _normal_distribution(wide)).astype(x.dtype), put_by(x)
 
 
 def _gelu_backward(x: Array, cotangent: Array) -> tuple[Array]:
+    x = take_out(x)
     wide = x.astype(jnp.float32)
     density = jnp.exp(-0.5 * jnp.square(wide)) * (1.0 / math.sqrt(2.0 * math.pi))
     slope = _normal_distribution(wide) + wide * density
@@ -115,8 +131,52 @@ class Dense(nnx.Module):
         return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(3, 4))
+def layer_norm(
+    x: Float[Array, "*B D"],
+    scale: Float[Array, "D"],
+    bias: Float[Array, "D"],
+    epsilon: float,
+    dtype: DTypeLike,
+) -> Float[Array, "*B D"]:
+    """`(x - mean) / sqrt(variance + epsilon) * scale + bias` (Ba et al., arXiv 1607.06450).
+
+    Computed in float32 from float32 and rounded to `dtype`. The backward pass is left one array
+    of the size of `x`.
+    """
+    return _layer_norm_forward(x, scale, bias, epsilon, dtype)[0]
+
+
+def _layer_norm_forward(
+    x: Array, scale: Array, bias: Array, epsilon: float, dtype: DTypeLike
+) -> tuple[Array, tuple[Array, Array, Array]]:
+    centred = x - jnp.mean(x, axis=-1, keepdims=True)
+    variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
+    inverse = jax.lax.rsqrt(variance + epsilon)
+    normal = centred * inverse
+    y = (normal * scale + bias).astype(dtype)
+    return y, (put_by(normal.astype(dtype)), inverse, scale)
+
+
+def _layer_norm_backward(
+    epsilon: float, dtype: DTypeLike, residuals: tuple[Array, Array, Array], cotangent: Array
+) -> tuple[Array, Array, Array]:
+    normal = take_out(residuals[0]).astype(jnp.float32)
+    inverse, scale = residuals[1:]
+    wide = cotangent.astype(jnp.float32)
+    rows = tuple(range(wide.ndim - 1))
+    to_normal = wide * scale
+    mean = jnp.mean(to_normal, axis=-1, keepdims=True)
+    along = jnp.mean(to_normal * normal, axis=-1, keepdims=True)
+    to_x = inverse * (to_normal - mean - normal * along)
+    return to_x, jnp.sum(wide * normal, axis=rows), jnp.sum(wide, axis=rows)
+
+
+layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
+
+
 class LayerNorm(nnx.Module):
-    """Layer normalisation (Ba et al. 2016, arXiv 1607.06450), in float32 whatever comes in."""
+    """`layer_norm` with its parameters."""
 
     def __init__(self, features: int, *, epsilon: float) -> None:
         self.scale = nnx.Param(jnp.ones((features,), jnp.float32))
@@ -124,9 +184,5 @@ class LayerNorm(nnx.Module):
         self.epsilon = epsilon
 
     def __call__(self, x: Float[Array, "*B D"], dtype: DTypeLike) -> Float[Array, "*B D"]:
-        """Normalise over the last axis and return `dtype`."""
-        x = x.astype(jnp.float32)
-        centred = x - jnp.mean(x, axis=-1, keepdims=True)
-        variance = jnp.mean(jnp.square(centred), axis=-1, keepdims=True)
-        normal = centred * jax.lax.rsqrt(variance + self.epsilon)
-        return (normal * self.scale[...] + self.bias[...]).astype(dtype)
+        """Normalise float32 over the last axis and return `dtype`."""
+        return layer_norm(x, self.scale[...], self.bias[...], self.epsilon, jnp.dtype(dtype))

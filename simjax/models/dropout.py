@@ -11,6 +11,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.extend.random import threefry_2x32
 from jaxtyping import Array, Float, Int, Key, UInt32
 
 from simjax.errors import UsageError
@@ -55,29 +56,6 @@ def row_keys(key: Key[Array, ""], place: Int[Array, "K"], num_rows: int) -> UInt
     return words.reshape(-1, 2)
 
 
-def threefry2x32(
-    key: tuple[Array, Array], counter: tuple[Array, Array]
-) -> tuple[UInt32[Array, "..."], UInt32[Array, "..."]]:
-    """Threefry-2x32 with 20 rounds (Salmon et al. 2011), elementwise over uint32 arrays.
-
-    The same function as `jax.random`'s, written out so that the compiler fuses and vectorises
-    it: on the CPU JAX's primitive is a loop over whole arrays.
-    """
-
-    def rotate(x: Array, by: int) -> Array:
-        return (x << jnp.uint32(by)) | (x >> jnp.uint32(32 - by))
-
-    schedule = (*key, key[0] ^ key[1] ^ jnp.uint32(0x1BD11BDA))
-    a, b = counter[0] + schedule[0], counter[1] + schedule[1]
-    for group in range(5):
-        for by in ((13, 15, 26, 6), (17, 29, 16, 24))[group % 2]:
-            a = a + b
-            b = rotate(b, by) ^ a
-        a = a + schedule[(group + 1) % 3]
-        b = b + schedule[(group + 2) % 3] + jnp.uint32(group + 1)
-    return a, b
-
-
 def keep_mask(
     keys: UInt32[Array, "N 2"], site: Int[Array, ""] | int, shape: tuple[int, ...], rate: float
 ) -> Array:
@@ -87,11 +65,12 @@ def keep_mask(
     """
     size = math.prod(shape)
     counters = -(-size // 8)
-    counter = jnp.arange(counters, dtype=jnp.uint32)[None, :]
-    site = jnp.asarray(site).astype(jnp.uint32)
-    words = jnp.stack(
-        threefry2x32((keys[:, :1], keys[:, 1:]), (counter, jnp.broadcast_to(site, (1, 1)))), axis=1
-    )
+    low = jnp.arange(counters, dtype=jnp.uint32)
+    counter = jnp.concatenate([low, jnp.full_like(low, jnp.asarray(site).astype(jnp.uint32))])
+    # A call of JAX's own generator, and not its formula written out: the compiler would fuse
+    # that into what follows and compute each word anew for its four draws.
+    words = jax.vmap(lambda key: threefry_2x32((key[0], key[1]), counter))(keys)
+    words = words.reshape(-1, 2, counters)
     shifts = jnp.arange(0, 32, 8, dtype=jnp.uint32)[:, None]
     draws = (words[:, :, None, :] >> shifts) & jnp.uint32(_LEVELS - 1)
     keep = draws >= jnp.uint32(dropped_levels(rate))

@@ -124,6 +124,10 @@ class Embeddings(nnx.Module):
         return self.norm(x + self.token_type.embedding[0], dtype)
 
 
+def _sum(x: Float[Array, "N L D"], y: Float[Array, "N L D"]) -> Float[Array, "N L D"]:
+    return x.astype(jnp.float32) + y.astype(jnp.float32)
+
+
 class Layer(nnx.Module):
     """Attention and feed-forward, each with a residual path and a norm behind it."""
 
@@ -154,10 +158,10 @@ class Layer(nnx.Module):
         attended = drop.dropout(
             self.attention_output(context), keys, site + _ATTENTION_OUTPUT, config.hidden_dropout
         )
-        x = self.attention_norm(x + attended, x.dtype)
+        x = self.attention_norm(_sum(x, attended), x.dtype)
         inner = _ACTIVATIONS[config.activation](self.intermediate(x))
         outer = drop.dropout(self.output(inner), keys, site + _OUTPUT, config.hidden_dropout)
-        return self.output_norm(x + outer, x.dtype)
+        return self.output_norm(_sum(x, outer), x.dtype)
 
 
 class Encoder(nnx.Module):
