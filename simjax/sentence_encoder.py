@@ -228,7 +228,7 @@ class SentenceEncoder:
         unit = self.normalize if normalize is None else normalize
         width = self._size if truncate_dim is None else min(truncate_dim, self._size)
         result = np.empty((len(index), width), np.float32)
-        most_tokens = 64 * (_default_rows() if batch_size is None else batch_size)
+        most_tokens = 64 * (_default_batch_size() if batch_size is None else batch_size)
         with _progress(len(index), show_progress_bar) as advance:
             for members, values in self._run(list(index), most_tokens):
                 kept = values[: len(members), :width]
@@ -386,9 +386,9 @@ def _of_run(path: Path) -> Path:
     return path / "export"
 
 
-def _default_rows() -> int:
-    """Rows of 64 tokens per call: enough to fill the device, few enough to stay in its caches."""
-    return 32 if jax.default_backend() == "cpu" else 2048
+def _default_batch_size() -> int:
+    """Texts of 64 tokens per call: enough to fill the device, few enough for a CPU's caches."""
+    return 32 if jax.default_backend() == "cpu" else 512
 
 
 @contextmanager
