@@ -12,20 +12,25 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 
-def settle(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
-    """`x`, kept in memory in the order of its dimensions.
+def in_order(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
+    """`x`, which on the CPU lies in memory in the order of its dimensions.
 
-    The CPU's fast bfloat16 products take only operands that lie so, and the compiler would
-    otherwise fold a transposition into the product and leave the fast path (float32 products
-    take any order). Passing through one dimension pins the order; elsewhere this does nothing.
+    The CPU compiler folds a transposition into the product that it belongs to. Passing through
+    one dimension keeps the two apart.
     """
-    if x.dtype == jnp.float32:
-        return x
     return jax.lax.platform_dependent(
         x,
         cpu=lambda x: jax.lax.optimization_barrier(x.reshape(-1)).reshape(x.shape),
         default=lambda x: x,
     )
+
+
+def settle(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
+    """An operand of a product, in the order that the CPU's fast bfloat16 products ask for.
+
+    They take rows by columns as they lie and nothing else; float32 products take any order.
+    """
+    return x if x.dtype == jnp.float32 else in_order(x)
 
 
 def put_by(x: Float[Array, "*S"]) -> Array:
@@ -70,7 +75,9 @@ def _product_backward(
     to_x = jnp.dot(cotangent, settle(kernel.astype(x.dtype).T), preferred_element_type=jnp.float32)
     to_kernel = jnp.dot(settle(x.T), cotangent, preferred_element_type=jnp.float32)
     to_bias = jnp.sum(cotangent, axis=0, dtype=jnp.float32)
-    return to_x.astype(x.dtype), to_kernel.astype(kernel.dtype), to_bias.astype(bias.dtype)
+    # A caller that transposes this would turn the product round, which fails on the CPU (jax 0.10).
+    to_kernel = in_order(to_kernel.astype(kernel.dtype))
+    return to_x.astype(x.dtype), to_kernel, to_bias.astype(bias.dtype)
 
 
 rounded_product.defvjp(_product_forward, _product_backward)

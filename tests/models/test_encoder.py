@@ -1,0 +1,253 @@
+"""The encoder against transformers, and under the transformations that training puts it through."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import torch
+from flax import nnx
+from jax import P
+from transformers import (
+    BertConfig,
+    BertModel,
+    RobertaConfig,
+    RobertaModel,
+    XLMRobertaConfig,
+    XLMRobertaModel,
+)
+
+from simjax.errors import UsageError
+from simjax.models import hf
+from simjax.models.encoder import EncoderConfig
+from simjax.models.sentence_model import SentenceModel, merge, split
+from tests.models.packed_rows import LENGTHS, pack, random_texts, unpack
+
+pytestmark = pytest.mark.usefixtures("strict_promotion")
+
+ROW = 20
+PEERS = {
+    "bert": (BertConfig, BertModel, {"type_vocab_size": 2, "pad_token_id": 0}),
+    "roberta": (RobertaConfig, RobertaModel, {"type_vocab_size": 1, "pad_token_id": 1}),
+    "xlm-roberta": (XLMRobertaConfig, XLMRobertaModel, {"type_vocab_size": 1, "pad_token_id": 1}),
+}
+TINY = EncoderConfig(
+    vocab_size=50,
+    hidden_size=24,
+    num_layers=3,
+    num_heads=3,
+    intermediate_size=40,
+    max_positions=ROW,
+    initializer_range=0.2,
+)
+
+
+def random_peer(family, **changes):
+    config_class, model_class, own = PEERS[family]
+    torch.manual_seed(0)
+    shape = {
+        "vocab_size": 50,
+        "hidden_size": 24,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 3,
+        "intermediate_size": 40,
+        # No spare row: an offset that is one too large would read past the table.
+        "max_position_embeddings": max(LENGTHS) + (0 if family == "bert" else 2),
+        "initializer_range": 0.2,
+    }
+    model = model_class(config_class(**shape | own | changes)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+def peer_states(model, texts):
+    """Hidden states behind the first and the last layer, one text at a time, in float32."""
+    states = []
+    for text in texts:
+        with torch.no_grad():
+            output = model(torch.tensor([text]), output_hidden_states=True)
+        states.append([output.hidden_states[i][0].numpy() for i in (1, -1)])
+    return states
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["one text to a row", "packed"])
+@pytest.mark.parametrize("family", list(PEERS))
+def test_hidden_states_are_those_of_transformers(tmp_path, family, together):
+    peer = random_peer(family)
+    peer.save_pretrained(tmp_path)
+    model = hf.load(tmp_path).model
+    texts = random_texts(50)
+    block = pack(texts, ROW, together=together)
+    assert block.tokens.shape[0] == (4 if together else len(texts))
+    last, first = jax.jit(lambda b: model.encoder(b.tokens, b.positions, b.text, with_first=True))(
+        block
+    )
+    for ours_first, ours_last, (peer_first, peer_last) in zip(
+        unpack(first, block), unpack(last, block), peer_states(peer, texts), strict=True
+    ):
+        np.testing.assert_allclose(ours_first, peer_first, atol=1e-5)
+        np.testing.assert_allclose(ours_last, peer_last, atol=1e-5)
+
+
+@pytest.mark.parametrize("activation", ["gelu_new", "gelu_pytorch_tanh", "relu", "silu"])
+def test_activations(tmp_path, activation):
+    peer = random_peer("bert", hidden_act=activation)
+    peer.save_pretrained(tmp_path)
+    model, texts = hf.load(tmp_path).model, random_texts(50)
+    block = pack(texts, ROW, together=True)
+    last, _ = model.encoder(block.tokens, block.positions, block.text)
+    for ours, (_, peers) in zip(unpack(last, block), peer_states(peer, texts), strict=True):
+        np.testing.assert_allclose(ours, peers, atol=1e-5)
+
+
+def embed(graphdef, block, **options):
+    return jax.jit(lambda params: merge(graphdef, params)(block, **options))
+
+
+def test_bfloat16_stays_near_float32():
+    block = pack(random_texts(50), ROW, together=True)
+    wide, narrow = (
+        np.asarray(SentenceModel(TINY, "mean", dtype=dtype, rngs=nnx.Rngs(0))(block))
+        for dtype in (jnp.float32, jnp.bfloat16)
+    )
+    assert wide.dtype == narrow.dtype == np.float32
+    error = np.linalg.norm(wide - narrow, axis=1) / np.linalg.norm(wide, axis=1)
+    assert 1e-5 < error.max() < 0.03
+
+
+@pytest.mark.parametrize("pooling", ["mean", "first_last_mean"])
+def test_unrolling_changes_nothing(pooling):
+    block = pack(random_texts(50), ROW, together=True)
+    values = []
+    for unroll in (1, 3):
+        config = dataclasses.replace(TINY, unroll=unroll)
+        graphdef, params = split(SentenceModel(config, pooling, rngs=nnx.Rngs(0)))
+        values.append(embed(graphdef, block, dropout_key=jax.random.key(0))(params))
+    np.testing.assert_allclose(*values, atol=1e-6)
+
+
+def test_one_layer_is_the_first_and_the_last():
+    config = dataclasses.replace(TINY, num_layers=1)
+    model = SentenceModel(config, "first_last_mean", rngs=nnx.Rngs(0))
+    block = pack(random_texts(50), ROW, together=True)
+    last, first = model.encoder(block.tokens, block.positions, block.text, with_first=True)
+    np.testing.assert_array_equal(last, first)
+
+
+def test_gather_layer_sees_one_layer_at_a_time():
+    graphdef, params = split(SentenceModel(TINY, "mean", rngs=nnx.Rngs(0)))
+    block = pack(random_texts(50), ROW, together=True)
+    seen = []
+
+    def gather(layer):
+        seen.append(jax.tree.map(jnp.shape, layer))
+        return jax.tree.map(lambda leaf: 2.0 * leaf, layer)
+
+    halved = jax.tree.map(lambda leaf: 0.5 * leaf, params["encoder"]["layers"])
+    params_halved = {"encoder": params["encoder"] | {"layers": halved}}
+    found = merge(graphdef, params_halved)(block, gather_layer=gather)
+    np.testing.assert_allclose(found, merge(graphdef, params)(block), atol=1e-6)
+    assert seen[0]["qkv"] == {"kernel": (24, 72), "bias": (72,)}
+
+
+def dot_operands(jaxpr, found):
+    """(operand dtypes, elements of the largest operand) of every product, however deep."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            avals = [v.aval for v in equation.invars]
+            found.append(({str(a.dtype) for a in avals}, max(a.size for a in avals)))
+        for value in equation.params.values():
+            for inner in jax.tree.leaves(value, is_leaf=lambda x: hasattr(x, "eqns")):
+                inner = getattr(inner, "jaxpr", inner)
+                if hasattr(inner, "eqns"):
+                    dot_operands(inner, found)
+    return found
+
+
+def test_products_of_the_backward_pass_are_bfloat16():
+    graphdef, params = split(SentenceModel(TINY, "cls_mlp", dtype=jnp.bfloat16, rngs=nnx.Rngs(0)))
+    block = pack(random_texts(50), ROW, together=True)
+
+    def loss(params):
+        return jnp.sum(jnp.square(merge(graphdef, params)(block, dropout_key=jax.random.key(0))))
+
+    found = dot_operands(jax.make_jaxpr(jax.grad(loss))(params).jaxpr, [])
+    # Four dense layers and two attention products, each with two more in the backward pass.
+    narrow = [f for f in found if f[0] == {"bfloat16"}]
+    assert len(narrow) == 3 * 6
+    # The pooler's head works on one vector per text and stays in float32.
+    assert all(f[0] == {"float32"} and f[1] <= 24 * 24 for f in found if f not in narrow)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("pooling", ["mean", "cls_mlp", "first_last_mean"])
+def test_shard_map_over_two_devices(pooling, dtype):
+    """Blocks split over a mesh: the same vectors and, summed, the same gradients."""
+    graphdef, params = split(SentenceModel(TINY, pooling, dtype=dtype, rngs=nnx.Rngs(0)))
+    blocks = [pack(random_texts(50, seed=s), ROW, together=True, rows=5) for s in range(4)]
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
+    key, place = jax.random.key(7), jnp.arange(4)
+    mesh = jax.make_mesh((2,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+
+    def value_and_gradient(params, blocks, place):
+        def loss(params):
+            vectors = merge(graphdef, params)(blocks, dropout_key=key, place=place)
+            return jnp.sum(jnp.sin(vectors)), vectors
+
+        (_, vectors), gradient = jax.value_and_grad(loss, has_aux=True)(params)
+        return vectors, gradient
+
+    def local(params, blocks, place):
+        varying = jax.tree.map(lambda p: jax.lax.pcast(p, "data", to="varying"), params)
+        vectors, gradient = value_and_gradient(varying, blocks, place)
+        return vectors, jax.lax.psum(gradient, "data")
+
+    sharded = jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(P(), P("data"), P("data")),
+        out_specs=(P("data"), P()),
+        check_vma=True,
+    )
+    vectors, gradient = jax.jit(sharded)(params, stacked, place)
+    whole, whole_gradient = jax.jit(value_and_gradient)(params, stacked, place)
+    np.testing.assert_allclose(vectors, whole, atol=1e-5 if dtype == jnp.float32 else 1e-2)
+    for found, expected in zip(
+        jax.tree.leaves(gradient), jax.tree.leaves(whole_gradient), strict=True
+    ):
+        scale = np.abs(expected).max() + 1e-6
+        limit = 1e-5 if dtype == jnp.float32 else 2e-2
+        np.testing.assert_allclose(found, expected, atol=limit * scale)
+
+
+def test_random_weights():
+    config = dataclasses.replace(TINY, initializer_range=0.02, vocab_size=400)
+    _, params = split(SentenceModel(config, "cls_mlp", rngs=nnx.Rngs(0)))
+    for path, leaf in jax.tree.leaves_with_path(params):
+        name = path[-1].key
+        assert leaf.dtype == jnp.float32
+        if name in ("kernel", "embedding"):
+            error = 5 / np.sqrt(2 * leaf.size)
+            np.testing.assert_allclose(np.std(leaf), 0.02, rtol=error)
+        else:
+            np.testing.assert_array_equal(leaf, {"bias": 0.0, "scale": 1.0}[name])
+    layers = params["encoder"]["layers"]["qkv"]["kernel"]
+    assert np.abs(np.asarray(layers[0] - layers[1])).max() > 0.01
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_heads": 5}, "hidden_size 24 is no multiple of encoder.num_heads 5"),
+        ({"num_layers": 0}, "num_layers must be at least 1"),
+        ({"family": "gpt"}, "family 'gpt'"),
+        ({"activation": "tanh"}, "activation 'tanh'"),
+        ({"hidden_dropout": 0.01}, "dropout rate 0.01"),
+    ],
+)
+def test_impossible_shapes(change, message):
+    with pytest.raises(UsageError, match=message):
+        dataclasses.replace(TINY, **change)
