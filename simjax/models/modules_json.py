@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 from simjax.errors import SimjaxError
 from simjax.models.heads import HeadActivation, HeadConfig, HeadWeights
 from simjax.models.tensor_files import TensorFolder, read_json, read_json_object
@@ -28,7 +30,7 @@ class Described:
 
     transformer: Path
     """The folder of `config.json`, the weights and the tokenizer."""
-    pooling: Literal["cls", "mean"] | None = None
+    pooling: Literal["cls", "mean", "first_last_mean"] | None = None
     """None if the folder does not say."""
     heads: tuple[HeadWeights, ...] = ()
     normalize: bool = False
@@ -56,7 +58,8 @@ def describe(folder: Path) -> Described:
     ):
         raise SimjaxError(f"{path}: expected a list of modules, each with a type")
     transformer: Path | None = None
-    pooling: Literal["cls", "mean"] | None = None
+    pooling: Literal["cls", "mean", "first_last_mean"] | None = None
+    first_last = False
     heads: list[HeadWeights] = []
     normalize = False
     for module in listed:
@@ -68,8 +71,14 @@ def describe(folder: Path) -> Described:
             raise SimjaxError(f"{path}: module path {module.get('path')!r} leaves the folder")
         if kind == "Transformer" and transformer is None:
             transformer = place
+        elif kind == "WeightedLayerPooling" and pooling is None and transformer is not None:
+            _check_first_last(place, transformer)
+            first_last = True
         elif kind == "Pooling" and pooling is None and transformer is not None:
             pooling = _pooling(place / "config.json")
+            if first_last and pooling != "mean":
+                raise SimjaxError(f"{place}: pooling {pooling} of weighted layers is not supported")
+            pooling = "first_last_mean" if first_last else pooling
         elif kind == "Dense" and pooling is not None and not normalize:
             heads.append(_dense(place))
         elif kind == "Normalize" and pooling is not None:
@@ -106,6 +115,22 @@ def _pooling(path: Path) -> Literal["cls", "mean"]:
     raise SimjaxError(
         f"{path}: pooling {' + '.join(map(str, modes))} is not supported; cls or mean is"
     )
+
+
+def _check_first_last(folder: Path, transformer: Path) -> None:
+    """Refuse weights other than 1 for the first and the last layer and 0 between."""
+    path = folder / "config.json"
+    config = read_json_object(path)
+    layers = read_json_object(transformer / "config.json").get("num_hidden_layers")
+    if config.get("layer_start") != 1 or type(layers) is not int or layers < 1:
+        raise SimjaxError(f"{path}: layer_start must be 1 (the mean of first and last layer)")
+    wanted = np.zeros(layers, np.float32)
+    wanted[[0, -1]] = 1.0
+    found = TensorFolder(folder).read("layer_weights", (layers,), str(path))
+    if not np.array_equal(found, wanted):
+        raise SimjaxError(
+            f"{folder}: layer weights are supported where the first and the last are 1, the others 0"
+        )
 
 
 def _dense(folder: Path) -> HeadWeights:
