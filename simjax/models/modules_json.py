@@ -129,7 +129,7 @@ def _check_first_last(folder: Path, transformer: Path) -> None:
     found = TensorFolder(folder).read("layer_weights", (layers,), str(path))
     if not np.array_equal(found, wanted):
         raise SimjaxError(
-            f"{folder}: layer weights are supported where the first and the last are 1, the others 0"
+            f"{folder}: only layer weights of 1 (first and last) and 0 (between) are supported"
         )
 
 
