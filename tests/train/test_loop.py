@@ -3,60 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
-import io
 import math
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import pytest
-from rich.console import Console
 
-from simjax.checkpoint.config import CheckpointConfig
 from simjax.mesh import MeshConfig
 from simjax.train import config as run_config
 from simjax.train import loop
 from simjax.train.config import RunConfig, TrainConfig
 from tests.train.tiny_run import (
     BLOCK,
-    STEPS_PER_EPOCH,
+    EVALUATED,
+    SAVED,
+    TOTAL,
     assert_same_bits,
-    compilations_kept_in,
     config_for,
     figures,
     lines,
+    recipe,
+    saved_steps,
     state_at,
-    with_evaluation,
-    write_data,
+    train,
 )
 
-TOTAL = 4 * STEPS_PER_EPOCH
-EVALUATED = 4
-SAVED = 3
 STOPPED = 5
 """A step that is neither evaluated nor saved, in the middle of an epoch."""
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("data")
-    with compilations_kept_in(folder / "compiled"):
-        yield write_data(folder)
-
-
-def recipe(data: Path, output: Path, **changes: Any) -> RunConfig:
-    changes = {
-        "evaluation": with_evaluation(EVALUATED),
-        "checkpoint": CheckpointConfig(every=SAVED, keep=2),
-    } | changes
-    return config_for(data, output, **changes)
-
-
-def train(config: RunConfig) -> dict[str, Any]:
-    return loop.train(config, console=Console(file=io.StringIO(), width=100))
 
 
 class StopAfter:
@@ -81,13 +57,6 @@ class StopAfter:
 
 
 @pytest.fixture(scope="module")
-def whole(data) -> tuple[RunConfig, dict[str, Any]]:
-    """A run that nothing interrupts, and what it returned."""
-    config = recipe(data, data / "whole")
-    return config, train(config)
-
-
-@pytest.fixture(scope="module")
 def stopped(data) -> RunConfig:
     """The same run, stopped after a few steps."""
     config = recipe(data, data / "stopped")
@@ -100,11 +69,6 @@ def stopped(data) -> RunConfig:
 def copied(config: RunConfig, to: Path, **changes: Any) -> RunConfig:
     shutil.copytree(config.output, to)
     return dataclasses.replace(config, output=str(to), **changes)
-
-
-def saved_steps(config: RunConfig) -> set[int]:
-    folder = Path(config.output) / "checkpoints"
-    return {int(path.name) for path in folder.iterdir() if path.name.isdecimal()}
 
 
 def test_every_step_has_its_line_of_metrics(whole):

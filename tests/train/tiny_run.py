@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from rich.console import Console
 
 from simjax.checkpoint.config import CheckpointConfig
 from simjax.checkpoint.manager import Checkpoints
@@ -23,7 +25,7 @@ from simjax.eval.tasks import EvalConfig, Task
 from simjax.mesh import MeshConfig
 from simjax.models.encoder import EncoderConfig
 from simjax.train import config as run_config
-from simjax.train import metrics
+from simjax.train import loop, metrics
 from simjax.train.config import ModelConfig, RunConfig, TokenizerConfig, TrainConfig
 from simjax.train.optimizer import OptimizerConfig
 from simjax.train.setup import set_up
@@ -31,7 +33,10 @@ from simjax.train.state import TrainState
 
 DEVICES = 8
 EXAMPLES, BATCH, BLOCK = 96, 32, 2
-STEPS_PER_EPOCH = EXAMPLES // BATCH
+EPOCHS = 4
+TOTAL = EPOCHS * EXAMPLES // BATCH
+EVALUATED, SAVED = 4, 3
+"""Steps between evaluations, and between checkpoints."""
 WORDS = [a + b for a in ("ba", "ce", "di", "fo", "gu") for b in ("lan", "mer", "nis", "pot", "ruk")]
 SPEEDS = {"pairs_per_second", "tokens_per_second", "data_wait", "mfu", "memory_peak"}
 """Figures that differ from run to run."""
@@ -84,16 +89,26 @@ def config_for(data: Path, output: Path, **changes: Any) -> RunConfig:
         ),
         # A large epsilon: where a gradient is 0 but for rounding, Adam would make a step of it.
         optimizer=OptimizerConfig(learning_rate=0.02, eps=1e-5, warmup=2),
-        train=TrainConfig(epochs=4.0, micro_batch=BLOCK, log_every=1),
+        train=TrainConfig(epochs=EPOCHS, micro_batch=BLOCK, log_every=1),
         mesh=MeshConfig(data=4, fsdp=2),
         checkpoint=CheckpointConfig(every=0, keep=2),
     )
     return dataclasses.replace(config, **changes)
 
 
-def with_evaluation(every: int) -> EvalConfig:
-    """Similarity every so many steps, which chooses the best checkpoint."""
-    return EvalConfig(tasks=(Task("sts", "sts-dev.tsv"),), every=every, metric="sts-dev/spearman")
+def recipe(data: Path, output: Path, **changes: Any) -> RunConfig:
+    """A run that is evaluated and saved now and then, and keeps its best checkpoint."""
+    tasks = (Task("sts", "sts-dev.tsv"),)
+    evaluation = EvalConfig(tasks=tasks, every=EVALUATED, metric="sts-dev/spearman")
+    checkpoint = CheckpointConfig(every=SAVED, keep=2)
+    return config_for(
+        data, output, **{"evaluation": evaluation, "checkpoint": checkpoint} | changes
+    )
+
+
+def train(config: RunConfig) -> dict[str, Any]:
+    """Trains in silence."""
+    return loop.train(config, console=Console(file=io.StringIO(), width=100))
 
 
 @contextmanager
@@ -152,6 +167,11 @@ def figures(output: Path) -> list[dict[str, Any]]:
     """The metrics that depend on the run alone, and not on the machine's speed."""
     kept = [{k: v for k, v in line.items() if k not in SPEEDS} for line in lines(output)]
     return json.loads(json.dumps(kept))
+
+
+def saved_steps(config: RunConfig) -> set[int]:
+    folder = Path(config.output) / "checkpoints"
+    return {int(path.name) for path in folder.iterdir() if path.name.isdecimal()}
 
 
 def state_at(config: RunConfig, step: int | None = None) -> TrainState:

@@ -1,0 +1,158 @@
+"""`simjax train` called with what it cannot use: a status, one line, and nothing lost."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from simjax.cli.main import main
+from simjax.train import config as run_config
+from simjax.train import loop
+from simjax.train.config import ModelConfig, RunConfig, TokenizerConfig
+from simjax.train.setup import set_up
+from tests.tiny_models import write_folder
+from tests.train.tiny_run import BATCH, BLOCK, EXAMPLES, config_for, recipe
+
+
+@pytest.fixture
+def refusal(tmp_path, capfd) -> Callable[..., str]:
+    """Trains by a configuration in vain and returns the complaint."""
+
+    def call(config: RunConfig, status: int, *overrides: str) -> str:
+        path = tmp_path / "recipe.yaml"
+        path.write_text(run_config.dump(config), encoding="utf-8")
+        capfd.readouterr()
+        assert main(["train", str(path), *overrides]) == status
+        captured = capfd.readouterr()
+        assert captured.out == ""
+        (line,) = captured.err.splitlines()
+        assert line.startswith("simjax: ")
+        return line
+
+    return call
+
+
+def with_data(config: RunConfig, **changes: Any) -> RunConfig:
+    return dataclasses.replace(config, data=dataclasses.replace(config.data, **changes))
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {
+        str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("--seed=1", "seed (0 there, 1 here)"),
+        ("--objective.temperature=0.1", "objective.temperature (0.05 there, 0.1 here)"),
+        ("--data.seed=5", "data.seed (0 there, 5 here)"),
+        ("--train.epochs=2", "steps (12 there, 6 here)"),
+        ("--data.source.negatives=[]", "token_store"),
+    ],
+)
+def test_the_folder_of_another_run_is_left_as_it_is(data, whole, tmp_path, refusal, override, key):
+    output = tmp_path / "run"
+    shutil.copytree(whole[0].output, output)
+    before = contents(output)
+    line = refusal(dataclasses.replace(whole[0], output=str(output)), 1, override)
+    assert f"{output}/checkpoints/run.json: " in line and key in line
+    assert "choose another output" in line
+    assert contents(output) == before
+
+
+def test_a_folder_with_other_files_is_left_as_it_is(data, tmp_path, refusal):
+    output = tmp_path / "papers"
+    output.mkdir()
+    (output / "thesis.tex").write_text("years of work")
+    line = refusal(config_for(data, output), 1)
+    assert f"{output}: holds files that are not of a run" in line and "output" in line
+    assert contents(output).keys() == {"thesis.tex"}
+
+
+def test_an_output_that_is_a_file(data, tmp_path, refusal):
+    output = tmp_path / "run"
+    output.write_text("")
+    assert f"{output}: cannot be the output folder" in refusal(config_for(data, output), 1)
+
+
+@pytest.mark.parametrize("left", ["tokenizer.partial", "tokenizer", "checkpoints", "config.yaml"])
+def test_a_folder_that_a_run_was_cut_off_in_is_taken_up_again(data, tmp_path, left):
+    config = config_for(data, tmp_path / "run")
+    (tmp_path / "run" / left).mkdir(parents=True)
+    assert loop.open_folder(config) == tmp_path / "run"
+
+
+def test_a_home_folder_is_found(monkeypatch, data, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    config = config_for(data, Path("~/run"), tokenizer=TokenizerConfig("train", 300))
+    assert loop.open_folder(config) == tmp_path / "run"
+    set_up(config)
+    assert (tmp_path / "run" / "tokenizer" / "tokenizer.json").exists()
+    assert not (tmp_path / "~").exists()
+
+
+def test_fewer_examples_than_a_batch(data, tmp_path, refusal):
+    config = with_data(config_for(data, tmp_path / "run"), batch_size=128)
+    line = refusal(config, 1)
+    assert f"{EXAMPLES} examples" in line and "128" in line and "data.batch_size" in line
+
+
+def test_a_batch_that_does_not_divide_by_the_devices(data, tmp_path, refusal):
+    config = with_data(config_for(data, tmp_path / "run"), batch_size=BATCH - BLOCK)
+    line = refusal(config, 2)
+    assert "data.batch_size 30" in line and "8 devices" in line
+
+
+def test_a_tokenizer_that_does_not_fit_the_weights(data, tmp_path, refusal):
+    folder = write_folder(tmp_path / "model", "bert", layers=1)
+    config = config_for(data, tmp_path / "run", model=ModelConfig(pretrained=str(folder)))
+    line = refusal(config, 1)
+    assert "30 tokens" in line and "rows" in line and "tokenizer" in line
+
+
+@pytest.mark.parametrize(
+    ("override", "suggestion"),
+    [
+        ("--objective.temprature=0.1", "objective.temperature"),
+        ("--trian.steps=3", "train"),
+    ],
+)
+def test_an_unknown_key(data, tmp_path, refusal, override, suggestion):
+    line = refusal(config_for(data, tmp_path / "run"), 2, override)
+    assert override.partition("=")[0] in line and suggestion in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_data_and_evaluation_that_are_not_there(data, tmp_path, refusal):
+    config = with_data(recipe(data, tmp_path / "run"), root=str(tmp_path / "nowhere"))
+    line = refusal(config, 1)
+    assert str(tmp_path / "nowhere") in line
+
+
+def test_after_the_mend_the_same_folder_serves(data, tmp_path, refusal):
+    """A vocabulary that was learned in vain is not mistaken for the one asked for now."""
+    config = config_for(data, tmp_path / "run", tokenizer=TokenizerConfig("train", 300))
+    refusal(with_data(config, batch_size=128), 1)
+    first = set_up(config)
+    fewer = dataclasses.replace(config, tokenizer=TokenizerConfig("train", 60))
+    second = set_up(fewer)
+    assert second.model.config.vocab_size < first.model.config.vocab_size
+
+    # Once there is a checkpoint, the vocabulary belongs to it.
+    (tmp_path / "run" / "checkpoints" / "3").mkdir(parents=True)
+    again = set_up(fewer)
+    assert again.identity() == second.identity()
+    third = set_up(config)
+    assert third.model.config.vocab_size == second.model.config.vocab_size
+    assert third.identity()["vocab_size"] == 300 != again.identity()["vocab_size"]
