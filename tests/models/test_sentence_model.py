@@ -1,3 +1,5 @@
+from functools import cache
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,6 +13,7 @@ from simjax.models.heads import HeadConfig
 from simjax.models.sentence_model import SentenceModel, merge, split
 from simjax.types import NO_TEXT, Block
 from tests.models.packed_rows import pack, random_texts, unpack
+from tests.models.quick import quick_jit
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
@@ -27,11 +30,13 @@ CONFIG = EncoderConfig(
 POOLINGS = ["cls", "cls_mlp", "cls_linear", "mean", "first_last_mean"]
 
 
+@cache
 def make(pooling, **options):
-    model = SentenceModel(CONFIG, pooling, rngs=nnx.Rngs(0), **options)
-    graphdef, params = split(model)
-    biased = jax.tree.map(lambda p: p + 0.1 * jax.random.normal(jax.random.key(1), p.shape), params)
-    return graphdef, biased
+    graphdef, params = split(SentenceModel(CONFIG, pooling, rngs=nnx.Rngs(0), **options))
+    rng = np.random.default_rng(1)
+    return graphdef, jax.tree.map(
+        lambda p: jnp.asarray(p + 0.1 * rng.normal(size=p.shape), jnp.float32), params
+    )
 
 
 def linear(vector, head):
@@ -43,7 +48,8 @@ def linear(vector, head):
 def test_poolings(pooling):
     graphdef, params = make(pooling)
     model, block = merge(graphdef, params), pack(random_texts(50), ROW, together=True)
-    last, first = model.encoder(block.tokens, block.positions, block.text, with_first=True)
+    states = quick_jit(lambda b: model.encoder(b.tokens, b.positions, b.text, with_first=True))
+    last, first = states(block)
     expected = []
     for of_last, of_first in zip(unpack(last, block), unpack(first, block), strict=True):
         if pooling == "mean":
@@ -56,7 +62,7 @@ def test_poolings(pooling):
             expected[-1] = np.tanh(linear(expected[-1], params["pooler"]))
         elif pooling == "cls_linear":
             expected[-1] = linear(expected[-1], params["pooler"])
-    found = model(block)
+    found = quick_jit(model)(block)
     assert found.dtype == jnp.float32
     np.testing.assert_allclose(found, np.stack(expected), atol=1e-5)
 
@@ -66,10 +72,10 @@ def test_a_folders_heads_come_behind_the_pooling():
     graphdef, params = make("mean", heads=heads)
     model, block = merge(graphdef, params), pack(random_texts(50), ROW, together=True)
     assert model.embedding_size == 5
-    plain = merge(*make("mean"))(block)
+    plain = quick_jit(merge(*make("mean")))(block)
     kernels = [np.asarray(params[f"head_{i}"]["kernel"]) for i in range(2)]
     hidden = np.tanh(np.asarray(plain) @ kernels[0] + np.asarray(params["head_0"]["bias"]))
-    np.testing.assert_allclose(model(block), hidden @ kernels[1], atol=1e-5)
+    np.testing.assert_allclose(quick_jit(model)(block), hidden @ kernels[1], atol=1e-5)
     weights = model.head_weights()
     np.testing.assert_array_equal(weights[0].weight, kernels[0].T)
     assert [w.activation for w in weights] == ["tanh", "identity"] and weights[1].bias is None
@@ -79,91 +85,91 @@ def test_the_training_head_can_be_left_out():
     block = pack(random_texts(50), ROW, together=True)
     graphdef, params = make("cls_mlp")
     model = merge(graphdef, params)
-    plain = merge(make("cls")[0], {"encoder": params["encoder"]})(block)
-    np.testing.assert_array_equal(model(block, training_head=False), plain)
-    assert np.abs(np.asarray(model(block) - plain)).max() > 0.1
+
+    @quick_jit
+    def run(block):
+        cls = merge(make("cls")[0], {"encoder": params["encoder"]})
+        return model(block), model(block, training_head=False), cls(block)
+
+    with_head, without, plain = run(block)
+    np.testing.assert_allclose(without, plain, atol=1e-6)
+    assert np.abs(np.asarray(with_head - plain)).max() > 0.1
     assert model.head_weights(training_head=False) == []
     (head,) = model.head_weights()
     np.testing.assert_array_equal(head.weight.T, params["pooler"]["kernel"])
-    # It is a part of cls_linear whether in training or not.
+
+
+def test_cls_linear_is_no_training_head():
+    block = pack(random_texts(50), ROW, together=True)
     model = merge(*make("cls_linear"))
-    np.testing.assert_array_equal(model(block, training_head=False), model(block))
+    found = quick_jit(lambda b: (model(b), model(b, training_head=False)))(block)
+    np.testing.assert_allclose(*found, atol=1e-6)
     assert len(model.head_weights(training_head=False)) == 1
 
 
-@pytest.mark.parametrize("pooling", POOLINGS)
+@pytest.mark.parametrize("pooling", ["cls_mlp", "mean"])
 def test_absent_texts_are_zero_without_a_gradient(pooling):
     texts = random_texts(50, (4, 6, 3))
     block = pack(texts, ROW, together=True)
     # Texts 3 and 4 are absent; text 0 begins where their `first` points.
     block = Block(block.tokens, block.positions, block.text, jnp.pad(block.first, (0, 2)))
     graphdef, params = make(pooling, heads=(HeadConfig(WIDTH, WIDTH),))
-    vectors = np.asarray(merge(graphdef, params)(block))
+
+    @quick_jit
+    def run(params, cotangent):
+        vectors, pull = jax.vjp(lambda params: merge(graphdef, params)(block), params)
+        return vectors, pull(cotangent)[0]
+
+    vectors, gradient = run(params, jnp.ones((5, WIDTH)).at[:3].set(0.0))
     np.testing.assert_array_equal(vectors[3:], 0.0)
-    assert np.abs(vectors[:3]).min(1).max() > 0
-
-    def absent(params):
-        return jnp.sum(merge(graphdef, params)(block)[3:])
-
-    for leaf in jax.tree.leaves(jax.grad(absent)(params)):
+    assert np.abs(vectors[:3]).max(1).min() > 0
+    for leaf in jax.tree.leaves(gradient):
         np.testing.assert_array_equal(leaf, 0.0)
 
 
-@pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
-def test_dropout_does_not_depend_on_how_blocks_are_cut(pooling, dtype):
+@pytest.mark.parametrize(
+    ("pooling", "dtype", "tolerance"),
+    [("first_last_mean", jnp.float32, 1e-5), ("cls_mlp", jnp.bfloat16, 3e-2)],
+)
+def test_dropout_does_not_depend_on_how_blocks_are_cut(pooling, dtype, tolerance):
     graphdef, params = make(pooling, dtype=dtype)
-    blocks = [pack(random_texts(50, seed=s), ROW, together=True, rows=5) for s in range(4)]
+    blocks = [pack(random_texts(50, seed=s), ROW, together=True, rows=5) for s in (0, 1, 1, 2)]
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *blocks)
     key = jax.random.key(2)
-    run = jax.jit(lambda b, place: merge(graphdef, params)(b, dropout_key=key, place=place))
+    run = quick_jit(lambda b, place: merge(graphdef, params)(b, dropout_key=key, place=place))
     whole = run(stacked, jnp.arange(4))
-    tolerance = 1e-5 if dtype == jnp.float32 else 3e-2
-    for start in (0, 2):
-        part = jax.tree.map(lambda leaf, s=start: leaf[s : s + 2], stacked)
-        found = run(part, jnp.arange(start, start + 2))
-        np.testing.assert_allclose(found, whole[start : start + 2], atol=tolerance)
-    # A block by itself, and one with more rows of padding below.
-    longer = jax.tree.map(jnp.asarray, blocks[3])
+    # Two views of one block at two places: other masks, other vectors.
+    assert np.abs(np.asarray(whole[1] - whole[2])).max() > 0.05
+    first, second = (jax.tree.map(lambda x, s=s: x[s : s + 2], stacked) for s in (0, 2))
+    # Places count from zero unless given.
+    np.testing.assert_allclose(run(first, None), whole[:2], atol=tolerance)
+    np.testing.assert_allclose(run(second, jnp.asarray([2, 3])), whole[2:], atol=tolerance)
+    # A block by itself, with more rows of padding below.
     below = [(0, 2), (0, 0)]
     longer = Block(
-        jnp.pad(longer.tokens, below),
-        jnp.pad(longer.positions, below),
-        jnp.pad(longer.text, below, constant_values=NO_TEXT),
-        longer.first,
+        jnp.pad(blocks[3].tokens, below),
+        jnp.pad(blocks[3].positions, below),
+        jnp.pad(blocks[3].text, below, constant_values=NO_TEXT),
+        blocks[3].first,
     )
-    for block in (blocks[3], longer):
-        found = run(block, jnp.asarray([3]))
-        np.testing.assert_allclose(found, whole[3], atol=tolerance)
-    other = run(stacked, jnp.arange(1, 5))
-    assert np.abs(np.asarray(other - whole)).max() > 0.05
-
-
-def test_places_count_from_zero_unless_given():
-    graphdef, params = make("mean")
-    block = pack(random_texts(50), ROW, together=True)
-    two = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), block)
-    model, key = merge(graphdef, params), jax.random.key(0)
-    found = model(two, dropout_key=key)
-    np.testing.assert_allclose(found, model(two, dropout_key=key, place=jnp.arange(2)), atol=1e-6)
-    # Two views of one text: other masks, other vectors.
-    assert np.abs(np.asarray(found[0] - found[1])).max() > 0.05
+    np.testing.assert_allclose(run(longer, jnp.asarray([3])), whole[3], atol=tolerance)
 
 
 def test_gradient_against_finite_differences():
     graphdef, params = make("cls_mlp")
     block = pack(random_texts(50), ROW, together=True)
-    direction = jax.tree.map(lambda p: jax.random.normal(jax.random.key(p.size), p.shape), params)
+    rng = np.random.default_rng(2)
+    direction = jax.tree.map(lambda p: rng.normal(size=p.shape).astype(np.float32), params)
 
-    @jax.jit
     def along(step):
         moved = jax.tree.map(lambda p, d: p + step * d, params, direction)
         vectors = merge(graphdef, moved)(block, dropout_key=jax.random.key(3))
         return jnp.sum(jnp.sin(3.0 * vectors))
 
-    slope = jax.jit(jax.grad(along))(0.0)
+    slope = quick_jit(jax.grad(along))(0.0)
     step = 2e-3
-    differences = (along(step) - along(-step)) / (2 * step)
+    compiled = quick_jit(along)
+    differences = (compiled(step) - compiled(-step)) / (2 * step)
     assert abs(slope) > 1.0
     np.testing.assert_allclose(slope, differences, rtol=1e-2)
 
