@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from flax import nnx
 from jax import P
@@ -19,6 +20,7 @@ from transformers import (
 )
 
 from simjax.errors import UsageError
+from simjax.models import dropout as drop
 from simjax.models import hf
 from simjax.models.encoder import EncoderConfig
 from simjax.models.sentence_model import SentenceModel, merge, split
@@ -127,6 +129,58 @@ def test_unrolling_changes_nothing():
         graphdef, params = split(SentenceModel(config, "mean", rngs=nnx.Rngs(0)))
         values.append(embed(graphdef, block, dropout_key=jax.random.key(0))(params))
     np.testing.assert_allclose(*values, atol=1e-6)
+
+
+def by_hand(params, block, keys, config):
+    """The encoder in float64, dropping what the masks of each layer and site say."""
+    p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params["encoder"])
+    rows, length = block.tokens.shape
+
+    def dropped(x, site):
+        keep = drop.keep_mask(keys, site, x.shape[1:], config.hidden_dropout)
+        return np.where(keep, x / (1.0 - 26 / 256), 0.0)
+
+    def norm(x, weights):
+        x = x - x.mean(-1, keepdims=True)
+        x = x / np.sqrt((x * x).mean(-1, keepdims=True) + config.layer_norm_eps)
+        return x * weights["scale"] + weights["bias"]
+
+    tables = p["embeddings"]
+    x = tables["word"]["embedding"][block.tokens] + tables["position"]["embedding"][block.positions]
+    x = dropped(norm(x + tables["token_type"]["embedding"][0], tables["norm"]), 0)
+    allowed = (block.text[:, :, None] == block.text[:, None, :])[:, None]
+    for number in range(config.num_layers):
+        layer = jax.tree.map(lambda leaf, n=number: leaf[n], p["layers"])
+        site = 4 * (number + 1)
+
+        def dense(x, name, layer=layer):
+            return x @ layer[name]["kernel"] + layer[name]["bias"]
+
+        q, k, v = (
+            part.reshape(rows, length, config.num_heads, -1).transpose(0, 2, 1, 3)
+            for part in np.split(dense(x, "qkv"), 3, axis=-1)
+        )
+        scores = np.where(allowed, q @ k.swapaxes(2, 3) / np.sqrt(q.shape[-1]), -np.inf)
+        scores = np.exp(scores - scores.max(-1, keepdims=True))
+        scores /= scores.sum(-1, keepdims=True)
+        scores = dropped(scores.swapaxes(2, 3), site).swapaxes(2, 3)
+        context = (scores @ v).transpose(0, 2, 1, 3).reshape(x.shape)
+        attended = dropped(dense(context, "attention_output"), site + 1)
+        x = norm(x + attended, layer["attention_norm"])
+        inner = dense(x, "intermediate")
+        inner = inner * scipy.stats.norm.cdf(inner)
+        x = norm(x + dropped(dense(inner, "output"), site + 2), layer["output_norm"])
+    return x
+
+
+def test_dropout_in_every_layer_and_site():
+    """Equal to the definition, in which every layer and site has a mask of its own."""
+    model = SentenceModel(TINY, "mean", rngs=nnx.Rngs(0))
+    block = pack(random_texts(50), ROW, together=True)
+    keys = drop.row_keys(jax.random.key(5), jnp.arange(1), block.tokens.shape[0])
+    found, _ = quick_jit(lambda b: model.encoder(b.tokens, b.positions, b.text, keys=keys))(block)
+    expected = by_hand(split(model)[1], jax.tree.map(np.asarray, block), keys, TINY)
+    np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
 def test_one_layer_is_the_first_and_the_last():
