@@ -44,6 +44,7 @@ def recipe(
     block_size: int,
     max_length: int,
     learning_rate: float,
+    weight_decay: float = 0.01,
     micro_batch: int | None = None,
     mesh: MeshConfig | None = None,
 ) -> RunConfig:
@@ -66,7 +67,7 @@ def recipe(
             learning_rate=learning_rate,
             schedule="linear",
             warmup=0,
-            weight_decay=0.01,
+            weight_decay=weight_decay,
             b1=0.9,
             b2=0.999,
             eps=1e-8,
@@ -165,6 +166,7 @@ def test_a_tiny_model_follows_step_by_step(made_up, tmp_path):
         block_size=4,
         max_length=16,
         learning_rate=3e-3,
+        weight_decay=2.0,  # what decays that should not would show
         micro_batch=8,
         mesh=MeshConfig(2, 1),
     )

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from functools import cache
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +17,7 @@ from simjax.errors import UsageError
 from simjax.mesh import MeshConfig
 from simjax.objectives.config import ObjectiveConfig
 from simjax.train import optimizer
-from simjax.train.state import init_state, state_specs
+from simjax.train.state import TrainState, init_state, state_specs
 from simjax.train.step import StepOptions, blocks_per_device, make_step
 from tests.train.towers import (
     FAST_COMPILE,
@@ -162,27 +165,50 @@ def test_memory_does_not_grow_with_the_batch_but_for_its_embeddings():
     assert at_once > 4 * large
 
 
-def test_a_step_whose_gradient_is_not_finite_changes_nothing_but_the_count():
-    tower = Tower(dropout=0.0)
+@cache
+def update() -> tuple[Callable[[], TrainState], Callable[..., Any]]:
+    """A state before the first step, made anew by each call, and the compiled update."""
+    tower = Tower()
     mesh = meshes.make_mesh(MeshConfig(2, 2), jax.devices()[:4])
-    params = jax.tree.map(jnp.array, tower.params)
-    tx, schedule = optimizer.make(optimizer.OptimizerConfig(warmup=0), 10, 32, params)
+    tx, schedule = optimizer.make(optimizer.OptimizerConfig(warmup=0), 10, 32, tower.params)
     options = StepOptions(None, "step", 1.0, 0)
-    specs = state_specs(params, tx, mesh)
+    specs = state_specs(tower.params, tx, mesh)
     step = make_step(tower.system, tx, schedule, specs, mesh, options)
     batch = jax.device_put(batch_of(4), meshes.batch_sharding(mesh))
-    start = init_state(params, tx, mesh)
-    step = step.lower(start, batch).compile(compiler_options=FAST_COMPILE)
 
-    state, metrics = step(start, batch)
+    def start() -> TrainState:
+        return init_state(jax.tree.map(jnp.array, tower.params), tx, mesh)
+
+    program = step.lower(start(), batch).compile(compiler_options=FAST_COMPILE)
+    return start, lambda state: program(state, batch)
+
+
+def test_an_update_changes_every_parameter():
+    start, step = update()
+    state, metrics = step(start())
     assert np.isfinite(float(metrics["grad_norm"])) and int(state.step) == 1
-    before, after = jax.tree.leaves(params), jax.tree.leaves(state.params)
+    before, after = jax.tree.leaves(start().params), jax.tree.leaves(state.params)
     assert all((x != y).any() for x, y in zip(before, after, strict=True))
 
+
+def test_dropout_differs_from_step_to_step_and_is_the_same_when_a_step_is_done_again():
+    start, step = update()
+    losses = []
+    for number in (0, 1, 0):
+        count = jax.device_put(jnp.int32(number), start().step.sharding)
+        _, metrics = step(dataclasses.replace(start(), step=count))
+        losses.append(float(metrics["loss"]))
+    assert abs(losses[0] - losses[1]) > 1e-3
+    assert losses[0] == losses[2]
+
+
+def test_a_step_whose_gradient_is_not_finite_changes_nothing_but_the_count():
+    start, step = update()
+    state, _ = step(start())
     norm = state.params["model"]["encoder"]["embeddings"]["norm"]
     norm["scale"] = norm["scale"] * jnp.nan
     kept = jax.tree.map(np.asarray, state)
-    state, metrics = step(state, batch)
+    state, metrics = step(state)
     assert np.isnan(float(metrics["grad_norm"]))
     assert int(state.step) == 2
     for old, new in (kept.params, state.params), (kept.opt_state, state.opt_state):
