@@ -68,6 +68,11 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
     return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 2)
 
 
+def splits_params(mesh: Mesh) -> bool:
+    """Whether parameters are split over devices."""
+    return mesh.shape[FSDP] > 1
+
+
 def batch_spec() -> jax.sharding.PartitionSpec:
     """Blocks, the leading dimension of a batch, are split over every axis."""
     return P(AXES)

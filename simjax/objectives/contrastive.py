@@ -108,7 +108,8 @@ def unit(x: Float[Array, "*K D"]) -> Float[Array, "*K D"]:
     """X / |x| in float32; zero, with zero gradient, where x is zero."""
     x = x.astype(jnp.float32)
     square = (x * x).sum(axis=-1, keepdims=True)
-    return x * jnp.where(square > _MARGIN, jax.lax.rsqrt(jnp.maximum(square, _MARGIN)), 0.0)
+    # Asked this way round, a NaN stays one.
+    return x * jnp.where(square <= _MARGIN, 0.0, jax.lax.rsqrt(jnp.maximum(square, _MARGIN)))
 
 
 def contrastive_loss(

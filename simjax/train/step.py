@@ -127,7 +127,7 @@ def value_and_grad(
         mesh: The devices.
         options: How.
     """
-    by_layer = options.gather == "layer" and mesh.shape[meshes.FSDP] > 1
+    by_layer = options.gather == "layer" and meshes.splits_params(mesh)
     late = jax.tree_util.tree_map_with_path(
         lambda path, _: by_layer and is_stacked(path), specs, is_leaf=meshes.is_spec
     )
