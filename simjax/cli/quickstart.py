@@ -7,6 +7,9 @@ cores.
 from __future__ import annotations
 
 import argparse
+import os
+import shutil
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -63,14 +66,16 @@ def run(args: argparse.Namespace) -> None:
     if "stopped" in scores:
         return
     export = args.output / "export"
+    # `make` installs into an environment that need not be the shell's.
+    simjax = "simjax" if shutil.which("simjax") else os.path.relpath(sys.argv[0])
     _search(console, export)
     console.print(
         f"\nThe run is in {args.output}: metrics.jsonl, tensorboard/, checkpoints/, config.yaml.\n"
         f"The model is in {export}: simjax, sentence-transformers and transformers load it.\n\n"
         "Next:\n"
-        f'  simjax search {export} FILE_OF_SENTENCES "your question"\n'
-        f"  simjax encode {export} FILE_OF_SENTENCES embeddings.npy\n"
-        "  simjax train configs/quickstart.yaml --data.source.format csv "
+        f'  {simjax} search {export} FILE_OF_SENTENCES "your question"\n'
+        f"  {simjax} encode {export} FILE_OF_SENTENCES embeddings.npy\n"
+        f"  {simjax} train configs/quickstart.yaml --data.source.format csv "
         "--data.source.path pairs.csv --output runs/mine"
     )
     if args.json is not None:
