@@ -199,7 +199,7 @@ class _Term:
 
     @property
     def has_negative(self) -> Bool[Array, "n P"]:
-        return self.v > -jnp.inf
+        return self.v != -jnp.inf
 
     def weights(self, *, need_negative: bool) -> Float[Array, "n P"]:
         """Each anchor weighs 1, shared by its positives."""
@@ -253,7 +253,7 @@ def _lse(logits: Float[Array, "*n k"]) -> Float[Array, "*n"]:
     top = jax.lax.stop_gradient(logits.max(axis=-1))
     top = jnp.where(jnp.isfinite(top), top, 0.0)
     total = jnp.exp(logits - top[..., None]).sum(axis=-1)
-    some = total > 0
+    some = total != 0
     return jnp.where(some, jnp.log(jnp.where(some, total, 1.0)) + top, -jnp.inf)
 
 

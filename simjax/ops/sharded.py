@@ -54,5 +54,5 @@ def merge_columns(col: Float[Array, "M"]) -> Float[Array, "N"]:
     here = jax.lax.dynamic_slice_in_dim(
         top, jax.lax.axis_index(axes) * total.shape[0], total.shape[0]
     )
-    some = total > 0
+    some = total != 0
     return jnp.where(some, jnp.log(jnp.where(some, total, 1.0)) + here, -jnp.inf)

@@ -103,7 +103,7 @@ class _Sums(NamedTuple):
     top: Array
 
     def lse(self) -> Array:
-        return jnp.where(self.total > 0, jnp.log(self.total) + self.top, -jnp.inf)
+        return jnp.where(self.total != 0, jnp.log(self.total) + self.top, -jnp.inf)
 
 
 def _empty(shape: tuple[int, ...], tiling: Tiling) -> _Sums:
@@ -191,7 +191,7 @@ def backward(
     def cut_lse(lse: Array, grad: Array, size: int) -> tuple[Array, Array]:
         """Log-sum-exps made finite, and gradients that are zero where there was nothing."""
         padding = [(0, -lse.shape[0] % size)]
-        some = jnp.isfinite(lse)
+        some = lse != -jnp.inf
         # The scale goes in here, where it multiplies vectors and not gradients of [N, D].
         lse, grad = jnp.where(some, lse, 0.0), jnp.where(some, scale * grad, 0.0)
         if tiling.bounded:

@@ -257,6 +257,20 @@ def test_rows_without_negatives_are_zero_and_never_nan(loss, directions):
     assert np.all(np.asarray(grad) == 0)
 
 
+@pytest.mark.parametrize("loss", ["infonce", "dcl", "flatnce"])
+@pytest.mark.parametrize("directions", ["forward", "symmetric", "joint"])
+@pytest.mark.parametrize("temperature", [0.05, 0.01])  # the bounded form, and the online one
+def test_an_embedding_that_is_no_number_makes_the_loss_none(loss, directions, temperature):
+    """It must not pass for a row without negatives, whose loss is 0."""
+    x = embeddings(n=4, views=3)
+    config = ObjectiveConfig(loss=loss, directions=directions, temperature=temperature)
+    for view in range(3):
+        spoilt = x.copy()
+        spoilt[1, view, 0] = np.nan
+        value, grad = ours(spoilt, config)
+        assert np.isnan(float(value)) and np.isnan(grad).any()
+
+
 def test_infonce_counts_rows_without_negatives_and_dcl_does_not():
     x = embeddings(n=4)
     ids = distinct_ids(4, 2)

@@ -133,7 +133,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_leaves_the_last_good_checkpoi
     assert main(["train", str(path)]) == 1
     message = capfd.readouterr().err.splitlines()[-1]
     # The first update has rate 0. The second one makes parameters of 1e29.
-    assert re.match(r"simjax: step 3: the (loss|gradient norm) is nan; ", message)
+    assert re.match(r"simjax: step 3: the loss is nan; ", message)
     assert f"step 1 is kept in {tmp_path / 'run' / 'checkpoints'};" in message
     assert "optimizer.learning_rate" in message
     assert not (tmp_path / "run" / "export").exists()
