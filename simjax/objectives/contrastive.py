@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias, TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -16,13 +16,22 @@ from jaxtyping import Array, Bool, Float, Int
 from simjax.mesh import global_sum
 from simjax.objectives import losses
 from simjax.objectives.config import ObjectiveConfig
-from simjax.ops import AnchorIds, KeyIds, PairStats, pair_lse
+from simjax.ops import AnchorIds, FalseNegatives, KeyIds, PairStats, pair_lse, row_loss
 from simjax.ops.pairs import ABSENT, NO_ANCHOR, NO_POSITIVE, potential
 from simjax.types import NO_TEXT
 
 Metrics: TypeAlias = dict[str, Float[Array, ""]]
 _MARGIN = 1e-12
 """Below this squared length an embedding counts as absent and normalises to zero."""
+
+
+class _Options(TypedDict):
+    """What every call of the operator is told."""
+
+    max_scale: float
+    false_negatives: FalseNegatives
+    t: float
+    dtype: DTypeLike
 
 
 @dataclass(frozen=True)
@@ -153,35 +162,34 @@ def contrastive_loss(
         labels=labels,
     )
     scale = jnp.asarray(scale, jnp.float32)
-    lse = partial(
-        pair_lse,
-        scale=scale,
-        max_scale=config.max_scale if config.learnable_temperature else 1 / config.temperature,
-        false_negatives=config.false_negatives,
-        t=config.uniformity_t,
-        dtype=dtype,
-    )
-    stats = lse(
-        sides.anchors,
-        sides.keys,
-        sides.anchor_ids,
-        sides.key_ids,
-        columns=config.directions != "forward",
-    )
-    cosine = (sides.anchors[:, None] * sides.positives).sum(-1)
+    cosine = _cosines(sides.anchors, sides.positives)
     hard_lse, hard_max = _own_hard_negatives(sides, scale, config)
-    forward = _merge(stats.row, hard_lse)[:, None]
-    backward = _by_positive(stats.col, sides) if stats.col is not None else None
-    if backward is not None and config.directions == "joint":
-        within = _within_sides(sides, lse)
-        total = _merge(forward, backward, within)
-        terms = [_Term(total - scale * cosine, sides.has_positive, joint=True)]
+    pairs = (sides.anchors, sides.keys, sides.anchor_ids, sides.key_ids, scale)
+    options: _Options = {
+        "max_scale": (config.max_scale if config.learnable_temperature else 1 / config.temperature),
+        "false_negatives": config.false_negatives,
+        "t": config.uniformity_t,
+        "dtype": dtype,
+    }
+    if config.directions == "forward":
+        rows = _Rows(scale * cosine, hard_lse, sides.has_positive.astype(jnp.float32))
+        total, stats = row_loss(partial(_row_values, config.loss), rows, *pairs, **options)
+        terms = [rows.term(stats.row)]
+        loss = total / terms[0].global_weight(config.loss)
     else:
-        terms = [_Term(forward - scale * cosine, sides.has_positive)]
-        if backward is not None:
-            terms.append(_Term(backward - scale * cosine, sides.has_positive))
-    parts = [term.part(config.loss) for term in terms]
-    loss = sum(parts[1:], parts[0]) / len(parts)
+        stats = pair_lse(*pairs, columns=True, **options)
+        forward = _merge(stats.row, hard_lse)[:, None]
+        assert stats.col is not None  # asked for
+        backward = _by_positive(stats.col, sides)
+        if config.directions == "joint":
+            within = _within_sides(sides, partial(pair_lse, scale=scale, **options))
+            v = _merge(forward, backward, within) - scale * cosine
+            terms = [_Term(v, sides.has_positive, joint=True)]
+        else:
+            both = (lse - scale * cosine for lse in (forward, backward))
+            terms = [_Term(v, sides.has_positive) for v in both]
+        parts = [term.values(config.loss).sum() / term.global_weight(config.loss) for term in terms]
+        loss = sum(parts[1:], parts[0]) / len(parts)
     hardest = jnp.maximum(stats.row_max, hard_max)
     metrics = {"loss": global_sum(jax.lax.stop_gradient(loss))}
     metrics |= _metrics(terms[0], cosine, hardest)
@@ -207,8 +215,8 @@ class _Term:
         share = real.astype(jnp.float32)
         return share / jnp.maximum(share.sum(axis=1, keepdims=True), 1.0)
 
-    def part(self, loss: str) -> Float[Array, ""]:
-        """This device's part of the mean: a local sum over the global weight.
+    def values(self, loss: str) -> Float[Array, "n"]:
+        """The loss of each anchor, times its weight.
 
         A row without negatives has InfoNCE's limit, 0, and counts; for DCL and FlatNCE, whose
         limit is -inf, it does not.
@@ -222,8 +230,34 @@ class _Term:
             value = losses.dcl(v) if loss == "dcl" else losses.flatnce(v)
             limit = 0.0
         value = jnp.where(self.has_negative, value, limit)
+        return (value * self.weights(need_negative=loss != "infonce")).sum(axis=1)
+
+    def global_weight(self, loss: str) -> Float[Array, ""]:
+        """What the sum of all devices' values is divided by."""
         weights = self.weights(need_negative=loss != "infonce")
-        return (value * weights).sum() / jnp.maximum(global_sum(weights.sum()), 1.0)
+        return jnp.maximum(global_sum(weights.sum()), 1.0)
+
+
+class _Rows(NamedTuple):
+    """What the loss of one direction needs of an anchor beside the log-sum-exp of its row."""
+
+    positive: Float[Array, "n P"]
+    hard_lse: Float[Array, "n"]
+    has_positive: Float[Array, "n P"]
+
+    def term(self, lse: Float[Array, "n"]) -> _Term:
+        v = _merge(lse, self.hard_lse)[:, None] - self.positive
+        return _Term(v, self.has_positive > 0)
+
+
+def _row_values(loss: str, lse: Float[Array, "n"], rows: _Rows) -> Float[Array, "n"]:
+    return rows.term(lse).values(loss)
+
+
+def _cosines(x: Float[Array, "n D"], y: Float[Array, "n k D"]) -> Float[Array, "n k"]:
+    """Of each row with its own others, in float32 whatever the products' precision."""
+    # One by one: reduced together, XLA copies both operands on a CPU.
+    return jnp.stack([(x * y[:, k]).sum(-1) for k in range(y.shape[1])], axis=1)
 
 
 def _own_hard_negatives(
@@ -240,7 +274,7 @@ def _own_hard_negatives(
     if config.false_negatives == "text":
         taken = jnp.concatenate([sides.ids[:, :1], sides.positive_ids], axis=1)
         real &= (sides.hard_ids[:, :, None] != taken[:, None, :]).all(axis=-1)
-    cosine = (sides.anchors[:, None] * sides.hard).sum(-1)
+    cosine = _cosines(sides.anchors, sides.hard)
     logits = scale * cosine + math.log(config.hard_negative_weight)
     return (
         _lse(jnp.where(real, logits, -jnp.inf)),

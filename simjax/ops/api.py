@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,10 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from simjax.ops import reference, sharded, tiled
+from simjax.ops import reference, sharded, strips, tiled
 from simjax.ops.pairs import AnchorIds, FalseNegatives, KeyIds, PairStats
+from simjax.ops.strips import RowValue
+from simjax.ops.tiles import Tiling
 
 Implementation = Literal["tiled", "reference"]
 
@@ -63,7 +65,7 @@ def pair_lse(
     """
     num_keys = keys.shape[0] * sharded.num_shards(anchors)
     rows, cols = tile or tiled.tile_shape(anchors.shape[0], num_keys)
-    tiling = tiled.Tiling(false_negatives, columns, t, max_scale, one_side, rows, cols)
+    tiling = Tiling(false_negatives, columns, t, max_scale, one_side, rows, cols)
     operands = sharded.vary_together(
         anchors, keys, jnp.asarray(scale, jnp.float32), anchor_ids, key_ids
     )
@@ -72,7 +74,7 @@ def pair_lse(
     return replace(stats, col=col)
 
 
-_Static: TypeAlias = tuple[Implementation, tiled.Tiling, np.dtype]
+_Static: TypeAlias = tuple[Implementation, Tiling, np.dtype]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -116,3 +118,111 @@ def _stats_bwd(static: _Static, residuals: tuple, grads: PairStats) -> tuple:
 
 
 _stats.defvjp(_stats_fwd, _stats_bwd)
+
+
+def row_loss(
+    value: RowValue,
+    arguments: Any,
+    anchors: Float[Array, "B D"],
+    keys: Float[Array, "N D"],
+    anchor_ids: AnchorIds,
+    key_ids: KeyIds,
+    scale: Float[Array, ""] | float,
+    *,
+    max_scale: float,
+    false_negatives: FalseNegatives = "text",
+    t: float = 2.0,
+    dtype: DTypeLike = jnp.float32,
+    tile: tuple[int, int] | None = None,
+    implementation: Implementation = "tiled",
+) -> tuple[Float[Array, ""], PairStats]:
+    """The sum over anchors of a loss of each one's log-sum-exp, and the statistics of `pair_lse`.
+
+    The same function as ``value(pair_lse(...).row, arguments).sum()``, for three quarters of the
+    operations: with the loss known, scores serve the value and the gradient in one sweep. Only
+    the sum is differentiable, in arguments, anchors, keys and scale, and the gradient is computed
+    with the value (where no gradient is wanted, it is not).
+
+    Args:
+        value: The loss of each anchor, from [R] log-sum-exps (-inf without negatives) and
+            ``arguments`` of the same anchors. It may not close over traced arrays.
+        arguments: Arrays [B, ...] of floats.
+        anchors: Unit vectors, float32.
+        keys: Unit vectors, float32.
+        anchor_ids: Identity of the anchors.
+        key_ids: Identity of the keys.
+        scale: 1 / temperature, at most ``max_scale``.
+        max_scale: Static bound, as of `pair_lse`.
+        false_negatives: Which keys are no negatives; see `simjax.ops.pairs.negatives`.
+        t: The t of the uniformity potential.
+        dtype: What the operands of the products are rounded to, as of `pair_lse`.
+        tile: Rows of a strip, all keys wide, and columns of its tiles; None chooses.
+        implementation: ``tiled``, or ``reference`` for dense float32.
+
+    Returns:
+        This device's part of the sum, and statistics without gradient.
+    """
+    scale = jnp.asarray(scale, jnp.float32)
+    if implementation == "reference":
+        stats = pair_lse(
+            anchors,
+            keys,
+            anchor_ids,
+            key_ids,
+            scale,
+            max_scale=max_scale,
+            false_negatives=false_negatives,
+            t=t,
+            dtype=dtype,
+            implementation=implementation,
+        )
+        return value(stats.row, arguments).sum(), jax.lax.stop_gradient(stats)
+    num_keys = keys.shape[0] * sharded.num_shards(anchors)
+    rows, cols = tile or strips.tile_shape(anchors.shape[0], num_keys)
+    tiling = Tiling(false_negatives, False, t, max_scale, False, rows, cols)
+    operands = sharded.vary_together(arguments, anchors, keys, scale, anchor_ids, key_ids)
+    return _row_loss((value, tiling, jnp.dtype(dtype)), *operands)
+
+
+_StaticRows: TypeAlias = tuple[RowValue, Tiling, np.dtype]
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _row_loss(
+    static: _StaticRows,
+    arguments: Any,
+    anchors: Array,
+    keys: Array,
+    scale: Array,
+    anchor_ids: AnchorIds,
+    key_ids: KeyIds,
+) -> tuple[Array, PairStats]:
+    value, tiling, dtype = static
+    keys, key_ids = sharded.gather_keys(keys.astype(dtype), key_ids)
+    stats = tiled.forward(anchors.astype(dtype), keys, scale, anchor_ids, key_ids, tiling)
+    return value(stats.row, arguments).sum(), stats
+
+
+def _row_loss_fwd(
+    static: _StaticRows,
+    arguments: Any,
+    anchors: Array,
+    keys: Array,
+    scale: Array,
+    anchor_ids: AnchorIds,
+    key_ids: KeyIds,
+) -> tuple[tuple[Array, PairStats], tuple]:
+    value, tiling, dtype = static
+    keys, key_ids = sharded.gather_keys(keys.astype(dtype), key_ids)
+    pairs = (anchors.astype(dtype), keys, scale, anchor_ids, key_ids)
+    total, stats, grads = strips.value_and_grad(value, arguments, *pairs, tiling)
+    return (total, stats), grads
+
+
+def _row_loss_bwd(static: _StaticRows, grads: tuple, cotangents: tuple) -> tuple:
+    d_total, _ = cotangents
+    d_arguments, d_anchors, d_keys, d_scale = jax.tree.map(lambda x: d_total * x, grads)
+    return d_arguments, d_anchors, sharded.scatter_grads(d_keys), d_scale, None, None
+
+
+_row_loss.defvjp(_row_loss_fwd, _row_loss_bwd)

@@ -1,0 +1,153 @@
+"""`row_loss` is the sum of a function of `pair_lse`'s rows, in three products."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import P
+from jax.test_util import check_grads
+
+from simjax.mesh import MeshConfig, batch_sharding, make_mesh
+from simjax.ops import pair_lse, row_loss
+from tests.ops.cases import CASES, Case, make
+
+pytestmark = pytest.mark.usefixtures("strict_promotion")
+
+
+def softplus_rows(lse, arguments):
+    """An InfoNCE of weighted rows, 0 for those without negatives."""
+    some = lse != -jnp.inf
+    v = jnp.where(some, lse, 0.0) - arguments["positive"]
+    return arguments["weight"] * jnp.where(some, jax.nn.softplus(v), 0.0)
+
+
+def arguments_of(case, pairs):
+    cosine = (pairs.x * pairs.y[np.arange(case.anchors) % case.keys]).sum(-1)
+    return {
+        "positive": jnp.asarray(case.scale * cosine),
+        "weight": jnp.cos(1.0 + jnp.arange(case.anchors, dtype=jnp.float32)),
+    }
+
+
+def run(case, *, by_pair_lse=False, implementation="tiled", tile=(16, 24), **options):
+    pairs = make(case)
+    x, y, anchor_ids, key_ids = pairs.arrays
+    options = {"max_scale": case.scale, "implementation": implementation, "tile": tile} | options
+
+    def loss(arguments, x, y, scale):
+        operands = (x, y, anchor_ids, key_ids, scale)
+        if by_pair_lse:
+            stats = pair_lse(*operands, **options)
+            return softplus_rows(stats.row, arguments).sum(), stats
+        return row_loss(softplus_rows, arguments, *operands, **options)
+
+    args = (arguments_of(case, pairs), x, y, jnp.float32(case.scale))
+    grad = jax.value_and_grad(loss, (0, 1, 2, 3), has_aux=True)
+    return jax.jit(grad)(*args), jax.jit(loss)(*args)
+
+
+def assert_close(ours, expected, scale):
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        atol = 1e-5 * max(np.abs(np.where(np.isfinite(other), other, 0)).max(), 1e-3 * scale)
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=atol)
+
+
+@pytest.mark.parametrize("rule", ["none", "text", "label"])
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_strips_give_the_reference(case, rule):
+    with_grad, alone = run(case, false_negatives=rule)
+    expected, _ = run(case, by_pair_lse=True, implementation="reference", false_negatives=rule)
+    assert_close(with_grad, expected, case.scale)
+    assert_close(alone, expected[0], case.scale)
+
+
+def test_the_reference_of_row_loss_is_that_of_pair_lse():
+    case = Case("ragged", 37, 70, duplicates=True)
+    ours, _ = run(case, implementation="reference")
+    expected, _ = run(case, by_pair_lse=True, implementation="reference")
+    assert_close(ours, expected, case.scale)
+
+
+@pytest.mark.parametrize("tile", [(8, 8), (16, 64), (40, 72), None])
+@pytest.mark.parametrize("scale", [20.0, 60.0])
+def test_the_shape_of_the_strips_does_not_matter(tile, scale):
+    case = Case("ragged", 37, 70, duplicates=True, scale=scale)
+    ours, _ = run(case, tile=tile)
+    expected, _ = run(case, by_pair_lse=True, implementation="reference")
+    assert_close(ours, expected, scale)
+
+
+@pytest.mark.parametrize("scale", [20.0, 60.0])
+def test_bfloat16_rounds_the_operands_and_sums_in_float32(scale):
+    case = Case("wide", 64, 64, width=384, scale=scale)
+    ours, _ = run(case, dtype=jnp.bfloat16)
+    expected, _ = run(case, by_pair_lse=True, dtype=jnp.bfloat16, implementation="reference")
+    np.testing.assert_allclose(ours[0][0], expected[0][0], rtol=1e-5)
+    for one, other in zip(ours[1][1:3], expected[1][1:3], strict=True):
+        assert one.dtype == jnp.float32
+        assert np.linalg.norm(one - other) < 5e-3 * np.linalg.norm(other)
+
+
+@pytest.mark.parametrize("scale", [3.0, 50.0])
+def test_gradients_are_those_of_finite_differences(scale):
+    case = Case("small", 5, 7, width=6, scale=scale)
+    pairs = make(case)
+    x, y, anchor_ids, key_ids = pairs.arrays
+
+    def loss(arguments, x, y, scale):
+        operands = (x, y, anchor_ids, key_ids, scale)
+        return row_loss(softplus_rows, arguments, *operands, max_scale=case.scale)[0] / scale
+
+    args = (arguments_of(case, pairs), x, y, jnp.float32(scale * 0.9))
+    check_grads(loss, args, order=1, modes=["rev"], eps=1e-2 / scale, atol=2e-2, rtol=2e-2)
+
+
+def on_mesh(data, fsdp, scale):
+    case = Case("square", 64, 64, duplicates=True, scale=scale)
+    mesh = make_mesh(MeshConfig(data, fsdp), jax.devices()[: data * fsdp])
+    pairs = make(case)
+    part = P(("data", "fsdp"))
+    split = jax.device_put((arguments_of(case, pairs), *pairs.arrays), batch_sharding(mesh))
+
+    def local(arguments, x, y, anchor_ids, key_ids):
+        scale = jax.lax.pcast(jnp.float32(case.scale), ("data", "fsdp"), to="varying")
+
+        def loss(arguments, x, y, scale):
+            operands = (x, y, anchor_ids, key_ids, scale)
+            return row_loss(softplus_rows, arguments, *operands, max_scale=case.scale)
+
+        grad = jax.value_and_grad(loss, (0, 1, 2, 3), has_aux=True)
+        (value, stats), (*grads, d_scale) = grad(arguments, x, y, scale)
+        sums = jax.lax.psum((value, d_scale, stats.potential, stats.pairs), ("data", "fsdp"))
+        return sums, stats.row, stats.row_max, grads
+
+    specs = {"in_specs": part, "out_specs": (P(), part, part, part)}
+    run = jax.jit(jax.shard_map(local, mesh=mesh, **specs))
+    return jax.tree.map(np.asarray, run(*split))
+
+
+@pytest.mark.parametrize("scale", [20.0, 60.0])
+@pytest.mark.parametrize("shape", [(8, 1), (2, 4)])
+def test_the_gradient_does_not_depend_on_the_device_count(shape, scale):
+    assert_close(on_mesh(*shape, scale), on_mesh(1, 1, scale), scale)
+
+
+def lowered(n, tile):
+    x, y, anchor_ids, key_ids = make(Case("square", n, n, width=16)).arrays
+    arguments = arguments_of(Case("square", n, n, width=16), make(Case("square", n, n, width=16)))
+
+    def loss(x, y):
+        operands = (x, y, anchor_ids, key_ids, 20.0)
+        return row_loss(softplus_rows, arguments, *operands, max_scale=20.0, tile=tile)[0]
+
+    return jax.jit(jax.grad(loss, (0, 1))).lower(x, y)
+
+
+def test_value_and_gradient_take_three_products():
+    assert lowered(64, (16, 16)).as_text().count("stablehlo.dot_general") == 3
+
+
+def test_no_array_of_all_pairs_is_made():
+    text = lowered(512, (64, 128)).compile().as_text()
+    assert "f32[512,512]" not in text
+    assert "f32[4,64,128]" in text  # a strip is
