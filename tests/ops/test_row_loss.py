@@ -15,10 +15,10 @@ pytestmark = pytest.mark.usefixtures("strict_promotion")
 
 
 def softplus_rows(lse, arguments):
-    """An InfoNCE of weighted rows, 0 for those without negatives."""
+    """An InfoNCE of weighted rows, and 1 for each, so that one of padding would be noticed."""
     some = lse != -jnp.inf
     v = jnp.where(some, lse, 0.0) - arguments["positive"]
-    return arguments["weight"] * jnp.where(some, jax.nn.softplus(v), 0.0)
+    return 1 + arguments["weight"] * jnp.where(some, jax.nn.softplus(v), 0.0)
 
 
 def arguments_of(case, pairs):
