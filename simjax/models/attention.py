@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, UInt32
 
 from simjax.models import dropout as drop
-from simjax.models.dense import put_by, settle, take_out
+from simjax.models.dense import put_by, take_out
+from simjax.ops.operands import settle
 
 # Far below any score, far above float32's smallest number.
 _MASKED = -1e30

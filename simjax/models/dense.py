@@ -11,26 +11,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-
-def in_order(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
-    """`x`, which on the CPU lies in memory in the order of its dimensions.
-
-    The CPU compiler folds a transposition into the product that it belongs to. Passing through
-    one dimension keeps the two apart.
-    """
-    return jax.lax.platform_dependent(
-        x,
-        cpu=lambda x: jax.lax.optimization_barrier(x.reshape(-1)).reshape(x.shape),
-        default=lambda x: x,
-    )
-
-
-def settle(x: Float[Array, "*S"]) -> Float[Array, "*S"]:
-    """An operand of a product, in the order that the CPU's fast bfloat16 products ask for.
-
-    They take rows by columns as they lie and nothing else; float32 products take any order.
-    """
-    return x if x.dtype == jnp.float32 else in_order(x)
+from simjax.ops.operands import in_order, settle
 
 
 def put_by(x: Float[Array, "*S"]) -> Array:

@@ -15,8 +15,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from simjax.mesh import vary_like
+from simjax.ops.operands import in_order, product, settle
 from simjax.ops.pairs import AnchorIds, KeyIds, PairStats
-from simjax.ops.tiles import Cols, Rows, RowSums, Tiling, cut, even, finite, product
+from simjax.ops.tiles import Cols, Rows, RowSums, Tiling, cut, even, finite
 
 RowValue: TypeAlias = Callable[[Float[Array, "R"], Any], Float[Array, "R"]]
 """The loss of each row from its log-sum-exp and its own arguments, arrays [R, ...] of floats."""
@@ -77,7 +78,7 @@ def value_and_grad(
         g_row, g_arguments = pull(real)
         lse, factor = finite(lse, g_row, scale, tiling)
         # Factors go into vectors, and the product lies as it is fastest: rows by columns.
-        weighted = (factor[:, None] * row.x.astype(jnp.float32)).T.astype(keys.dtype)
+        weighted = settle((factor[:, None] * row.x.astype(jnp.float32)).T.astype(keys.dtype))
 
         def pull_back(carry: tuple, col: tuple) -> tuple[tuple, None]:
             d_row, d_cols = carry
@@ -97,6 +98,6 @@ def value_and_grad(
     d_cols, by_row = jax.lax.scan(strip, start, (rows, arguments, real))
     sums, values, *by_row = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), by_row)
     d_arguments, d_rows = jax.tree.map(lambda x: x[:num_anchors], by_row)
-    d_cols = d_cols.swapaxes(1, 2).reshape(-1, width)[: keys.shape[0]]
+    d_cols = in_order(d_cols).swapaxes(1, 2).reshape(-1, width)[: keys.shape[0]]
     d_scale = (anchors.astype(jnp.float32) * d_rows).sum() / scale
     return values.sum(), sums.stats(num_anchors, None), (d_arguments, d_rows, d_cols, d_scale)

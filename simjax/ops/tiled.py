@@ -12,8 +12,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from simjax.mesh import vary_like
+from simjax.ops.operands import in_order, product, settle
 from simjax.ops.pairs import AnchorIds, KeyIds, PairStats, negatives
-from simjax.ops.tiles import Cols, Rows, RowSums, Sums, Tiling, cut, even, finite, product, terms
+from simjax.ops.tiles import Cols, Rows, RowSums, Sums, Tiling, cut, even, finite, terms
 
 
 def tile_shape(num_anchors: int, num_keys: int) -> tuple[int, int]:
@@ -91,7 +92,7 @@ def backward(
     def row_of_tiles(d_cols: Float[Array, "J D C"], of_row: tuple) -> tuple[Array, Array]:
         row, by_row = of_row
         # The product lies as it is fastest: rows by columns.
-        flipped = row.x.T
+        flipped = settle(row.x.T)
 
         def tile(carry: tuple, col: tuple) -> tuple[tuple, None]:
             d_row, d_cols = carry
@@ -113,7 +114,7 @@ def backward(
     start = vary_like(jnp.zeros(shape, jnp.float32), anchors)
     d_cols, d_rows = jax.lax.scan(row_of_tiles, start, (rows, by_row))
     d_rows = d_rows.reshape(-1, width)[: anchors.shape[0]]
-    d_cols = d_cols.swapaxes(1, 2).reshape(-1, width)[: keys.shape[0]]
+    d_cols = in_order(d_cols).swapaxes(1, 2).reshape(-1, width)[: keys.shape[0]]
     # sum_ij w_ij x_i . y_j is already there: d_rows holds scale sum_j w_ij y_j.
     d_scale = (anchors.astype(jnp.float32) * d_rows).sum() / scale
     return d_rows, d_cols, d_scale

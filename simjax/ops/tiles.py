@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from simjax.mesh import vary_like
+from simjax.ops.operands import product
 from simjax.ops.pairs import (
     ABSENT,
     AnchorIds,
@@ -72,24 +73,6 @@ def cut(tree: _Tiles, size: int) -> _Tiles:
         return x.reshape(-1, size, *x.shape[1:])
 
     return jax.tree.map(one, tree)
-
-
-def product(
-    a: Float[Array, "..."], b: Float[Array, "..."], contract: tuple[int, int]
-) -> Float[Array, "M N"]:
-    """A matrix product over dimension ``contract[0]`` of ``a`` and ``contract[1]`` of ``b``.
-
-    It accumulates in float32. float32 operands mean float32 products: no silent tf32 or bfloat16
-    passes.
-    """
-    precision = jax.lax.Precision.HIGHEST if b.dtype == jnp.float32 else None
-    return jax.lax.dot_general(
-        a,
-        b,
-        (((contract[0],), (contract[1],)), ((), ())),
-        precision=precision,
-        preferred_element_type=jnp.float32,
-    )
 
 
 class Sums(NamedTuple):

@@ -107,9 +107,10 @@ def test_rows_without_negatives_are_minus_infinity_and_have_no_gradient():
         assert all(np.all(np.asarray(g) == 0) for g in grads)
 
 
-def test_bfloat16_operands_are_summed_in_float32():
+@pytest.mark.parametrize("tile", [(16, 24), None])  # None is one tile, which compiles otherwise
+def test_bfloat16_operands_are_summed_in_float32(tile):
     case = Case("wide", 64, 64, width=384)
-    stats, grads = run(case, "tiled", dtype=jnp.bfloat16)
+    stats, grads = run(case, "tiled", dtype=jnp.bfloat16, tile=tile)
     pairs = make(case)
     rounded = [np.asarray(jnp.asarray(v, jnp.bfloat16), np.float32) for v in (pairs.x, pairs.y)]
     exact = float64_lse(type(pairs)(*rounded, pairs.anchor_ids, pairs.key_ids), 20.0, "text", 1)

@@ -77,10 +77,11 @@ def test_the_shape_of_the_strips_does_not_matter(tile, scale):
     assert_close(ours, expected, scale)
 
 
+@pytest.mark.parametrize("tile", [(16, 24), None])  # None is one tile, which compiles otherwise
 @pytest.mark.parametrize("scale", [20.0, 60.0])
-def test_bfloat16_rounds_the_operands_and_sums_in_float32(scale):
+def test_bfloat16_rounds_the_operands_and_sums_in_float32(scale, tile):
     case = Case("wide", 64, 64, width=384, scale=scale)
-    ours, _ = run(case, dtype=jnp.bfloat16)
+    ours, _ = run(case, dtype=jnp.bfloat16, tile=tile)
     expected, _ = run(case, by_pair_lse=True, dtype=jnp.bfloat16, implementation="reference")
     np.testing.assert_allclose(ours[0][0], expected[0][0], rtol=1e-5)
     for one, other in zip(ours[1][1:3], expected[1][1:3], strict=True):
