@@ -64,7 +64,7 @@ class Cutter:
 
         self._engine = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
         self._engine.no_padding()
-        self._engine.enable_truncation(max_length)
+        self._engine.enable_truncation(max_length, direction=tokenizer.truncation_side)
 
     def __call__(
         self, texts: Sequence[str]

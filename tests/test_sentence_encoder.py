@@ -72,6 +72,18 @@ def test_normalize_is_the_folders_and_can_be_overridden(encoder):
     np.testing.assert_allclose(unit, raw / np.linalg.norm(raw, axis=1, keepdims=True), rtol=1e-5)
 
 
+def test_texts_are_cut_on_the_side_that_the_tokenizer_says(folder):
+    encoder = SentenceEncoder.from_pretrained(folder, max_length=5)
+    encoder.tokenizer.truncation_side = "left"
+    again = SentenceEncoder(
+        encoder.model, encoder.tokenizer, normalize=False, max_length=5, training_head=True
+    )
+    text = "fish dog bird " + SENTENCES[0]
+    vector = again.encode(text)
+    np.testing.assert_allclose(vector, alone(again, text, max_length=5), atol=1e-5)
+    assert np.abs(vector - encoder.encode(text)).max() > 1e-3  # which was made to cut on the right
+
+
 def test_truncated_dimensions_are_the_leading_ones_and_normalised_after(encoder):
     raw = encoder.encode(SENTENCES, truncate_dim=5)
     np.testing.assert_array_equal(raw, encoder.encode(SENTENCES)[:, :5])

@@ -13,8 +13,8 @@ class CheckpointConfig:
 
     Attributes:
         every: steps between two checkpoints; the last step is always saved. 0 saves only then.
-        keep: how many of the newest checkpoints stay, at least 1; the best one by
-            `evaluation.metric` stays as well.
+        keep: how many of the newest checkpoints stay, at least 2 (1 where only the last step is
+            saved); the best one by `evaluation.metric` stays as well.
     """
 
     every: int = 500

@@ -134,10 +134,10 @@ DATA_SETS = (
 
 def find(root: Path, file: File) -> Path | None:
     """The file below the root, plain or gzip; None where it is neither."""
-    for path in (root / file.path, root / f"{file.path}.gz"):
-        if path.is_file():
-            return path
-    return None
+    from simjax.data.records import plain_or_gzip
+
+    path = plain_or_gzip(root / file.path)
+    return path if path.is_file() else None
 
 
 def count_rows(path: Path, file: File) -> int:

@@ -100,6 +100,7 @@ def choose(args: argparse.Namespace) -> list[Task]:
         UsageError: Named sets without a data root.
         SimjaxError: A data root with none of the standard sets.
     """
+    from simjax.data.records import plain_or_gzip
     from simjax.eval.tasks import Task
 
     names = list(dict.fromkeys(args.tasks))
@@ -108,7 +109,7 @@ def choose(args: argparse.Namespace) -> list[Task]:
         if root is None:
             names = [BUILTIN]
         else:
-            names = [name for name in STANDARD if (root / SETS[name][1]).exists()]
+            names = [name for name in STANDARD if plain_or_gzip(root / SETS[name][1]).exists()]
             if not names:
                 raise SimjaxError(f"{root}: none of {', '.join(STANDARD)}; see simjax data check")
     found = []

@@ -35,6 +35,15 @@ ENDINGS: dict[str, Format] = {
 """Formats by file ending, `.gz` put aside."""
 
 
+def plain_or_gzip(path: Path) -> Path:
+    """The file or, where there is none of that name, the one with `.gz` more or less."""
+    plain = path.name.removesuffix(".gz")
+    for name in (path.name, plain, f"{plain}.gz"):
+        if path.with_name(name).is_file():
+            return path.with_name(name)
+    return path
+
+
 def format_by_name(path: Path) -> Format:
     """The format that a file's name says.
 

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from simjax.data import builtin
-from simjax.data.records import Format, Table, format_by_name
+from simjax.data.records import Format, Table, format_by_name, plain_or_gzip
 from simjax.errors import SimjaxError, UsageError
 
 
@@ -38,8 +38,8 @@ class Source:
     format: Literal["auto", "text", "csv", "tsv", "jsonl", "builtin"] = "auto"
     """`auto` goes by the file's ending."""
     path: str | None = None
-    """A file or a glob, plain or .gz, relative to `data.root`; for `builtin`: `sentences` or
-    `pairs`."""
+    """A file or a glob, relative to `data.root`; for `builtin`: `sentences` or `pairs`. A file may
+    be plain or .gz, whichever of the two is named."""
     anchor: str | None = None
     """Column of the anchor; by default the columns are found by their usual names."""
     positives: tuple[str, ...] = ()
@@ -158,8 +158,8 @@ def files(source: Source, root: Path | None) -> list[tuple[Path, Format]]:
         raise UsageError("data.source.path is not set: name a file, or set data.source.format to "
                          "builtin")  # fmt: skip
     path = (root or Path()) / Path(source.path).expanduser()
-    if path.is_file():
-        found = [path]
+    if plain_or_gzip(path).is_file():
+        found = [plain_or_gzip(path)]
     elif glob.has_magic(source.path):
         matches = (Path(name) for name in glob.glob(str(path), recursive=True))
         found = sorted(match for match in matches if match.is_file())

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
+from simjax.data.records import plain_or_gzip
 from simjax.errors import SimjaxError
 from simjax.eval.lines import read_lines
 
@@ -92,9 +93,9 @@ def _unique(path: Path, records: Iterator[tuple[str, str]]) -> dict[str, str]:
 
 
 def _either(folder: Path, name: str) -> Path:
-    for candidate in (folder / name, folder / f"{name}.gz"):
-        if candidate.is_file():
-            return candidate
+    found = plain_or_gzip(folder / name)
+    if found.is_file():
+        return found
     raise SimjaxError(f"{folder}: no {name} or {name}.gz in this folder")
 
 

@@ -11,6 +11,7 @@ from typing import TypeAlias
 import numpy as np
 from jaxtyping import Float, Int
 
+from simjax.data.records import plain_or_gzip
 from simjax.errors import SimjaxError
 from simjax.eval.lines import read_lines
 
@@ -120,7 +121,7 @@ def read_sts(path: Path | str) -> StsSet:
     Raises:
         SimjaxError: No such path, no TSV file in the folder, or a malformed file.
     """
-    path = Path(path)
+    path = plain_or_gzip(Path(path))
     if path.is_dir():
         files = sorted(file for file in path.iterdir() if file.name.endswith(SUFFIXES))
         if not files:

@@ -11,6 +11,7 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
+from einops import rearrange
 from jaxtyping import Array, Float, Int, UInt32
 
 from simjax.models import dropout as drop
@@ -59,13 +60,11 @@ def _product(spec: str, a: Array, b: Array) -> Array:
 
 
 def _heads(x: Float[Array, "N L D"], num_heads: int) -> Float[Array, "N H L C"]:
-    n, length, _ = x.shape
-    return settle(x.reshape(n, length, num_heads, -1).transpose(0, 2, 1, 3))
+    return settle(rearrange(x, "n l (h c) -> n h l c", h=num_heads))
 
 
 def _heads_across(x: Float[Array, "N L D"], num_heads: int) -> Float[Array, "N H C L"]:
-    n, length, _ = x.shape
-    return settle(x.reshape(n, length, num_heads, -1).transpose(0, 2, 3, 1))
+    return settle(rearrange(x, "n l (h c) -> n h c l", h=num_heads))
 
 
 def _forward(
@@ -76,10 +75,8 @@ def _forward(
     num_heads: int,
     rate: float,
 ) -> tuple[Array, tuple[Array, Array, Array | None]]:
-    n, length, _ = qkv.shape
     q, k, v = jnp.split(qkv, 3, axis=-1)
-    width = q.shape[-1]
-    scale = (width // num_heads) ** -0.5
+    scale = (q.shape[-1] // num_heads) ** -0.5
     scores = _product("nhkc,nhcq->nhkq", _heads(k, num_heads), _heads_across(q, num_heads))
     scores = scores * scale + bias[:, None]
     exponentials = jnp.exp(scores - jnp.max(scores, axis=2, keepdims=True))
@@ -93,7 +90,7 @@ def _forward(
         kept = jnp.maximum(probabilities, jnp.zeros((), qkv.dtype))
     across = _product("nhck,nhkq->nhcq", _heads_across(v, num_heads), kept)
     across = (across * _rescale(keys, rate)).astype(qkv.dtype)
-    context = across.transpose(0, 3, 1, 2).reshape(n, length, width)
+    context = rearrange(across, "n h c l -> n l (h c)")
     return context, (put_by(qkv), put_by(probabilities), keys)
 
 

@@ -61,11 +61,22 @@ class ContrastiveSystem:
         return params["model"]["encoder"]["layers"]
 
     def scale(self, params: Params) -> Float[Array, ""]:
-        """1 / temperature, held at the objective's `max_scale` if it is learned."""
+        """1 / temperature."""
         if not self.objective.learnable_temperature:
             return jnp.float32(1 / self.objective.temperature)
+        return jnp.exp(params["objective"]["log_scale"])
+
+    def constrain(self, params: Params) -> Params:
+        """Parameters after an update, a learned scale held at the objective's `max_scale`.
+
+        The parameter itself is clamped, as CLIP's is (arXiv 2103.00020, section 2.5): clamping
+        its use would leave it without a gradient once it is beyond the bound.
+        """
+        if not self.objective.learnable_temperature:
+            return params
         top = math.log(self.objective.max_scale)
-        return jnp.exp(jnp.minimum(params["objective"]["log_scale"], top))
+        held = jnp.minimum(params["objective"]["log_scale"], top)
+        return params | {"objective": {"log_scale": held}}
 
     def encode_blocks(
         self,

@@ -26,7 +26,7 @@ _HELD = 2**22
 """Numbers in a strip, where it would otherwise have more than `_FEWEST` rows."""
 
 _FEWEST = 256
-"""Rows of a strip that still make for fast products. Fewer bytes than the keys' gradients."""
+"""Rows of a strip that still make for fast products: as many bytes as keys of width 256."""
 
 
 def tile_shape(num_anchors: int, num_keys: int) -> tuple[int, int]:
@@ -91,7 +91,12 @@ def value_and_grad(
         start = vary_like(jnp.zeros((tiling.rows, width), jnp.float32), anchors)
         order = jnp.arange(len(held))
         (d_row, d_cols), _ = jax.lax.scan(pull_back, (start, d_cols), (order, cols.y, held))
-        return d_cols, (sums, values * real, g_arguments, factor[:, None] * d_row)
+        return d_cols, (
+            sums,
+            jnp.where(real > 0, values, 0.0),
+            g_arguments,
+            factor[:, None] * d_row,
+        )
 
     shape = (cols.y.shape[0], width, tiling.cols)
     start = vary_like(jnp.zeros(shape, jnp.float32), anchors)

@@ -36,6 +36,8 @@ class ModelConfig:
             says, or mean.
         dtype: Of the matrix products. Parameters and scores are float32 whatever this says.
         dropout: Rate that replaces the encoder's own two; null leaves them.
+        random_head: Draw the dense layer of the pooling anew instead of taking the pretrained
+            folder's, which for BERT is the one of its next-sentence task. SimCSE draws it.
     """
 
     pretrained: str | None = None
@@ -43,6 +45,7 @@ class ModelConfig:
     pooling: Pooling | None = None
     dtype: Literal["float32", "bfloat16"] = "float32"
     dropout: float | None = None
+    random_head: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,6 +146,11 @@ def validate(config: RunConfig) -> None:
     _check_views(config)
     _check_length(config)
     _check_micro_batch(config)
+    if config.checkpoint.every and config.checkpoint.keep < 2:
+        raise UsageError(
+            f"checkpoint.keep is {config.checkpoint.keep}: keep at least 2, since a state is saved "
+            "before the next step's loss shows whether it is a good one"
+        )
     if config.evaluation.metric is not None and not config.evaluation.tasks:
         raise UsageError(
             f"evaluation.metric is {config.evaluation.metric!r} and evaluation.tasks is empty: "

@@ -16,7 +16,7 @@ from simjax.models.sentence_model import SentenceModel, split
 from simjax.sentence_encoder import SentenceEncoder
 from simjax.train import config as run_config
 from simjax.train.config import RunConfig
-from simjax.train.setup import make_encoder, make_model, make_tokenizer
+from simjax.train.setup import load_run_tokenizer, make_encoder, make_model
 from simjax.train.state import TrainState
 from simjax.types import Params
 
@@ -65,9 +65,22 @@ def export_model(
 
 
 def _without_paths(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A recipe that tells nobody where things lie on this machine."""
+    """A recipe that tells nobody where things lie on this machine.
+
+    Paths below the data root are part of the recipe; of others, the last name is told.
+    """
     data = {key: value for key, value in recipe["data"].items() if key not in ("root", "cache")}
-    return recipe | {"data": data}
+    return _last_names(recipe | {"data": data})
+
+
+def _last_names(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _last_names(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_last_names(item) for item in value]
+    if isinstance(value, str) and value.startswith(("/", "~", "./", "../")):
+        return Path(value).name
+    return value
 
 
 def export_run(run: Path, folder: Path, *, step: int | None = None, overwrite: bool = False) -> int:
@@ -89,12 +102,12 @@ def export_run(run: Path, folder: Path, *, step: int | None = None, overwrite: b
     if not path.is_file():
         raise SimjaxError(f"{run}: is no run folder (it has no config.yaml)")
     config = dataclasses.replace(run_config.load(path), output=str(run))
-    tokenizer = make_tokenizer(config)
-    model, max_length = make_model(config, tokenizer)
     with open_checkpoints(run, config, read_only=True) as checkpoints:
         chosen = step or checkpoints.best() or checkpoints.latest()
         if chosen is None:
             raise SimjaxError(f"{run}: has no checkpoint yet; train it first")
+        tokenizer = load_run_tokenizer(config)
+        model, max_length = make_model(config, tokenizer)
         params = restore_model(checkpoints, chosen, model)
         scores = {
             name.removeprefix(EVALUATION): value

@@ -7,7 +7,6 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -27,6 +26,7 @@ from simjax.train import config as run_config
 from simjax.train import finish, throughput
 from simjax.train import metrics as metrics_file
 from simjax.train.config import RunConfig
+from simjax.train.folder import locked, open_folder
 from simjax.train.metrics import MetricsWriter
 from simjax.train.progress import Progress
 from simjax.train.setup import Run, set_up
@@ -49,10 +49,11 @@ def train(config: RunConfig, *, console: Console | None = None) -> dict[str, Any
     """
     console = console or Console(stderr=True)
     run_config.validate(config)
-    folder = open_folder(config)
-    evaluation = tasks.load(config.evaluation, config.data.root_path)
-    run = set_up(config)
+    folder = open_folder(config.output)
     with ExitStack() as stack:
+        stack.enter_context(locked(folder))
+        evaluation = tasks.load(config.evaluation, config.data.root_path)
+        run = set_up(config)
         checkpoints = stack.enter_context(finish.open_checkpoints(folder, config))
         checkpoints.identify(run.identity())
         if jax.process_index() == 0:
@@ -107,30 +108,6 @@ def train(config: RunConfig, *, console: Console | None = None) -> dict[str, Any
             columns |= {"TF-IDF": baseline} if baseline else {}
             console.print(report.table(columns, title=config.output))
     return scores
-
-
-_FIRST_FILES = {"config.yaml", "checkpoints", "tokenizer", "tokenizer.partial"}
-"""One of these a run has from its first moment on, wherever it is cut off, and whichever process
-of a run looks first."""
-
-
-def open_folder(config: RunConfig) -> Path:
-    """The output folder, made if it is missing.
-
-    Raises:
-        SimjaxError: There is something else in it.
-    """
-    folder = Path(config.output).expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        found = {path.name for path in folder.iterdir()}
-    except OSError as error:
-        raise SimjaxError(f"{folder}: cannot be the output folder ({error.strerror})") from error
-    if found and not found & _FIRST_FILES:
-        raise SimjaxError(
-            f"{folder}: holds files that are not of a run; choose another folder for `output`"
-        )
-    return folder
 
 
 def _restore(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:

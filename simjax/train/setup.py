@@ -18,8 +18,9 @@ from simjax import mesh as meshes
 from simjax.data import pipeline, sources
 from simjax.data.pipeline import BatchSource
 from simjax.data.tokenizer import train_wordpiece
-from simjax.errors import SimjaxError
+from simjax.errors import SimjaxError, UsageError
 from simjax.models import hf
+from simjax.models.encoder import EncoderConfig
 from simjax.models.sentence_model import SentenceModel, merge, split
 from simjax.models.tokenizer import check_tokenizer, load_tokenizer
 from simjax.objectives.contrastive import Views
@@ -167,23 +168,36 @@ def make_encoder(
     )
 
 
+def load_run_tokenizer(config: RunConfig) -> PreTrainedTokenizerFast:
+    """The tokenizer that a run names, or has learned before.
+
+    Raises:
+        SimjaxError: There is none.
+    """
+    wanted = config.tokenizer.source
+    if wanted == "train":
+        return load_tokenizer(_learned(config))
+    name = wanted or config.model.pretrained
+    if name is None:
+        raise SimjaxError("tokenizer.source: give a folder, hub id or vocab.txt, or `train`")
+    return load_tokenizer(name if Path(name).exists() else hf.resolve(name))
+
+
+def _learned(config: RunConfig) -> Path:
+    return Path(config.output).expanduser() / "tokenizer"
+
+
 def make_tokenizer(config: RunConfig) -> PreTrainedTokenizerFast:
-    """The tokenizer of a run. One that is learned is kept in the run folder.
+    """The tokenizer of a run that starts or goes on; one that it learns stays in its folder.
 
     Raises:
         SimjaxError: There is none, or the texts to learn it from cannot be read.
     """
-    wanted = config.tokenizer.source
-    if wanted != "train":
-        name = wanted or config.model.pretrained
-        if name is None:
-            raise SimjaxError("tokenizer.source: give a folder, hub id or vocab.txt, or `train`")
-        return load_tokenizer(name if Path(name).exists() else hf.resolve(name))
-    output = Path(config.output).expanduser()
-    folder = output / "tokenizer"
+    folder = _learned(config)
     # Without a checkpoint it was learned for a run that came to nothing, maybe by another recipe.
-    if folder.is_dir() and any(path.name.isdecimal() for path in output.glob("checkpoints/*")):
-        return load_tokenizer(folder)
+    begun = any(path.name.isdecimal() for path in folder.parent.glob("checkpoints/*"))
+    if config.tokenizer.source != "train" or (begun and folder.is_dir()):
+        return load_run_tokenizer(config)
     texts = (
         text
         for example in sources.read(config.data.source, config.data.root_path)
@@ -197,6 +211,21 @@ def make_tokenizer(config: RunConfig) -> PreTrainedTokenizerFast:
         shutil.rmtree(folder, ignore_errors=True)
         draft.rename(folder)
     return tokenizer
+
+
+def _check_shape(config: RunConfig, shape: EncoderConfig) -> None:
+    """What `train.config` asks of a random encoder, of a pretrained one that is now known."""
+    name, longest = config.model.pretrained, config.data.max_length
+    if longest > shape.max_positions:
+        raise UsageError(
+            f"data.max_length is {longest} and {name} has {shape.max_positions} positions: texts "
+            "must not be longer than the encoder allows"
+        )
+    if config.data.views == "dropout" and shape.hidden_dropout == shape.attention_dropout == 0:
+        raise UsageError(
+            f"data.views is dropout and the dropout of {name} is 0: the views of a text would be "
+            "equal; give model.dropout a rate above 0"
+        )
 
 
 def make_model(
@@ -215,9 +244,11 @@ def make_model(
             pooling=wanted.pooling,
             dtype=dtype,
             dropout=wanted.dropout,
+            random_head=wanted.random_head,
             seed=config.seed,
         )
         check_tokenizer(tokenizer, loaded.model.config)
+        _check_shape(config, loaded.model.config)
         return loaded.model, loaded.max_length
     shape = dataclasses.replace(
         wanted.encoder, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id or 0

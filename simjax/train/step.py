@@ -47,6 +47,9 @@ class System(Protocol):
     def scale(self, params: Params) -> Float[Array, ""]:
         """1 / temperature."""
 
+    def constrain(self, params: Params) -> Params:
+        """Parameters after an update, within their bounds."""
+
 
 @dataclass(frozen=True)
 class StepOptions:
@@ -172,6 +175,7 @@ def make_step(
         params, opt_state, norm = optimizer.apply(
             tx, grads, state.opt_state, state.params, options.clip_norm
         )
+        params = system.constrain(params)
         metrics |= {
             "grad_norm": norm,
             "learning_rate": schedule(state.step),

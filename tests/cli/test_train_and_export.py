@@ -1,6 +1,7 @@
 """The way of a run through the commands: train, go on, export, use."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -65,6 +66,21 @@ def test_export_takes_a_checkpoint(simjax, folder: Path, tmp_path: Path) -> None
     )
     np.testing.assert_allclose(last, finished, atol=1e-6)
     assert np.abs(first - last).max() > 1e-3
+
+
+def test_export_only_reads_a_run_that_has_just_begun(simjax, folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    shutil.copy(folder / "run" / "config.yaml", run)
+    status, _, err = simjax("export", run, tmp_path / "x")
+    assert status == 1 and f"{run}: has no checkpoint yet" in err
+    assert [path.name for path in run.iterdir()] == ["config.yaml"]  # no tokenizer was learned
+
+
+def test_the_card_does_not_tell_where_things_lie(folder: Path) -> None:
+    card = (folder / "run" / "export" / "README.md").read_text()
+    assert "pairs.csv" in card
+    assert str(folder) not in card
 
 
 def test_export_refuses(simjax, folder: Path, model_folder: Path, tmp_path: Path) -> None:

@@ -80,6 +80,17 @@ def test_gzip_files_patterns_and_byte_order_marks(tmp_path):
     assert [path.name for path, _ in files(source, tmp_path)] == ["b.csv.gz", "c.csv"]
 
 
+def test_a_named_file_may_be_plain_or_gzip(tmp_path):
+    (tmp_path / "b.csv.gz").write_bytes(gzip.compress(b"text\nzipped\n"))
+    (tmp_path / "c.csv").write_bytes(b"text\nplain\n")
+    assert list(read(Source(path="b.csv"), tmp_path)) == [Example("zipped")]
+    assert list(read(Source(path="c.csv.gz"), tmp_path)) == [Example("plain")]
+    # Both: the one that is named, and only that.
+    (tmp_path / "b.csv").write_bytes(b"text\nplain\n")
+    assert list(read(Source(path="b.csv"), tmp_path)) == [Example("plain")]
+    assert list(read(Source(path="b.csv.gz"), tmp_path)) == [Example("zipped")]
+
+
 def test_absolute_paths_and_the_current_folder(tmp_path, monkeypatch):
     (tmp_path / "a.txt").write_text("one\n")
     assert list(read(Source(path=str(tmp_path / "a.txt")), tmp_path / "elsewhere"))

@@ -33,7 +33,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = [f"{a}\t{a} {a}\t{score}.0" for score, a in enumerate(first)]
     sts.write_text("\n".join(["sentence1\tsentence2\tscore", *rows, rows[0]]) + "\n")
 
-    triples = folder / texts.TRIPLES
+    triples = folder / f"{texts.TRIPLES}.gz"
     triples.parent.mkdir(parents=True)
     with gzip.open(triples, "wt", newline="") as file:
         writer = csv.writer(file)

@@ -85,7 +85,7 @@ def test_sentences_are_distinct_and_said_to_be_built_in(root, tmp_path, monkeypa
     origin = texts.triples(None)
     assert (origin.source.format, origin.source.path) == ("builtin", "pairs")
     assert "built-in corpus" in origin.note and str(tmp_path) in origin.note
-    with pytest.raises(SimjaxError, match=r"triples_train\.csv\.gz: no such file"):
+    with pytest.raises(SimjaxError, match=r"triples_train\.csv: no such file"):
         texts.triples(tmp_path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from simjax.cli.main import main
 from simjax.train import config as run_config
-from simjax.train import loop
+from simjax.train import folder
 from simjax.train.config import ModelConfig, RunConfig, TokenizerConfig
 from simjax.train.setup import set_up
 from tests.tiny_models import write_folder
@@ -85,18 +86,52 @@ def test_an_output_that_is_a_file(data, tmp_path, refusal):
     assert f"{output}: cannot be the output folder" in refusal(config_for(data, output), 1)
 
 
+def test_what_only_resembles_a_run_is_left_as_it_is(data, tmp_path, refusal):
+    output = tmp_path / "project"
+    (output / "checkpoints" / "500").mkdir(parents=True)
+    (output / "tokenizer").mkdir()
+    for name in ("config.yaml", "tokenizer/vocab.txt", "checkpoints/500/model.bin"):
+        (output / name).write_text("years of work")
+    before = contents(output)
+    config = config_for(data, output, tokenizer=TokenizerConfig("train", 300))
+    assert f"{output}: holds files that are not of a run" in refusal(config, 1)
+    assert contents(output) == before
+
+
+def test_an_export_that_outlived_its_checkpoints_is_left_as_it_is(whole, tmp_path, refusal):
+    output = tmp_path / "run"
+    shutil.copytree(whole[0].output, output)
+    shutil.rmtree(output / "checkpoints")
+    before = contents(output)
+    line = refusal(dataclasses.replace(whole[0], output=str(output)), 1)
+    assert f"{output}: holds the export of a run whose checkpoints are gone" in line
+    assert contents(output) == before
+
+
+def test_one_run_at_a_time_trains_in_a_folder(whole, tmp_path, refusal):
+    output = tmp_path / "run"
+    shutil.copytree(whole[0].output, output)
+    before = contents(output)
+    with folder.locked(output):
+        line = refusal(dataclasses.replace(whole[0], output=str(output)), 1)
+    assert f"{output}: another process is training in this folder" in line
+    assert contents(output) == before
+    with folder.locked(output):  # nothing holds it any more
+        pass
+
+
 @pytest.mark.parametrize("left", ["tokenizer.partial", "tokenizer", "checkpoints", "config.yaml"])
-def test_a_folder_that_a_run_was_cut_off_in_is_taken_up_again(data, tmp_path, left):
-    config = config_for(data, tmp_path / "run")
-    (tmp_path / "run" / left).mkdir(parents=True)
-    assert loop.open_folder(config) == tmp_path / "run"
+def test_a_folder_that_a_run_was_cut_off_in_is_taken_up_again(tmp_path, left):
+    with folder.locked(tmp_path):
+        (tmp_path / left).mkdir()
+    assert folder.open_folder(str(tmp_path)) == tmp_path
 
 
 def test_a_home_folder_is_found(monkeypatch, data, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     config = config_for(data, Path("~/run"), tokenizer=TokenizerConfig("train", 300))
-    assert loop.open_folder(config) == tmp_path / "run"
+    assert folder.open_folder(config.output) == tmp_path / "run"
     set_up(config)
     assert (tmp_path / "run" / "tokenizer" / "tokenizer.json").exists()
     assert not (tmp_path / "~").exists()
@@ -115,10 +150,30 @@ def test_a_batch_that_does_not_divide_by_the_devices(data, tmp_path, refusal):
 
 
 def test_a_tokenizer_that_does_not_fit_the_weights(data, tmp_path, refusal):
-    folder = write_folder(tmp_path / "model", "bert", layers=1)
-    config = config_for(data, tmp_path / "run", model=ModelConfig(pretrained=str(folder)))
+    model = write_folder(tmp_path / "model", "bert", layers=1)
+    config = config_for(data, tmp_path / "run", model=ModelConfig(pretrained=str(model)))
     line = refusal(config, 1)
     assert "30 tokens" in line and "rows" in line and "tokenizer" in line
+
+
+def test_texts_longer_than_a_pretrained_encoder_allows(data, tmp_path, refusal):
+    model = write_folder(tmp_path / "model", "bert", layers=1)
+    config = config_for(data, tmp_path / "run", model=ModelConfig(pretrained=str(model)))
+    config = dataclasses.replace(config, tokenizer=TokenizerConfig(str(model)))
+    line = refusal(with_data(config, max_length=1024, row_length=1024), 2)
+    assert f"data.max_length is 1024 and {model} has " in line and "positions" in line
+
+
+def test_equal_views_from_a_pretrained_encoder_without_dropout(data, tmp_path, refusal):
+    model = write_folder(tmp_path / "model", "bert", layers=1)
+    shape = json.loads((model / "config.json").read_text())
+    shape |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    (model / "config.json").write_text(json.dumps(shape))
+    config = config_for(data, tmp_path / "run", model=ModelConfig(pretrained=str(model)))
+    source = dataclasses.replace(config.data.source, positives=(), negatives=())
+    config = dataclasses.replace(config, tokenizer=TokenizerConfig(str(model)))
+    line = refusal(with_data(config, views="dropout", source=source), 2)
+    assert f"the dropout of {model} is 0" in line and "model.dropout" in line
 
 
 @pytest.mark.parametrize(

@@ -200,6 +200,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         (["--train.epochs=0"], ["train.epochs"]),
         (["--train.steps=0"], ["train.steps"]),
         (["--train.log_every=0"], ["train.log_every"]),
+        (["--checkpoint.keep=1"], ["checkpoint.keep", "at least 2"]),
         (["--train.micro_batch=96"], ["train.micro_batch", "data.block_size"]),
         (["--train.micro_batch=0"], ["train.micro_batch", "data.block_size"]),
         (["--train.micro_batch=1024"], ["train.micro_batch", "data.batch_size"]),

@@ -6,11 +6,12 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from simjax.data.records import plain_or_gzip
 from simjax.data.sources import Example, Source, read
 from simjax.errors import SimjaxError
 
 STS = "en/stsb/dev.tsv"
-TRIPLES = "en/nli/triples_train.csv.gz"
+TRIPLES = "en/nli/triples_train.csv"
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ def _choose(path: str, name: str, builtin: str, root: Path | None) -> Origin:
     if root is None and os.environ.get("SIMJAX_DATA"):
         root = Path(os.environ["SIMJAX_DATA"])
     root = None if root is None else root.expanduser()
-    if root is not None and (root / path).is_file():
+    if root is not None and plain_or_gzip(root / path).is_file():
         return Origin(Source(path=path), root, name)
     if asked:
         raise SimjaxError(f"{root}/{path}: no such file; check --data.root")
