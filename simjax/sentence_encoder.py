@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, overload
+from typing import TYPE_CHECKING, TypeAlias, overload
 
 import jax
 import jax.numpy as jnp
@@ -98,29 +98,15 @@ class SentenceEncoder:
         self._config = model.config
         self._pooling = model.pooling
         self._graphdef, params = split(model)
-        self._dtype = model.dtype
         self._size = model.embedding_size
         graphdef = self._graphdef
 
         def forward(params: Params, block: Block) -> Float32[jax.Array, "T D"]:
             return merge(graphdef, params)(block, training_head=training_head)
 
-        def narrow(params: Params) -> Params:
-            return jax.tree.map_with_path(self._narrow_leaf, params)
-
         self._forward: Callable[[Params, Block], jax.Array] = jax.jit(forward)
-        self._narrow: Callable[[Params], Params] = jax.jit(narrow)
         self._index: tuple[list[str], Float32[np.ndarray, "N D"]] | None = None
-        self._set(params)
-
-    def _narrow_leaf(self, path: tuple[Any, ...], leaf: jax.Array) -> jax.Array:
-        # The encoder rounds its kernels where it uses them; doing it once gives the same values.
-        keys = [getattr(key, "key", None) for key in path]
-        return leaf.astype(self._dtype) if keys[0] == "encoder" and keys[-1] == "kernel" else leaf
-
-    def _set(self, params: Params) -> None:
         self.params = params
-        self._inference = params if self._dtype == jnp.float32 else self._narrow(params)
 
     @classmethod
     def from_pretrained(
@@ -176,7 +162,7 @@ class SentenceEncoder:
         """The same encoder with other parameters; shares the compiled code."""
         other = copy.copy(self)
         other._index = None
-        other._set(params)
+        other.params = params
         return other
 
     def encode(
@@ -247,7 +233,7 @@ class SentenceEncoder:
         """Embeddings call by call, one call behind the device."""
         waiting: tuple[np.ndarray, jax.Array] | None = None
         for members, call in self._calls(texts, most_tokens):
-            started = (members, self._forward(self._inference, call.block))
+            started = (members, self._forward(self.params, call.block))
             if waiting is not None:
                 yield waiting[0], np.asarray(waiting[1])
             waiting = started
@@ -388,7 +374,7 @@ def _of_run(path: Path) -> Path:
 
 def _default_batch_size() -> int:
     """Texts of 64 tokens per call: enough to fill the device, few enough for a CPU's caches."""
-    return 32 if jax.default_backend() == "cpu" else 512
+    return 16 if jax.default_backend() == "cpu" else 512
 
 
 @contextmanager
