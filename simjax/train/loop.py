@@ -71,6 +71,7 @@ def train(config: RunConfig, *, console: Console | None = None) -> dict[str, Any
         )
         stop = stack.enter_context(StopRequest())
         loop = _Loop(run, evaluation, checkpoints, writer, progress, stop)
+        progress.print(run.summary())
         if start:
             progress.print(f"going on from step {start} of {run.total_steps}")
         else:

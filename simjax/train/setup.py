@@ -81,6 +81,17 @@ class Run:
             kept["vocab_size"] = self.config.tokenizer.vocab_size
         return kept
 
+    def summary(self) -> str:
+        """What is trained on what, in a line."""
+        store, data = self.source.store, self.config.data
+        left_out = f" ({store.skipped:,} left out: a text is empty)" if store.skipped else ""
+        parameters = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        mesh = " x ".join(f"{name} {size}" for name, size in self.mesh.shape.items())
+        return (
+            f"{len(store.examples):,} examples{left_out}, {self.total_steps:,} steps of "
+            f"{data.batch_size:,}; {parameters:,} parameters; devices: {mesh}"
+        )
+
 
 _DATA_IDENTITY = (
     "views",

@@ -16,9 +16,12 @@ from simjax.mesh import MeshConfig
 from simjax.train import config as run_config
 from simjax.train import loop
 from simjax.train.config import RunConfig, TrainConfig
+from simjax.train.setup import set_up
 from tests.train.tiny_run import (
+    BATCH,
     BLOCK,
     EVALUATED,
+    EXAMPLES,
     SAVED,
     TOTAL,
     assert_same_bits,
@@ -132,6 +135,15 @@ def test_the_last_checkpoints_and_the_best_one_are_kept(whole):
     config, returned = whole
     assert saved_steps(config) == {TOTAL - SAVED, TOTAL, returned["best_step"]}
     assert returned["best_step"] < TOTAL - SAVED  # else this shows nothing
+
+
+def test_a_run_says_what_is_trained_on_what(whole):
+    run = set_up(whole[0])
+    size = sum(leaf.size for leaf in jax.tree.leaves(run.params))
+    rest = f"{TOTAL} steps of {BATCH}; {size:,} parameters; devices: data 4 x fsdp 2"
+    assert run.summary() == f"{EXAMPLES} examples, {rest}"
+    run.source.store = dataclasses.replace(run.source.store, skipped=3)
+    assert run.summary() == f"{EXAMPLES} examples (3 left out: a text is empty), {rest}"
 
 
 def test_the_export_is_the_best_step(whole):
