@@ -22,7 +22,7 @@ from simjax.ops.tiles import Cols, Rows, RowSums, Tiling, cut, even, finite
 RowValue: TypeAlias = Callable[[Float[Array, "R"], Any], Float[Array, "R"]]
 """The loss of each row from its log-sum-exp and its own arguments, arrays [R, ...] of floats."""
 
-_HELD = 2**22
+_HELD = 2**23
 """Numbers in a strip, where it would otherwise have more than `_FEWEST` rows."""
 
 _FEWEST = 256
@@ -31,8 +31,8 @@ _FEWEST = 256
 
 def tile_shape(num_anchors: int, num_keys: int) -> tuple[int, int]:
     """Rows of a strip, and columns of its tiles."""
-    rows = min(max(_HELD // num_keys, _FEWEST), 512)
-    return even(num_anchors, rows), even(num_keys, 1024)
+    rows = min(max(_HELD // num_keys, _FEWEST), 1024)
+    return even(num_anchors, rows), even(num_keys, 512)
 
 
 def value_and_grad(
