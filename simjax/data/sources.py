@@ -158,8 +158,8 @@ def files(source: Source, root: Path | None) -> list[tuple[Path, Format]]:
         raise UsageError("data.source.path is not set: name a file, or set data.source.format to "
                          "builtin")  # fmt: skip
     path = (root or Path()) / Path(source.path).expanduser()
-    if plain_or_gzip(path).is_file():
-        found = [plain_or_gzip(path)]
+    if (file := plain_or_gzip(path)).is_file():
+        found = [file]
     elif glob.has_magic(source.path):
         matches = (Path(name) for name in glob.glob(str(path), recursive=True))
         found = sorted(match for match in matches if match.is_file())

@@ -99,14 +99,27 @@ def _stats_fwd(
     key_ids: KeyIds,
 ) -> tuple[PairStats, tuple]:
     implementation, tiling, dtype = static
-    anchors = anchors.astype(dtype)
-    # Cast before the gather, for its bytes, but inside of the custom gradient, so that the
-    # gradients that come back are summed over devices in float32.
-    keys, key_ids = sharded.gather_keys(keys.astype(dtype), key_ids)
-    pairs = (anchors, keys, scale, anchor_ids, key_ids)
+    pairs = _gathered(dtype, anchors, keys, scale, anchor_ids, key_ids)
     run = tiled if implementation == "tiled" else reference
     stats = run.forward(*pairs, tiling)
     return stats, (pairs, stats)
+
+
+def _gathered(
+    dtype: np.dtype,
+    anchors: Array,
+    keys: Array,
+    scale: Array,
+    anchor_ids: AnchorIds,
+    key_ids: KeyIds,
+) -> tuple[Array, Array, Array, AnchorIds, KeyIds]:
+    """This device's anchors with all devices' keys, as operands.
+
+    To be called inside of a custom gradient: keys are cast before the gather, for its bytes, and
+    the gradients that come back are summed over devices in float32.
+    """
+    keys, key_ids = sharded.gather_keys(keys.astype(dtype), key_ids)
+    return anchors.astype(dtype), keys, scale, anchor_ids, key_ids
 
 
 def _stats_bwd(static: _Static, residuals: tuple, grads: PairStats) -> tuple:
@@ -198,8 +211,8 @@ def _row_loss(
     key_ids: KeyIds,
 ) -> tuple[Array, PairStats]:
     value, tiling, dtype = static
-    keys, key_ids = sharded.gather_keys(keys.astype(dtype), key_ids)
-    stats = tiled.forward(anchors.astype(dtype), keys, scale, anchor_ids, key_ids, tiling)
+    pairs = _gathered(dtype, anchors, keys, scale, anchor_ids, key_ids)
+    stats = tiled.forward(*pairs, tiling)
     return value(stats.row, arguments).sum(), stats
 
 
@@ -213,8 +226,7 @@ def _row_loss_fwd(
     key_ids: KeyIds,
 ) -> tuple[tuple[Array, PairStats], tuple]:
     value, tiling, dtype = static
-    keys, key_ids = sharded.gather_keys(keys.astype(dtype), key_ids)
-    pairs = (anchors.astype(dtype), keys, scale, anchor_ids, key_ids)
+    pairs = _gathered(dtype, anchors, keys, scale, anchor_ids, key_ids)
     total, stats, grads = strips.value_and_grad(value, arguments, *pairs, tiling)
     return (total, stats), grads
 

@@ -15,9 +15,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from simjax.mesh import vary_like
-from simjax.ops.operands import in_order, product, settle
+from simjax.ops.operands import product, settle
 from simjax.ops.pairs import AnchorIds, KeyIds, PairStats
-from simjax.ops.tiles import Cols, Rows, RowSums, Tiling, cut, even, finite
+from simjax.ops.tiles import Cols, Rows, RowSums, Tiling, cut, even, finite, join_gradients
 
 RowValue: TypeAlias = Callable[[Float[Array, "R"], Any], Float[Array, "R"]]
 """The loss of each row from its log-sum-exp and its own arguments, arrays [R, ...] of floats."""
@@ -56,14 +56,8 @@ def value_and_grad(
     num_anchors, width = anchors.shape
     rows = cut(Rows(anchors, anchor_ids), tiling.rows)
     cols = cut(Cols(keys, key_ids), tiling.cols)
-    padding = -num_anchors % tiling.rows
-
-    def cut_arguments(x: Array) -> Array:
-        x = jnp.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1))
-        return x.reshape(-1, tiling.rows, *x.shape[1:])
-
     real = vary_like(jnp.ones(num_anchors, jnp.float32), anchors)
-    arguments, real = jax.tree.map(cut_arguments, (arguments, real))
+    arguments, real = cut((arguments, real), tiling.rows)
 
     def strip(d_cols: Float[Array, "J D C"], of_row: tuple) -> tuple[Array, tuple]:
         row, arguments, real = of_row
@@ -101,8 +95,7 @@ def value_and_grad(
     shape = (cols.y.shape[0], width, tiling.cols)
     start = vary_like(jnp.zeros(shape, jnp.float32), anchors)
     d_cols, by_row = jax.lax.scan(strip, start, (rows, arguments, real))
-    sums, values, *by_row = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), by_row)
-    d_arguments, d_rows = jax.tree.map(lambda x: x[:num_anchors], by_row)
-    d_cols = in_order(d_cols).swapaxes(1, 2).reshape(-1, width)[: keys.shape[0]]
-    d_scale = (anchors.astype(jnp.float32) * d_rows).sum() / scale
-    return values.sum(), sums.stats(num_anchors, None), (d_arguments, d_rows, d_cols, d_scale)
+    sums, values, d_arguments, d_rows = by_row
+    d_arguments = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:num_anchors], d_arguments)
+    grads = join_gradients(d_rows, d_cols, anchors, keys.shape[0], scale)
+    return values.sum(), sums.stats(num_anchors, None), (d_arguments, *grads)

@@ -12,9 +12,20 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from simjax.mesh import vary_like
-from simjax.ops.operands import in_order, product, settle
+from simjax.ops.operands import product, settle
 from simjax.ops.pairs import AnchorIds, KeyIds, PairStats, negatives
-from simjax.ops.tiles import Cols, Rows, RowSums, Sums, Tiling, cut, even, finite, terms
+from simjax.ops.tiles import (
+    Cols,
+    Rows,
+    RowSums,
+    Sums,
+    Tiling,
+    cut,
+    even,
+    finite,
+    join_gradients,
+    terms,
+)
 
 
 def tile_shape(num_anchors: int, num_keys: int) -> tuple[int, int]:
@@ -69,10 +80,7 @@ def backward(
     cols = cut(Cols(keys, key_ids), tiling.cols)
 
     def factors(lse: Array, grad: Array, size: int) -> tuple[Array, Array]:
-        padding = [(0, -lse.shape[0] % size)]
-        lse, grad = finite(lse, grad, scale, tiling)
-        lse, grad = jnp.pad(lse, padding), jnp.pad(grad, padding)
-        return lse.reshape(-1, size), grad.reshape(-1, size)
+        return cut(finite(lse, grad, scale, tiling), size)
 
     by_row = factors(stats.row, g_row, tiling.rows)
     by_col = None
@@ -109,12 +117,7 @@ def backward(
         (d_row, d_cols), _ = jax.lax.scan(tile, (start, d_cols), (order, cols, by_col))
         return d_cols, d_row
 
-    width = anchors.shape[1]
-    shape = (len(cols.y), width, tiling.cols)
+    shape = (len(cols.y), anchors.shape[1], tiling.cols)
     start = vary_like(jnp.zeros(shape, jnp.float32), anchors)
     d_cols, d_rows = jax.lax.scan(row_of_tiles, start, (rows, by_row))
-    d_rows = d_rows.reshape(-1, width)[: anchors.shape[0]]
-    d_cols = in_order(d_cols).swapaxes(1, 2).reshape(-1, width)[: keys.shape[0]]
-    # sum_ij w_ij x_i . y_j is already there: d_rows holds scale sum_j w_ij y_j.
-    d_scale = (anchors.astype(jnp.float32) * d_rows).sum() / scale
-    return d_rows, d_cols, d_scale
+    return join_gradients(d_rows, d_cols, anchors, keys.shape[0], scale)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
 from simjax.mesh import vary_like
-from simjax.ops.operands import product
+from simjax.ops.operands import in_order, product
 from simjax.ops.pairs import (
     ABSENT,
     AnchorIds,
@@ -60,11 +60,11 @@ class Cols(NamedTuple):
     ids: KeyIds
 
 
-_Tiles = TypeVar("_Tiles", Rows, Cols)
+_Tree = TypeVar("_Tree")
 
 
-def cut(tree: _Tiles, size: int) -> _Tiles:
-    """Pads with `ABSENT` and cuts into tiles of ``size``."""
+def cut(tree: _Tree, size: int) -> _Tree:
+    """Pads whole numbers with `ABSENT` and others with 0, and cuts into tiles of ``size``."""
 
     def one(x: Array) -> Array:
         padding = -x.shape[0] % size
@@ -153,6 +153,21 @@ class RowSums(NamedTuple):
             potential=self.potential.sum(),
             pairs=self.pairs.sum(),
         )
+
+
+def join_gradients(
+    d_rows: Float[Array, "I R D"],
+    d_cols: Float[Array, "J D C"],
+    anchors: Float[Array, "B D"],
+    num_keys: int,
+    scale: Float[Array, ""],
+) -> tuple[Float[Array, "B D"], Float[Array, "N D"], Float[Array, ""]]:
+    """Gradients of anchors, keys and scale from those of tiles, in which the scale is a factor."""
+    width = anchors.shape[1]
+    by_row = d_rows.reshape(-1, width)[: anchors.shape[0]]
+    by_key = in_order(d_cols).swapaxes(1, 2).reshape(-1, width)[:num_keys]
+    # sum_ij w_ij x_i . y_j is already there: by_row holds scale sum_j w_ij y_j.
+    return by_row, by_key, (anchors.astype(jnp.float32) * by_row).sum() / scale
 
 
 def finite(

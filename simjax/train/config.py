@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from simjax.checkpoint.config import CheckpointConfig
 from simjax.data.pipeline import DataConfig
@@ -22,6 +22,8 @@ from simjax.models.pooling import Pooling
 from simjax.objectives.config import ObjectiveConfig
 from simjax.train import recipe
 from simjax.train.optimizer import OptimizerConfig
+
+Dtype: TypeAlias = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class ModelConfig:
     pretrained: str | None = None
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     pooling: Pooling | None = None
-    dtype: Literal["float32", "bfloat16"] = "float32"
+    dtype: Dtype = "float32"
     dropout: float | None = None
     random_head: bool = False
 
@@ -195,14 +197,23 @@ def _check_views(config: RunConfig) -> None:
         rates = [model.dropout]
         if model.dropout is None and model.pretrained is None:
             rates = [model.encoder.hidden_dropout, model.encoder.attention_dropout]
-        if all(rate == 0 for rate in rates):
-            raise UsageError(
-                "data.views is dropout and the dropout of the encoder is 0: the views of a text "
-                "would be equal; give model.dropout a rate above 0"
-            )
+        check_dropout("the encoder", *rates)
     if config.objective.false_negatives == "label" and data.source.label is None:
         raise UsageError(
             "objective.false_negatives is label and data.source.label names no column; name one"
+        )
+
+
+def check_dropout(encoder: str, *rates: float | None) -> None:
+    """Refuses an encoder that gives equal views of a text; a rate of None is not known yet.
+
+    Raises:
+        UsageError: All rates are 0.
+    """
+    if all(rate == 0 for rate in rates):
+        raise UsageError(
+            f"data.views is dropout and the dropout of {encoder} is 0: the views of a text would "
+            "be equal; give model.dropout a rate above 0"
         )
 
 

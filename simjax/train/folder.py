@@ -32,13 +32,17 @@ def open_folder(output: str) -> Path:
         raise SimjaxError(
             f"{folder}: holds files that are not of a run; choose another folder for `output`"
         )
-    steps = [path for path in folder.glob("checkpoints/*") if path.name.isdecimal()]
-    if "export" in found and not steps:
+    if "export" in found and not has_checkpoints(folder):
         raise SimjaxError(
             f"{folder}: holds the export of a run whose checkpoints are gone, which a new run "
             "would replace; choose another folder for `output`, or move the export away"
         )
     return folder
+
+
+def has_checkpoints(folder: Path) -> bool:
+    """Whether a step of the run was ever saved."""
+    return any(path.name.isdecimal() for path in folder.glob("checkpoints/*"))
 
 
 @contextmanager

@@ -27,7 +27,8 @@ from simjax.objectives.contrastive import Views
 from simjax.objectives.system import ContrastiveSystem
 from simjax.sentence_encoder import SentenceEncoder
 from simjax.train import optimizer
-from simjax.train.config import RunConfig
+from simjax.train.config import RunConfig, check_dropout
+from simjax.train.folder import has_checkpoints
 from simjax.train.state import TrainState, abstract_state, init_state, state_specs
 from simjax.train.step import Step, StepOptions, blocks_per_device, make_step
 from simjax.types import Batch, Params
@@ -206,8 +207,7 @@ def make_tokenizer(config: RunConfig) -> PreTrainedTokenizerFast:
     """
     folder = _learned(config)
     # Without a checkpoint it was learned for a run that came to nothing, maybe by another recipe.
-    begun = any(path.name.isdecimal() for path in folder.parent.glob("checkpoints/*"))
-    if config.tokenizer.source != "train" or (begun and folder.is_dir()):
+    if config.tokenizer.source != "train" or (has_checkpoints(folder.parent) and folder.is_dir()):
         return load_run_tokenizer(config)
     texts = (
         text
@@ -232,11 +232,8 @@ def _check_shape(config: RunConfig, shape: EncoderConfig) -> None:
             f"data.max_length is {longest} and {name} has {shape.max_positions} positions: texts "
             "must not be longer than the encoder allows"
         )
-    if config.data.views == "dropout" and shape.hidden_dropout == shape.attention_dropout == 0:
-        raise UsageError(
-            f"data.views is dropout and the dropout of {name} is 0: the views of a text would be "
-            "equal; give model.dropout a rate above 0"
-        )
+    if config.data.views == "dropout":
+        check_dropout(str(name), shape.hidden_dropout, shape.attention_dropout)
 
 
 def make_model(

@@ -1,6 +1,4 @@
 import gzip
-import os
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -114,12 +112,11 @@ def test_missing_and_damaged_files(tmp_path):
 
 @pytest.mark.data
 @pytest.mark.slow
-@pytest.mark.skipif("SIMJAX_DATA" not in os.environ, reason="SIMJAX_DATA is not set")
 @pytest.mark.parametrize(
     ("path", "published"),
     [("en/sts12", 72.37), ("en/sts13", 80.60), ("en/sts14", 75.60), ("en/stsb/dev.tsv", 86.72)],
 )
-def test_minilm_reproduces_the_published_figures(minilm, path, published):
-    data = read_sts(Path(os.environ["SIMJAX_DATA"]) / path)
+def test_minilm_reproduces_the_published_figures(minilm, data_root, path, published):
+    data = read_sts(data_root / path)
     result = score(data, unit_rows(minilm.encode(data.texts)))
     assert result.overall.spearman == pytest.approx(published, abs=0.02)

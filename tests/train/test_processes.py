@@ -122,9 +122,8 @@ def test_two_processes_give_the_losses_of_one(alone, tmp_path):
 
 
 @pytest.mark.multiprocess
+@pytest.mark.parametrize("alone", [MeshConfig(2, 2)], indirect=True, scope="module")
 def test_a_signal_to_one_of_two_processes_stops_both_at_the_same_step(alone, tmp_path):
-    if alone.mesh != MeshConfig(2, 2):
-        pytest.skip("one mesh is enough")
     config = dataclasses.replace(alone, output=str(tmp_path / "run"))
     with pair(config, tmp_path) as processes:
         # A first step, which takes both of them.

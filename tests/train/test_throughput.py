@@ -51,9 +51,11 @@ def test_the_count_is_that_of_a_real_program(training):
         (square, square, square, square, jnp.ones(wide), jnp.ones(wide[::-1]))
     ] * shape.num_layers
     x = jnp.ones((rows, length, narrow))
-    function = lambda w, x: stack(w, x).sum()  # noqa: E731
-    if training:
-        function = jax.grad(function, argnums=(0, 1))
+
+    def total(w, x):
+        return stack(w, x).sum()
+
+    function = jax.grad(total, argnums=(0, 1)) if training else total
     counted = product_operations(jax.make_jaxpr(function)(weights, x).jaxpr)
     expected = throughput.encoder_operations(shape, rows * length, length, training=training)
     assert counted == expected

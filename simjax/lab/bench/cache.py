@@ -17,6 +17,7 @@ from simjax.lab.bench.report import Column, Goal, Ratio, Report, seconds, size, 
 from simjax.lab.bench.texts import Origin, triples
 from simjax.lab.bench.timing import paired_ratio
 from simjax.lab.bench.trainer import Shape, Trainer, run_config
+from simjax.train.config import Dtype
 
 TIME_GOAL = Goal(1.4, "at most")
 MEMORY_GOAL = Goal(4.0, "at most")
@@ -63,7 +64,7 @@ def run(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
 
 
 def _trainer(
-    args: argparse.Namespace, origin: Origin, dtype: str, scratch: Path, batch_size: int
+    args: argparse.Namespace, origin: Origin, dtype: Dtype, scratch: Path, batch_size: int
 ) -> Trainer:
     micro = args.batch_size if batch_size > args.batch_size else None
     shape = Shape(batch_size, args.block_size, args.row_length, micro)
@@ -74,7 +75,7 @@ def _trainer(
 
 def _time(
     result: Report,
-    dtype: str,
+    dtype: Dtype,
     uncached: Trainer,
     cached: Trainer,
     count: int,
@@ -124,7 +125,7 @@ def _memory(
     result: Report,
     args: argparse.Namespace,
     origin: Origin,
-    dtype: str,
+    dtype: Dtype,
     scratch: Path,
     uncached: Trainer,
     cached: Trainer,

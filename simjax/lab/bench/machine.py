@@ -6,7 +6,10 @@ import os
 import platform
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from simjax.train.config import Dtype
 
 LIBRARIES = ("jax", "torch", "transformers", "sentence-transformers")
 
@@ -36,7 +39,7 @@ def _cpu_info(key: str) -> str:
     return ""
 
 
-def fast_dtypes() -> tuple[str, ...]:
+def fast_dtypes() -> tuple[Dtype, ...]:
     """Types whose products are fast here: bfloat16 needs an accelerator or AVX512-BF16."""
     import jax
 

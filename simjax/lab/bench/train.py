@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from simjax.lab.bench.report import Report
     from simjax.lab.bench.texts import Origin
     from simjax.lab.bench.trainer import Trainer
+    from simjax.train.config import Dtype
 
 GOALS = {"float32": 3.0, "bfloat16": 2.0}
 
@@ -101,7 +102,7 @@ def _beside_peer(args: argparse.Namespace, scratch: Path) -> dict[str, Any]:
 
 def _sides(
     args: argparse.Namespace, origin: Origin, result: Report, scratch: Path
-) -> tuple[dict[str, Trainer], dict[str, Any]]:
+) -> tuple[dict[Dtype, Trainer], dict[Dtype, Any]]:
     from simjax.lab.bench.peers import PeerTrainer, StepOptions, find_sentence_transformers
     from simjax.lab.bench.trainer import Shape, Trainer, run_config
 
@@ -124,7 +125,7 @@ def _row(result: Report, name: str) -> dict[str, Any]:
 
 
 def _our_turn(
-    result: Report, dtype: str, number: int, ours: dict[str, Trainer], peers: dict[str, Any]
+    result: Report, dtype: Dtype, number: int, ours: dict[Dtype, Trainer], peers: dict[Dtype, Any]
 ) -> None:
     from simjax.lab.bench.trainer import computed_tokens
 
@@ -141,7 +142,7 @@ def _our_turn(
 
 
 def _peer_turn(
-    result: Report, dtype: str, number: int, ours: dict[str, Trainer], peers: dict[str, Any]
+    result: Report, dtype: Dtype, number: int, ours: dict[Dtype, Trainer], peers: dict[Dtype, Any]
 ) -> None:
     if dtype not in peers:
         return
@@ -153,7 +154,7 @@ def _peer_turn(
     row["computed_tokens"] += peers[dtype].tokens
 
 
-def _compare(result: Report, ours: dict[str, Trainer], batches: int) -> None:
+def _compare(result: Report, ours: dict[Dtype, Trainer], batches: int) -> None:
     from simjax.lab.bench.report import Goal, Ratio
     from simjax.lab.bench.timing import total_ratio
 

@@ -17,7 +17,7 @@ from simjax.lab.bench.peers import StepOptions
 from simjax.lab.bench.texts import Origin, examples
 from simjax.mesh import MeshConfig
 from simjax.objectives.config import ObjectiveConfig
-from simjax.train.config import ModelConfig, RunConfig, TrainConfig
+from simjax.train.config import Dtype, ModelConfig, RunConfig, TrainConfig
 from simjax.train.optimizer import OptimizerConfig
 from simjax.train.setup import set_up
 
@@ -35,7 +35,7 @@ class Shape:
 def run_config(
     folder: Path,
     origin: Origin,
-    dtype: str,
+    dtype: Dtype,
     shape: Shape,
     options: StepOptions,
     scratch: Path,
@@ -43,7 +43,7 @@ def run_config(
     """A run like sentence-transformers' with MultipleNegativesRankingLoss and AdamW."""
     return RunConfig(
         output=str(scratch / "run"),
-        model=ModelConfig(pretrained=str(folder), dtype=dtype),  # type: ignore[arg-type]
+        model=ModelConfig(pretrained=str(folder), dtype=dtype),
         data=DataConfig(
             source=origin.source,
             root=None if origin.root is None else str(origin.root),
