@@ -137,7 +137,9 @@ def _check_target(folder: Path, *, overwrite: bool) -> None:
     if not any(folder.iterdir()):
         return
     if not overwrite:
-        raise SimjaxError(f"{folder}: is not empty; choose another folder, or overwrite it")
+        raise SimjaxError(
+            f"{folder}: is not empty; choose another, or --overwrite (overwrite=True) a model"
+        )
     if not _is_ours(folder):
         raise SimjaxError(
             f"{folder}: holds something that simjax did not export, which is never overwritten;"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -136,7 +136,7 @@ class SentenceEncoder:
 
         if dtype not in ("float32", "bfloat16"):
             raise UsageError(f"dtype {dtype!r}: choose float32 or bfloat16")
-        folder = hf.resolve(str(_of_run(Path(name_or_path))))
+        folder = hf.resolve(name_or_path)
         loaded = hf.load(folder, pooling=pooling, dtype=jnp.dtype(dtype))
         if loaded.random_head:
             raise SimjaxError(
@@ -167,7 +167,7 @@ class SentenceEncoder:
 
     def encode(
         self,
-        sentences: str | Sequence[str],
+        sentences: str | Iterable[str],
         *,
         batch_size: int | None = None,
         normalize: bool | None = None,
@@ -189,20 +189,27 @@ class SentenceEncoder:
             show_progress_bar: Show one.
             prompt: Text put before every sentence, or the name of one of `prompts`; None means
                 the default prompt, if there is one, and an empty string none.
-            truncate_dim: Keep this many leading dimensions; unit vectors stay unit vectors.
+            truncate_dim: Keep this many leading dimensions, at most all. What the folder says is
+                done before, as in sentence-transformers; `normalize=True` makes unit vectors of
+                what is left.
 
         Returns:
             float32, in the order of the sentences; [D] for one sentence, otherwise [N, D].
 
         Raises:
-            TypeError: Something among the sentences is not a string.
-            UsageError: `batch_size` or `truncate_dim` is below 1.
+            TypeError: Something among the sentences is not a string, or they are none.
+            UsageError: `batch_size` or `truncate_dim` is below 1, or the latter above the width.
         """
         single = isinstance(sentences, str)
-        texts: Sequence[str] = [sentences] if isinstance(sentences, str) else sentences
+        if isinstance(sentences, bytes) or not isinstance(sentences, Iterable):
+            raise TypeError(f"sentences is {type(sentences).__name__}: give a string or several")
+        texts = [sentences] if isinstance(sentences, str) else list(sentences)
         for option, value in (("batch_size", batch_size), ("truncate_dim", truncate_dim)):
             if value is not None and value < 1:
                 raise UsageError(f"{option} {value}: must be at least 1")
+        width = self._size if truncate_dim is None else truncate_dim
+        if width > self._size:
+            raise UsageError(f"truncate_dim {width}: embeddings have {self._size} dimensions")
         prompt = self.default_prompt if prompt is None else prompt
         before = "" if prompt is None else self.prompts.get(prompt, prompt)
         index: dict[str, int] = {}
@@ -211,17 +218,15 @@ class SentenceEncoder:
             if not isinstance(text, str):
                 raise TypeError(f"sentence {place} is {type(text).__name__}, not a string")
             places[place] = index.setdefault(before + text, len(index))
-        unit = self.normalize if normalize is None else normalize
-        width = self._size if truncate_dim is None else min(truncate_dim, self._size)
         result = np.empty((len(index), width), np.float32)
         most_tokens = 64 * (_default_batch_size() if batch_size is None else batch_size)
         with _progress(len(index), show_progress_bar) as advance:
             for members, values in self._run(list(index), most_tokens):
-                kept = values[: len(members), :width]
-                if unit:
-                    norms = np.sqrt(np.einsum("nd,nd->n", kept, kept))[:, None]
-                    kept = kept / np.maximum(norms, np.finfo(np.float32).tiny)
-                result[members] = kept
+                kept = values[: len(members)]
+                if normalize is None and self.normalize:
+                    kept = _unit_length(kept)
+                kept = kept[:, :width]
+                result[members] = _unit_length(kept) if normalize else kept
                 advance(len(members))
         if single:
             return result[0]
@@ -251,8 +256,15 @@ class SentenceEncoder:
     def similarity(
         self, a: Texts | Float[np.ndarray, "*N D"], b: Texts | Float[np.ndarray, "*M D"]
     ) -> Float32[np.ndarray, "N M"]:
-        """Cosine similarity of each of `a` with each of `b`; each texts or embeddings."""
-        return self._unit(a) @ self._unit(b).T
+        """Cosine similarity of each of `a` with each of `b`; each texts or embeddings.
+
+        Raises:
+            UsageError: The embeddings have different widths.
+        """
+        left, right = self._unit(a), self._unit(b)
+        if left.shape[1] != right.shape[1]:
+            raise UsageError(f"embeddings of widths {left.shape[1]} and {right.shape[1]}")
+        return left @ right.T
 
     def _unit(self, x: Texts | Float[np.ndarray, "*N D"]) -> Float32[np.ndarray, "N D"]:
         if isinstance(x, str):
@@ -360,16 +372,9 @@ class SentenceEncoder:
         )
 
 
-def _of_run(path: Path) -> Path:
-    """The exported model of a run folder; any other path as it is."""
-    if (path / "config.json").is_file() or not (path / "config.yaml").is_file():
-        return path
-    if not (path / "export" / "config.json").is_file():
-        raise SimjaxError(
-            f"{path}: a run without an exported model; write one with"
-            f" `simjax export {path} {path / 'export'}`"
-        )
-    return path / "export"
+def _unit_length(x: Float32[np.ndarray, "T D"]) -> Float32[np.ndarray, "T D"]:
+    norms = np.sqrt(np.einsum("nd,nd->n", x, x))[:, None]
+    return x / np.maximum(norms, np.finfo(np.float32).tiny)
 
 
 def _default_batch_size() -> int:

@@ -192,7 +192,7 @@ def test_nothing_is_pickled_and_no_remote_code_is_run() -> None:
     [
         "import simjax; simjax.__version__; simjax.SimjaxError; dir(simjax)",
         "from simjax.cli.main import main; assert main(['--help']) == 0",
-        "from simjax.cli.main import main; assert main(['train', '--help']) == 0",
+        "from simjax.cli.main import main; assert main(['export', '--help']) == 0",
         "from simjax.cli.main import main; assert main(['data', 'check', '--help']) == 0",
     ],
 )

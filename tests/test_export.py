@@ -220,7 +220,7 @@ def test_what_lies_there_is_kept(folders, tmp_path):
     other.mkdir()
     (other / "chapter.txt").write_text("precious")
     for overwrite in (False, True):
-        with pytest.raises(SimjaxError, match="choose another folder"):
+        with pytest.raises(SimjaxError, match="choose another"):
             encoder.save_pretrained(other, overwrite=overwrite)
     with pytest.raises(SimjaxError, match="is a file"):
         encoder.save_pretrained(other / "chapter.txt", overwrite=True)

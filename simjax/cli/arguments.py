@@ -24,6 +24,12 @@ class LineParser(argparse.ArgumentParser):
         options.setdefault("allow_abbrev", False)
         super().__init__(*args, **options)
         self.has_commands = False
+        self.more_help: Callable[[], str] | None = None
+        """What the help ends with, made when it is asked for."""
+
+    def format_help(self) -> str:
+        """As argparse does, with `more_help`."""
+        return super().format_help() + ("" if self.more_help is None else self.more_help())
 
     def add_subparsers(self, **options: Any) -> Any:
         """As argparse does, and remembers that this parser only leads to others."""

@@ -106,7 +106,7 @@ DATA_SETS = (
     DataSet(
         "quora",
         "Quora Question Pairs (2017): duplicates, labelled training sample, balanced dev",
-        "large-batch recipes",
+        "duplicate questions: positives at any batch size",
         (
             File("en/quora/positive_pairs.tsv", (37_073,), ("sentence1", "sentence2")),
             File("en/quora/train_20k.tsv", (19_210,), ("sentence1", "sentence2", "label")),

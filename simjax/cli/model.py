@@ -34,7 +34,8 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         "--batch_size",
         type=positive,
         metavar="ROWS",
-        help="most rows of 64 tokens computed at a time; smaller needs less memory",
+        help="most rows of 64 tokens computed at a time, where memory is short; by default 16 on a "
+        "CPU and 512 elsewhere",
     )
 
 

@@ -76,7 +76,9 @@ def run(args: argparse.Namespace) -> None:
         f'  {simjax} search {export} FILE_OF_SENTENCES "your question"\n'
         f"  {simjax} encode {export} FILE_OF_SENTENCES embeddings.npy\n"
         f"  {simjax} train configs/quickstart.yaml --data.source.format csv "
-        "--data.source.path pairs.csv --output runs/mine"
+        "--data.source.path pairs.csv --data.source.anchor COLUMN "
+        "--data.source.positives '[COLUMN]' --evaluation.tasks '[]' --evaluation.metric null "
+        "--output runs/mine"
     )
     if args.json is not None:
         write_json(args.json, scores)

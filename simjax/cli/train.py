@@ -1,7 +1,7 @@
 """Train an encoder by a recipe. A stopped run goes on where its output folder left off.
 
 Any key of the recipe can be given on the command line: `--objective.temperature 0.02`.
-`--print_config` shows every key with its value.
+`--print_config` shows every key with the value that it would have.
 """
 
 from __future__ import annotations
@@ -10,15 +10,25 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from simjax.cli.arguments import add_json
+from simjax.cli.arguments import LineParser, add_json
 from simjax.errors import UsageError
 
 _SWITCHES = ("--print_config", "--traceback", "--help", "-h")
 _OPTIONS = ("--json",)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
+def _keys() -> str:
+    """The keys of a recipe, for the help; their types take seconds to import."""
+    from simjax.train import recipe
+    from simjax.train.config import RunConfig
+
+    lines = [f"  {key}: {allowed} ({default})" for key, allowed, default in recipe.keys(RunConfig)]
+    return "\n".join(["", "keys of a recipe, what they may be, and their defaults:", *lines, ""])
+
+
+def add_arguments(parser: LineParser) -> None:
     """Declare the arguments; overrides of the recipe are taken by `split`."""
+    parser.more_help = _keys
     parser.usage = "simjax train CONFIG [--dotted.key VALUE ...] [options]"
     parser.add_argument("config", type=Path, metavar="CONFIG", help="recipe: a YAML file")
     parser.add_argument(

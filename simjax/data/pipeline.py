@@ -19,7 +19,7 @@ from jaxtyping import Int
 from simjax.data import token_store
 from simjax.data.packing import best_fit_decreasing, deal, pack
 from simjax.data.shuffle import permute
-from simjax.data.sources import Source
+from simjax.data.sources import Source, describe
 from simjax.data.token_store import TokenStore
 from simjax.errors import SimjaxError, UsageError
 from simjax.types import NO_TEXT, Batch
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 ENDLESS = 2**31 - 1
 """Batches of a source: epochs follow each other without end."""
+
+LARGEST_BLOCK = 64
+"""Of the blocks that are chosen by default: rows are as full as in larger ones (about 97 %)."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +51,9 @@ class DataConfig:
     """Times that a text is encoded with `views: dropout`."""
     batch_size: int = 512
     """Examples of a global batch."""
-    block_size: int = 64
-    """Examples of a block, the unit that micro-batches and devices share out. Part of a run's
-    identity, because dropout follows the blocks."""
+    block_size: int | None = None
+    """Examples of a block, the unit that micro-batches and devices share out; by default as many
+    up to 64 as divide the batch. Part of a run's identity, because dropout follows the blocks."""
     row_length: int = 128
     """Tokens of a packed row."""
     max_length: int = 128
@@ -66,22 +69,30 @@ class DataConfig:
         if self.seed < 0:
             raise UsageError(f"data.seed is {self.seed}: it must not be negative")
         for key in ("num_views", "batch_size", "block_size", "row_length", "max_length"):
-            if getattr(self, key) < 1:
-                raise UsageError(f"data.{key} is {getattr(self, key)}: it must be at least 1")
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise UsageError(f"data.{key} is {value}: it must be at least 1")
         if self.prefetch < 0:
             raise UsageError(f"data.prefetch is {self.prefetch}: it must not be negative")
         if self.views == "dropout" and self.num_views < 2:
             raise UsageError("data.num_views is 1: dropout views need at least 2")
-        if self.batch_size % self.block_size:
+        if self.batch_size % self.block:
             raise UsageError(
                 f"data.batch_size {self.batch_size} is not a multiple of data.block_size "
-                f"{self.block_size}"
+                f"{self.block_size}; leave the latter out, or give a divisor"
             )
         if self.row_length < self.max_length:
             raise UsageError(
                 f"data.row_length {self.row_length} is below data.max_length {self.max_length}: "
                 "a text must fit into a row"
             )
+
+    @property
+    def block(self) -> int:
+        """Examples of a block."""
+        if self.block_size is not None:
+            return self.block_size
+        return max(size for size in range(1, LARGEST_BLOCK + 1) if self.batch_size % size == 0)
 
     @property
     def root_path(self) -> Path | None:
@@ -148,7 +159,7 @@ class BatchSource:
         """
         self.store = store
         self.config = config
-        self.num_blocks = config.batch_size // config.block_size
+        self.num_blocks = config.batch_size // config.block
         if self.num_blocks % process_count:
             raise UsageError(
                 f"{self.num_blocks} blocks (data.batch_size / data.block_size) do not divide by "
@@ -160,8 +171,8 @@ class BatchSource:
         self.num_examples = len(store.examples)
         if self.num_examples < config.batch_size:
             raise SimjaxError(
-                f"the data set holds {self.num_examples} examples, fewer than a batch of "
-                f"{config.batch_size}: lower data.batch_size"
+                f"{describe(config.source, config.root_path)}: holds {self.num_examples} examples, "
+                f"fewer than a batch of {config.batch_size}: lower data.batch_size"
             )
         if config.views == "columns" and store.positives == 0:
             raise SimjaxError(
@@ -226,7 +237,7 @@ class BatchSource:
         """Deal and place batch `n` by the lengths of its texts."""
         examples = self.examples(n)
         lengths = self._lengths(self._texts(examples))
-        dealt = deal(lengths.sum(axis=1), self.num_blocks, self.config.block_size)
+        dealt = deal(lengths.sum(axis=1), self.num_blocks, self.config.block)
         by_block = lengths[dealt].reshape(self.num_blocks, -1)
         placed = [best_fit_decreasing(block, self.config.row_length) for block in by_block]
         return _Plan(
@@ -250,8 +261,8 @@ class BatchSource:
         needed = [self._plan(n).rows for n in range(sample)]
         longest = np.sort(self._lengths(self._texts(np.arange(self.num_examples))).sum(axis=1))
         # Any two rows that best fit leaves hold more than one row's tokens between them.
-        worst = math.ceil(2 * int(longest[-config.block_size :].sum()) / config.row_length)
-        return ladder(needed, min(worst, config.block_size * self.num_views))
+        worst = math.ceil(2 * int(longest[-config.block :].sum()) / config.row_length)
+        return ladder(needed, min(worst, config.block * self.num_views))
 
 
 def ladder(needed: list[int], worst: int) -> tuple[int, ...]:

@@ -30,6 +30,9 @@ from simjax.data import builtin
 from simjax.data.records import Format, Table, format_by_name, plain_or_gzip
 from simjax.errors import SimjaxError, UsageError
 
+USUAL = "anchor, sent0, sentence1 (without score or label), query, text, sentence"
+"""Names by which the column of the anchor is found; those of the others follow from it."""
+
 
 @dataclass(frozen=True)
 class Source:
@@ -41,7 +44,7 @@ class Source:
     """A file or a glob, relative to `data.root`; for `builtin`: `sentences` or `pairs`. A file may
     be plain or .gz, whichever of the two is named."""
     anchor: str | None = None
-    """Column of the anchor; by default the columns are found by their usual names."""
+    """Column of the anchor; by default the columns are found by their usual names, `USUAL`."""
     positives: tuple[str, ...] = ()
     """Columns of positives. A JSON list of strings gives several."""
     negatives: tuple[str, ...] = ()
@@ -204,7 +207,7 @@ def choose_columns(source: Source, found: tuple[str, ...], path: Path) -> Column
         usual = _usual_columns(found)
         if usual is None:
             raise SimjaxError(
-                f"{path}:1: no columns with usual names; found: {', '.join(found)}; set "
+                f"{path}:1: no columns with usual names ({USUAL}); found: {', '.join(found)}; set "
                 "data.source.anchor, and data.source.positives if there are any"
             )
         columns = Columns(*usual, label)

@@ -56,7 +56,9 @@ def train_wordpiece(
     trained.train_from_iterator(texts, trainer)
     vocabulary = trained.get_vocab()
     if len(vocabulary) <= len(SPECIAL_TOKENS):
-        raise SimjaxError("there is no text to train a tokenizer on")
+        raise SimjaxError(
+            "there is no text to train a tokenizer on; data.source.path names what is read"
+        )
     if len(vocabulary) > vocab_size:
         raise UsageError(
             f"a vocabulary of {vocab_size} tokens does not hold the letters of the texts and "

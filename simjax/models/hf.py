@@ -48,16 +48,16 @@ class ModelFolder:
 
 
 def resolve(name_or_path: str | Path) -> Path:
-    """A local folder, or the local copy of a model on the Hugging Face hub.
+    """A local folder, a run's export, or the local copy of a model on the Hugging Face hub.
 
     Downloads only JSON, text and safetensors files, and nothing if HF_HUB_OFFLINE is set.
 
     Raises:
-        SimjaxError: neither a folder nor a model that can be had.
+        SimjaxError: neither a folder nor a model that can be had, or a run without an export.
     """
     path = Path(name_or_path).expanduser()
     if path.is_dir():
-        return path
+        return _of_run(path)
     name = str(name_or_path)
     if path.exists():
         raise SimjaxError(f"{name}: is a file; give the model's folder or a hub id")
@@ -80,6 +80,18 @@ def resolve(name_or_path: str | Path) -> Path:
         reason = str(error).strip().splitlines() or [type(error).__name__]
         raise SimjaxError(f"{name}: cannot be had from the hub ({reason[0]})") from error
     return Path(found)
+
+
+def _of_run(path: Path) -> Path:
+    """The exported model of a run folder; any other path as it is."""
+    if (path / "config.json").is_file() or not (path / "config.yaml").is_file():
+        return path
+    if not (path / "export" / "config.json").is_file():
+        raise SimjaxError(
+            f"{path}: a run without an exported model; write one with"
+            f" `simjax export {path} {path / 'export'}`"
+        )
+    return path / "export"
 
 
 def load(

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 # Any one of these is a vocabulary; without one transformers makes up a five-token tokenizer.
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model")
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-# Tables are padded to round sizes, never by more than this.
-_LARGEST_PADDING = 0.1
+# Tables are padded to round sizes, and tokens renamed, never by more than this.
+_LEEWAY = 0.1
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
@@ -60,7 +60,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerFast, config: EncoderConfig) -
             f"{name}: token ids reach {largest}, but the weights have {config.vocab_size} rows; "
             f"take the tokenizer that the weights were trained with"
         )
-    if largest + 1 < (1 - _LARGEST_PADDING) * config.vocab_size:
+    if largest + 1 < (1 - _LEEWAY) * config.vocab_size:
         raise SimjaxError(
             f"{name}: has {largest + 1} tokens, but the weights have {config.vocab_size} rows; "
             f"take the tokenizer that the weights were trained with"
@@ -74,8 +74,34 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerFast, config: EncoderConfig) -
         raise SimjaxError(f"{name}: does not begin a text with its classification token")
 
 
+def check_same_ids(tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Refuse a tokenizer that gives tokens other ids than the one in a model's own folder does.
+
+    A few tokens may differ, such as unused ones that were put to use. A folder without a
+    tokenizer allows any.
+
+    Raises:
+        SimjaxError: More than a tenth of the tokens have other ids there.
+    """
+    if not _has_vocabulary(describe(folder).transformer):
+        return
+    own, given = load_tokenizer(folder).get_vocab(), tokenizer.get_vocab()
+    same = sum(given.get(token) == number for token, number in own.items())
+    if same < (1 - _LEEWAY) * len(own):
+        name = getattr(tokenizer, "name_or_path", "") or "the tokenizer"
+        raise SimjaxError(
+            f"{name}: gives {len(own) - same:,} of {len(own):,} tokens other ids than the "
+            f"tokenizer in {folder}, which the weights were trained with; leave tokenizer.source "
+            "out to take that one"
+        )
+
+
+def _has_vocabulary(folder: Path) -> bool:
+    return any((folder / name).is_file() for name in _VOCABULARIES)
+
+
 def _from_folder(folder: Path) -> PreTrainedTokenizerFast:
-    if not any((folder / name).is_file() for name in _VOCABULARIES):
+    if not _has_vocabulary(folder):
         raise SimjaxError(f"{folder}: holds no tokenizer (none of {', '.join(_VOCABULARIES)})")
     from transformers import AutoTokenizer
 

@@ -228,7 +228,7 @@ def _check_length(config: RunConfig) -> None:
 
 
 def _check_micro_batch(config: RunConfig) -> None:
-    micro, block = config.train.micro_batch, config.data.block_size
+    micro, block = config.train.micro_batch, config.data.block
     if micro is None:
         return
     if micro < block or micro % block:

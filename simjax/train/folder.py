@@ -27,7 +27,9 @@ def open_folder(output: str) -> Path:
         # Process 0 may already have been here.
         found = {path.name for path in folder.iterdir()}
     except OSError as error:
-        raise SimjaxError(f"{folder}: cannot be the output folder ({error.strerror})") from error
+        raise SimjaxError(
+            f"{folder}: cannot be the output folder ({error.strerror}); choose another `output`"
+        ) from error
     if found and MARK not in found:
         raise SimjaxError(
             f"{folder}: holds files that are not of a run; choose another folder for `output`"

@@ -108,6 +108,8 @@ def train(config: RunConfig, *, console: Console | None = None) -> dict[str, Any
             columns = {"before": before, f"step {best}": after}
             columns |= {"TF-IDF": baseline} if baseline else {}
             console.print(report.table(columns, title=config.output))
+        exported = f"the model of step {best} is in {folder / 'export'}"
+        console.print(f"step {step} of {run.total_steps}: done; {exported}", soft_wrap=True)
     return scores
 
 

@@ -72,8 +72,8 @@ class MetricsWriter:
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Records ``values`` (numbers, or arrays of one number) under ``step``.
 
-        JSON has no NaN and no infinity: they become null there, and stay as they are in
-        TensorBoard.
+        JSON has no NaN and no infinity: they become null there. TensorBoard, which warns of them,
+        is not given them.
         """
         if self._file is None:
             return
@@ -85,7 +85,8 @@ class MetricsWriter:
         self._file.flush()
         if self._events is not None:
             for name, value in numbers.items():
-                self._events.add_scalar(name, value, step)
+                if math.isfinite(value):
+                    self._events.add_scalar(name, value, step)
 
     def close(self) -> None:
         """Ends both files; a second call does nothing."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import json
 import math
 import types
 import typing
@@ -335,6 +336,26 @@ def _all_keys(cls: type, prefix: str) -> Iterator[str]:
         section = _dataclass_in(hint)
         if section is not None:
             yield from _all_keys(section, f"{prefix}{name}.")
+
+
+def keys(cls: type) -> Iterator[tuple[str, str, str]]:
+    """Every key of a dataclass: its dotted name, what it may be, and its default."""
+    for key, field, hint in _fields(cls, ""):
+        default = field.default
+        if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        told = "needed" if default is dataclasses.MISSING else json.dumps(_plain(default))
+        yield key, _describe(hint), told
+
+
+def _fields(cls: type, prefix: str) -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
+    hints = typing.get_type_hints(cls)
+    for field in dataclasses.fields(typing.cast(Any, cls)):
+        hint = hints[field.name]
+        if dataclasses.is_dataclass(hint):
+            yield from _fields(typing.cast(type, hint), f"{prefix}{field.name}.")
+        else:
+            yield prefix + field.name, field, hint
 
 
 def to_yaml(value: Any) -> str:

@@ -22,7 +22,7 @@ from simjax.errors import SimjaxError, UsageError
 from simjax.models import hf
 from simjax.models.encoder import EncoderConfig
 from simjax.models.sentence_model import SentenceModel, merge, split
-from simjax.models.tokenizer import check_tokenizer, load_tokenizer
+from simjax.models.tokenizer import check_same_ids, check_tokenizer, load_tokenizer
 from simjax.objectives.contrastive import Views
 from simjax.objectives.system import ContrastiveSystem
 from simjax.sentence_encoder import SentenceEncoder
@@ -75,6 +75,7 @@ class Run:
         """What must not change when a run is gone on with, as far as it decides the result."""
         config = dataclasses.asdict(self.config)
         data = {key: config["data"][key] for key in _DATA_IDENTITY}
+        data["block_size"] = self.config.data.block
         kept = {key: config[key] for key in ("seed", "model", "objective", "optimizer")}
         store = self.source.store.fingerprint
         kept |= {"data": data, "token_store": store, "steps": self.total_steps}
@@ -88,9 +89,11 @@ class Run:
         left_out = f" ({store.skipped:,} left out: a text is empty)" if store.skipped else ""
         parameters = sum(leaf.size for leaf in jax.tree.leaves(self.params))
         mesh = " x ".join(f"{name} {size}" for name, size in self.mesh.shape.items())
+        steps = "step" if self.total_steps == 1 else "steps"
         return (
-            f"{len(store.examples):,} examples{left_out}, {self.total_steps:,} steps of "
-            f"{data.batch_size:,}; {parameters:,} parameters; devices: {mesh}"
+            f"{len(store.examples):,} examples{left_out}, {self.total_steps:,} {steps} of "
+            f"{data.batch_size:,} ({self.source.steps_per_epoch:,} an epoch); {parameters:,} "
+            f"parameters; devices: {mesh}"
         )
 
 
@@ -98,7 +101,6 @@ _DATA_IDENTITY = (
     "views",
     "num_views",
     "batch_size",
-    "block_size",
     "row_length",
     "max_length",
     "seed",
@@ -114,7 +116,7 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
     """
     mesh = meshes.make_mesh(config.mesh, devices)
     _, micro_blocks = blocks_per_device(
-        config.data.batch_size, config.data.block_size, config.train.micro_batch, mesh
+        config.data.batch_size, config.data.block, config.train.micro_batch, mesh
     )
     tokenizer = make_tokenizer(config)
     model, max_length = make_model(config, tokenizer)
@@ -153,7 +155,7 @@ def make_system(
         views=Views(
             positives=source.num_positives,
             one_distribution=config.data.views == "dropout",
-            group=config.data.block_size,
+            group=config.data.block,
         ),
         dropout=encoder.hidden_dropout > 0 or encoder.attention_dropout > 0,
         dtype=jnp.dtype(config.model.dtype),
@@ -247,8 +249,9 @@ def make_model(
     wanted = config.model
     dtype = jnp.dtype(wanted.dtype)
     if wanted.pretrained is not None:
+        folder = hf.resolve(wanted.pretrained)
         loaded = hf.load(
-            hf.resolve(wanted.pretrained),
+            folder,
             pooling=wanted.pooling,
             dtype=dtype,
             dropout=wanted.dropout,
@@ -256,6 +259,8 @@ def make_model(
             seed=config.seed,
         )
         check_tokenizer(tokenizer, loaded.model.config)
+        if config.tokenizer.source is not None:
+            check_same_ids(tokenizer, folder)
         _check_shape(config, loaded.model.config)
         return loaded.model, loaded.max_length
     shape = dataclasses.replace(

@@ -99,6 +99,13 @@ def test_every_command_has_help(simjax, command) -> None:
     assert out.startswith(f"usage: simjax {' '.join(command)}")
 
 
+def test_the_help_of_train_lists_the_keys_of_a_recipe(simjax) -> None:
+    lines = [line.strip() for line in simjax("train", "--help").out.splitlines()]
+    assert "output: text (needed)" in lines
+    assert 'objective.loss: one of infonce, flatnce, dcl ("infonce")' in lines
+    assert "evaluation.tasks: a list ([])" in lines
+
+
 def test_help_shows_defaults(simjax) -> None:
     assert "(default: 10)" in simjax("search", "--help").out
     assert "None" not in simjax("search", "--help").out

@@ -292,6 +292,14 @@ def test_numbers_that_do_not_fit_are_usage_errors(options, message):
         DataConfig(**options)
 
 
+@pytest.mark.parametrize(
+    ("batch", "block"), [(1, 1), (16, 16), (97, 1), (100, 50), (512, 64), (66, 33)]
+)
+def test_blocks_divide_the_batch_by_default(batch, block):
+    assert DataConfig(batch_size=batch).block == block
+    assert DataConfig(batch_size=batch, block_size=1).block == 1
+
+
 def test_data_that_does_not_fit_is_refused(store):
     with pytest.raises(SimjaxError, match="100 examples, fewer than a batch of 104"):
         BatchSource(store, dataclasses.replace(CONFIG, batch_size=104))

@@ -151,7 +151,11 @@ def test_a_missing_file_names_what_is_there(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", "x,y\n1,2\n", "a.csv:1: no columns with usual names; found: x, y"),
+        (
+            "a.csv",
+            "x,y\n1,2\n",
+            "a.csv:1: no columns with usual names (anchor, sent0, ",
+        ),
         ("a.tsv", "sentence1\tsentence2\tscore\n", "a.tsv:1: no columns with usual names"),
         ("a.csv", "sent0,sent1\na,b\nc\n", "a.csv:3: 1 fields where the header has 2"),
         ("a.csv", 'sent0,sent1\na,b\n"c,d\ne,f\n', "a.csv:3: malformed CSV: unexpected end"),

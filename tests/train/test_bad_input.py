@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from simjax.cli.main import main
+from simjax.models.tokenizer import load_tokenizer
 from simjax.train import config as run_config
 from simjax.train import folder
 from simjax.train.config import ModelConfig, RunConfig, TokenizerConfig
@@ -154,6 +155,19 @@ def test_a_tokenizer_that_does_not_fit_the_weights(data, tmp_path, refusal):
     config = config_for(data, tmp_path / "run", model=ModelConfig(pretrained=str(model)))
     line = refusal(config, 1)
     assert "30 tokens" in line and "rows" in line and "tokenizer" in line
+
+
+def test_a_tokenizer_that_numbers_tokens_in_another_way(data, tmp_path, refusal):
+    """As many tokens as the weights have rows, under other ids: a cased vocabulary, say."""
+    model = write_folder(tmp_path / "model", "bert", layers=1)
+    tokens = load_tokenizer(model).get_vocab()
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    rest = sorted(set(tokens) - set(special), key=tokens.__getitem__, reverse=True)
+    (tmp_path / "other.txt").write_text("\n".join(special + rest) + "\n")
+    config = config_for(data, tmp_path / "run", model=ModelConfig(pretrained=str(model)))
+    config = dataclasses.replace(config, tokenizer=TokenizerConfig(str(tmp_path / "other.txt")))
+    line = refusal(config, 1)
+    assert f"other ids than the tokenizer in {model}" in line and "tokenizer.source" in line
 
 
 def test_texts_longer_than_a_pretrained_encoder_allows(data, tmp_path, refusal):

@@ -206,7 +206,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         (["--train.micro_batch=1024"], ["train.micro_batch", "data.batch_size"]),
         (["--evaluation.metric=stsb-dev/spearman"], ["evaluation.metric", "evaluation.tasks"]),
         # These are the parts' own, and are placed like the others.
-        (["--data.batch_size=500"], ["data.batch_size", "data.block_size"]),
+        (["--data.batch_size=500", "--data.block_size=64"], ["data.batch_size", "data.block_size"]),
         (["--data.row_length=64"], ["data.row_length", "data.max_length"]),
         (
             ["--objective.loss=dcl", "--objective.learnable_temperature=true"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import math
 import shutil
 from pathlib import Path
@@ -11,11 +12,13 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 
 from simjax.mesh import MeshConfig
+from simjax.sentence_encoder import SentenceEncoder
 from simjax.train import config as run_config
 from simjax.train import loop
-from simjax.train.config import RunConfig, TrainConfig
+from simjax.train.config import RunConfig, TokenizerConfig, TrainConfig
 from simjax.train.setup import set_up
 from tests.train.tiny_run import (
     BATCH,
@@ -24,6 +27,7 @@ from tests.train.tiny_run import (
     EXAMPLES,
     SAVED,
     TOTAL,
+    WORDS,
     assert_same_bits,
     config_for,
     figures,
@@ -140,7 +144,9 @@ def test_the_last_checkpoints_and_the_best_one_are_kept(whole):
 def test_a_run_says_what_is_trained_on_what(whole):
     run = set_up(whole[0])
     size = sum(leaf.size for leaf in jax.tree.leaves(run.params))
-    rest = f"{TOTAL} steps of {BATCH}; {size:,} parameters; devices: data 4 x fsdp 2"
+    epoch = EXAMPLES // BATCH
+    steps = f"{TOTAL} steps of {BATCH} ({epoch} an epoch)"
+    rest = f"{steps}; {size:,} parameters; devices: data 4 x fsdp 2"
     assert run.summary() == f"{EXAMPLES} examples, {rest}"
     run.source.store = dataclasses.replace(run.source.store, skipped=3)
     assert run.summary() == f"{EXAMPLES} examples (3 left out: a text is empty), {rest}"
@@ -223,9 +229,23 @@ def test_a_finished_run_is_not_trained_again(whole, tmp_path):
     config = copied(whole[0], tmp_path / "run")
     before = figures(Path(config.output))
     shutil.rmtree(Path(config.output) / "export")
-    assert train(config) == whole[1]
+    said = Console(file=io.StringIO(), width=200)
+    assert train(config, console=said) == whole[1]
+    best = f"the model of step {whole[1]['best_step']} is in {config.output}/export"
+    assert f"step {TOTAL} of {TOTAL}: done; {best}" in said.file.getvalue()
     assert figures(Path(config.output)) == before
     assert (Path(config.output) / "export" / "model.safetensors").exists()
+
+
+def test_training_goes_on_from_the_model_of_another_run(whole, tmp_path):
+    config = dataclasses.replace(
+        whole[0],
+        output=str(tmp_path / "second"),
+        model=dataclasses.replace(whole[0].model, pretrained=whole[0].output),
+        tokenizer=TokenizerConfig(),
+    )
+    run, first = set_up(config), SentenceEncoder.from_pretrained(whole[0].output)
+    np.testing.assert_array_equal(run.encoder.encode(WORDS), first.encode(WORDS))
 
 
 def test_nothing_is_lost_to_a_run_that_was_cut_off_before_its_first_checkpoint(

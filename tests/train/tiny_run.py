@@ -106,9 +106,9 @@ def recipe(data: Path, output: Path, **changes: Any) -> RunConfig:
     )
 
 
-def train(config: RunConfig) -> dict[str, Any]:
-    """Trains in silence."""
-    return loop.train(config, console=Console(file=io.StringIO(), width=100))
+def train(config: RunConfig, console: Console | None = None) -> dict[str, Any]:
+    """Trains in silence, unless a console is given."""
+    return loop.train(config, console=console or Console(file=io.StringIO(), width=100))
 
 
 @contextmanager
