@@ -68,6 +68,10 @@ def run(args: argparse.Namespace) -> None:
     export = args.output / "export"
     # `make` installs into an environment that need not be the shell's.
     simjax = "simjax" if shutil.which("simjax") else os.path.relpath(sys.argv[0])
+    console.print(
+        "\nTF-IDF takes words as they are; this encoder had to learn them, from few texts.\n"
+        "For work of your own, start from pretrained weights: model.pretrained."
+    )
     _search(console, export)
     console.print(
         f"\nThe run is in {args.output}: metrics.jsonl, tensorboard/, checkpoints/, config.yaml.\n"
@@ -100,7 +104,7 @@ def _search(console: Console, export: Path) -> None:
     from simjax.sentence_encoder import SentenceEncoder
 
     corpus = builtin.corpus()
-    entries = {entry.body: entry for entry in (*corpus.pairs, *corpus.held_out)}
+    entries = {f"{entry.title} {entry.body}": entry for entry in (*corpus.pairs, *corpus.held_out)}
     encoder = SentenceEncoder.from_pretrained(export)
     encoder.build_index(list(entries))
     console.print(f"\nThe exported model, loaded again, searches {len(entries):,} texts:")
