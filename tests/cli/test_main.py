@@ -149,6 +149,8 @@ def test_a_closed_pipe_is_quiet() -> None:
 def test_an_interrupt_ends_in_one_line() -> None:
     script = (
         "import os, signal, sys, types\n"
+        # Whoever starts the tests in the background may have SIGINT ignored.
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "module = types.ModuleType('simjax.cli.data', 'x')\n"
         "module.add_arguments = lambda parser: None\n"
         "module.run = lambda args: os.kill(os.getpid(), signal.SIGINT)\n"
