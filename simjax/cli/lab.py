@@ -11,6 +11,7 @@ BENCHES = {
     "encode": "sentences per second beside sentence-transformers",
     "train": "training steps beside sentence-transformers",
     "loss": "time and memory of the loss beside dense PyTorch and dense JAX",
+    "uniformity": "time and memory of the uniformity of a whole set beside PyTorch",
 }
 
 

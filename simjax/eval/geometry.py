@@ -1,11 +1,12 @@
-"""How embeddings lie on the sphere: alignment, uniformity, singular values, effective rank."""
+"""How embeddings lie on the sphere: unit vectors, singular values, effective rank.
+
+Alignment and uniformity are `simjax.ops.align_uniform`.
+"""
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float
 
 from simjax.errors import SimjaxError
 
@@ -24,54 +25,6 @@ def unit_rows(embeddings: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:
         raise SimjaxError(f"{broken} of {len(wide)} embeddings are not finite")
     norms = np.linalg.norm(wide, axis=1, keepdims=True)
     return (wide / np.where(norms > 0, norms, 1.0)).astype(np.float32)
-
-
-def alignment(
-    unit: Float[np.ndarray, "T D"], positives: Int[np.ndarray, "N 2"], alpha: float = 2.0
-) -> float:
-    """Mean distance of positive pairs, ``mean |x - y|^alpha`` (Wang & Isola 2020).
-
-    Args:
-        unit: Unit embeddings.
-        positives: Index pairs into them; not empty.
-        alpha: Exponent.
-
-    Returns:
-        A number from 0 (pairs coincide) to ``2^alpha``.
-    """
-    difference = unit[positives[:, 0]].astype(np.float64) - unit[positives[:, 1]]
-    square = np.einsum("nd,nd->n", difference, difference)
-    return float(np.mean(square ** (alpha / 2)))
-
-
-def uniformity(unit: Float[np.ndarray, "N D"], t: float = 2.0, tile: int = 1024) -> float:
-    """``log mean over i < j of exp(-t |x_i - x_j|^2)`` (Wang & Isola 2020).
-
-    Products are made tile by tile in float32 and summed in float64; memory is
-    ``O(N D + tile^2)``.
-
-    Args:
-        unit: Unit embeddings of distinct texts, at least two.
-        t: Inverse width of the Gaussian kernel.
-        tile: Rows per tile.
-
-    Returns:
-        A number from ``-4 t`` to 0; lower is more uniform, and 0 is a collapse to one point.
-    """
-    count = len(unit)
-    if count < 2:
-        raise SimjaxError(f"uniformity needs at least 2 distinct texts, got {count}")
-    total = 0.0
-    for top in range(0, count, tile):
-        rows = unit[top : top + tile]
-        for left in range(top, count, tile):
-            # |x - y|^2 = 2 - 2 x.y on the sphere. Rounding can push the product over 1.
-            square = 2.0 - 2.0 * np.minimum(rows @ unit[left : left + tile].T, 1.0)
-            kernel = np.exp(-t * square)
-            if left == top:
-                kernel = np.triu(kernel, 1)
-            total += float(kernel.sum(dtype=np.float64))
-    return math.log(total / (count * (count - 1) / 2)) if total > 0 else -4.0 * t
 
 
 def singular_values(unit: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "D"]:

@@ -22,6 +22,7 @@ from simjax.eval.retrieval import (
 from simjax.eval.retrieval import score as score_retrieval
 from simjax.eval.sts import Encode, StsSet, read_sts
 from simjax.eval.sts import score as score_sts
+from simjax.ops import align_uniform, alignment
 
 GEOMETRY_TEXTS = 20_000
 """Most texts that uniformity, whose cost is quadratic, is taken over."""
@@ -247,12 +248,13 @@ def evaluate(tasks: Tasks, encode: Encode) -> Results:
                 score_retrieval(task.data, unit[task.queries], task.documents, unit)
             )
         if len(task.positives):
-            values.append(geometry.alignment(unit, task.positives))
+            first, second = (unit[column] for column in task.positives.T)
+            values.append(float(alignment(first, second)[0]))
         sample = unit[:: -(-len(unit) // GEOMETRY_TEXTS)]
         spectrum = geometry.singular_values(sample)
         if len(task.texts) > 1:
             values += [
-                geometry.uniformity(sample, tasks.config.uniformity_t),
+                float(align_uniform(sample, t=[tasks.config.uniformity_t]).uniformity[0]),
                 geometry.effective_rank(spectrum),
             ]
         names = [f"{task.name}/{name}" for name in _names(task)]

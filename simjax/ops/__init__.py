@@ -2,5 +2,16 @@
 
 from simjax.ops.api import pair_lse, row_loss
 from simjax.ops.pairs import AnchorIds, FalseNegatives, KeyIds, PairStats
+from simjax.ops.uniformity import AlignUniform, align_uniform, alignment
 
-__all__ = ["AnchorIds", "FalseNegatives", "KeyIds", "PairStats", "pair_lse", "row_loss"]
+__all__ = [
+    "AlignUniform",
+    "AnchorIds",
+    "FalseNegatives",
+    "KeyIds",
+    "PairStats",
+    "align_uniform",
+    "alignment",
+    "pair_lse",
+    "row_loss",
+]

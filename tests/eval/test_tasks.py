@@ -108,8 +108,9 @@ def test_each_distinct_text_is_encoded_once(root):
 def test_uniformity_of_large_sets_is_sampled(root, monkeypatch):
     monkeypatch.setattr(tasks_module, "GEOMETRY_TEXTS", 2)
     rows = []
+    original = tasks_module.align_uniform
     monkeypatch.setattr(
-        tasks_module.geometry, "uniformity", lambda unit, t: rows.append(len(unit)) or 0.0
+        tasks_module, "align_uniform", lambda x, **o: rows.append(len(x)) or original(x, **o)
     )
     run(load(CONFIG, root), hashed)
     assert rows == [2, 2, 2]

@@ -1,12 +1,14 @@
-"""Losses to be measured: value and gradient of InfoNCE at scale 20 for B pairs of width D.
+"""Losses and reductions to be measured.
 
-Every contender gets the same embeddings of any length, [B, 2, D], makes unit vectors of them, and
-returns the loss with its gradient by the embeddings. float32 products are exact ones everywhere
+A loss is value and gradient of InfoNCE at scale 20: it gets embeddings of any length, [B, 2, D],
+makes unit vectors of them, and returns the loss with its gradient by the embeddings. Uniformity
+gets unit vectors, [B, D], and reduces all their pairs. float32 products are exact ones everywhere
 (no TF32).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -29,14 +31,20 @@ NAMES = (
     DENSE_TORCH_SYMMETRIC,
     DENSE_JAX_SYMMETRIC,
 )
+OUR_UNIFORMITY, TORCH_UNIFORMITY = "simjax uniformity", "PyTorch uniformity"
+TORCH_PRODUCTS = "PyTorch products alone"
+SETS = (OUR_UNIFORMITY, TORCH_UNIFORMITY, TORCH_PRODUCTS)
+"""Those that reduce the pairs of a set: the last one makes the products and drops them."""
+CHUNK = 4096
+"""Rows and columns of what PyTorch multiplies at a time, blocks on and above the diagonal."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One loss at one size, compiled, with its inputs in place.
+    """One loss or reduction at one size, compiled, with its inputs in place.
 
     Attributes:
-        run: Computes value and gradient to the end, and returns the value.
+        run: Computes to the end, gradients too if there are any, and returns the value.
         temporary_bytes: What XLA's compiler says a call needs beside its arguments and results;
             None for PyTorch.
     """
@@ -53,19 +61,36 @@ def embeddings(size: int, width: int, seed: int = 0) -> Float32[np.ndarray, "B 2
     return made
 
 
-def make(name: str, x: Float32[np.ndarray, "B 2 D"], dtype: str, torch: Torch | None) -> Contender:
+def vectors(size: int, width: int, seed: int = 0) -> Float32[np.ndarray, "B D"]:
+    """Random unit vectors, not quite around zero."""
+    made = np.random.default_rng(seed).standard_normal((size, width), np.float32)
+    made[:, 0] += width**0.5 / 2
+    made /= np.linalg.norm(made, axis=1, keepdims=True)
+    return made
+
+
+def inputs(name: str, size: int, width: int) -> Float32[np.ndarray, "..."]:
+    """What a contender is given."""
+    return vectors(size, width) if name in SETS else embeddings(size, width)
+
+
+def make(name: str, x: Float32[np.ndarray, "..."], dtype: str, torch: Torch | None) -> Contender:
     """Prepare a contender.
 
     Args:
-        name: One of `NAMES`.
-        x: The embeddings.
+        name: One of `NAMES` or `SETS`.
+        x: Its `inputs`.
         dtype: Of the operands of the products; sums, softmax and gradients are float32.
         torch: PyTorch, for those that need it.
     """
+    if name == OUR_UNIFORMITY:
+        return _our_uniformity(x)
     symmetric = name.endswith("symmetric")
-    if name in (DENSE_TORCH, DENSE_TORCH_SYMMETRIC):
+    if "PyTorch" in name:
         if torch is None:
             raise ValueError(f"{name} without PyTorch")
+        if name in SETS:
+            return _torch_pairs(x, torch, reduce=name == TORCH_UNIFORMITY)
         return _dense_torch(x, dtype, symmetric, torch)
     loss = _ours if name in (OURS, OURS_SYMMETRIC) else _dense_jax
     return _compile(partial(loss, dtype=dtype, symmetric=symmetric), x)
@@ -147,5 +172,31 @@ def _dense_torch(x: np.ndarray, dtype: str, symmetric: bool, torch: Torch) -> Co
         loss.backward()
         torch.wait()
         return float(loss.detach())
+
+    return Contender(run)
+
+
+def _our_uniformity(x: np.ndarray) -> Contender:
+    from simjax.ops import align_uniform
+
+    return Contender(lambda: float(align_uniform(x).uniformity[0]))
+
+
+def _torch_pairs(x: np.ndarray, torch: Torch, *, reduce: bool) -> Contender:
+    module = torch.torch
+    placed = module.from_numpy(x).to(torch.device)
+    starts = range(0, len(x), CHUNK)
+
+    def run() -> float:
+        total = 0.0
+        for top in starts:
+            for left in starts[top // CHUNK :]:
+                cosines = placed[top : top + CHUNK] @ placed[left : left + CHUNK].T
+                if reduce:
+                    terms = cosines.sub_(1.0).mul_(4.0).exp_()
+                    total += float((terms.triu_(1) if left == top else terms).sum())
+        torch.wait()
+        pairs = len(x) * (len(x) - 1) / 2
+        return math.log(total / pairs) if reduce else math.nan
 
     return Contender(run)

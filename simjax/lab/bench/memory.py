@@ -37,7 +37,7 @@ class Peak:
             accelerator, of what is allocated on it.
         temporary_bytes: XLA's count of what the call needs, None for PyTorch.
         seconds: Time of the call.
-        loss: Its value.
+        loss: Its value, that of a reduction too; NaN where there is none.
     """
 
     growth_bytes: int
@@ -106,9 +106,9 @@ def _measure_here(name: str, size: int, width: int, dtype: str) -> Peak:
     from simjax.lab.bench import contenders, peers
 
     torch = peers.find_torch([]) if "PyTorch" in name else None
-    warm_up = contenders.make(name, contenders.embeddings(WARM_UP, width), dtype, torch)
+    warm_up = contenders.make(name, contenders.inputs(name, WARM_UP, width), dtype, torch)
     warm_up.run()
-    contender = contenders.make(name, contenders.embeddings(size, width), dtype, torch)
+    contender = contenders.make(name, contenders.inputs(name, size, width), dtype, torch)
     before = _settle()
     device = _device_memory(torch, reset=True) if _on_device() else None
     began = time.perf_counter()
