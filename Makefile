@@ -9,6 +9,8 @@ WORKERS ?= 2
 ARGS ?=
 
 BIN := $(VENV)/bin
+# The TPU compiler lies apart: found beside JAX, it complains in every program that there is no TPU.
+TPU := $(VENV)/tpu
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
 .PHONY: help quickstart lint types test test-full clean
@@ -29,8 +31,8 @@ types: $(VENV)/.installed-test
 test: lint types
 	$(BIN)/pytest -n $(WORKERS) -m "not slow and not multiprocess and not tpu_aot and not faults" $(ARGS)
 
-test-full: lint types
-	$(BIN)/pytest -n $(WORKERS) $(ARGS)
+test-full: lint types $(VENV)/.installed-tpu
+	PYTHONPATH=$(abspath $(TPU)) $(BIN)/pytest -n $(WORKERS) $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
@@ -44,6 +46,10 @@ $(BIN)/python:
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
 	@echo "installing simjax into $(VENV)"
 	$(PIP) -e .
+	@touch $@
+
+$(VENV)/.installed-tpu: constraints.txt | $(VENV)/.installed-test
+	$(PIP) --upgrade --target $(TPU) libtpu
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml constraints.txt | $(BIN)/python

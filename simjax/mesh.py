@@ -35,11 +35,14 @@ class MeshConfig:
         fsdp: Devices over which parameters and optimiser state are split as well.
         gather: When split parameters are gathered: once a ``step`` (fastest) or for each ``layer``
             as it is computed (least memory; puts collectives inside the micro-batch loop).
+        keys: How devices see each other's keys in the loss: ``all_gather``, or a ``ring`` that
+            holds one device's keys at a time; by default what the size of all keys suggests.
     """
 
     data: int = -1
     fsdp: int = 1
     gather: Literal["step", "layer"] = "step"
+    keys: Literal["all_gather", "ring"] | None = None
 
 
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:

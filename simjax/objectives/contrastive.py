@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from simjax.mesh import global_sum
 from simjax.objectives import losses
 from simjax.objectives.config import ObjectiveConfig
-from simjax.ops import AnchorIds, FalseNegatives, KeyIds, PairStats, pair_lse, row_loss
+from simjax.ops import AnchorIds, Exchange, FalseNegatives, KeyIds, PairStats, pair_lse, row_loss
 from simjax.ops.pairs import ABSENT, NO_ANCHOR, NO_POSITIVE, potential
 from simjax.types import NO_TEXT
 
@@ -32,6 +32,7 @@ class _Options(TypedDict):
     false_negatives: FalseNegatives
     t: float
     dtype: DTypeLike
+    exchange: Exchange | None
 
 
 @dataclass(frozen=True)
@@ -131,6 +132,7 @@ def contrastive_loss(
     views: Views,
     *,
     dtype: DTypeLike = jnp.float32,
+    exchange: Exchange | None = None,
 ) -> tuple[Float[Array, ""], Metrics]:
     """The objective over the global batch, of which the arguments are this device's examples.
 
@@ -146,6 +148,7 @@ def contrastive_loss(
         config: The objective.
         views: How the views are used.
         dtype: What the operands of the score products are rounded to.
+        exchange: How devices see each other's keys; None goes by their size.
 
     Returns:
         This device's part of the loss, to be differentiated as it is (the sum of the parts over
@@ -170,6 +173,7 @@ def contrastive_loss(
         "false_negatives": config.false_negatives,
         "t": config.uniformity_t,
         "dtype": dtype,
+        "exchange": exchange,
     }
     if config.directions == "forward":
         rows = _Rows(scale * cosine, hard_lse, sides.has_positive.astype(jnp.float32))

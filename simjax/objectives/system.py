@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Key
 
 from simjax.objectives.config import ObjectiveConfig
 from simjax.objectives.contrastive import Metrics, Views, contrastive_loss
+from simjax.ops import Exchange
 from simjax.types import Batch, Params
 
 GatherLayer: TypeAlias = Callable[[Params], Params] | None
@@ -41,6 +42,7 @@ class ContrastiveSystem:
         views: How the texts of an example are used.
         dropout: Whether the tower drops out in training.
         dtype: What the operands of the score products are rounded to.
+        exchange: How devices see each other's keys; None goes by their size.
     """
 
     encode: Encode
@@ -48,6 +50,7 @@ class ContrastiveSystem:
     views: Views
     dropout: bool
     dtype: DTypeLike = jnp.float32
+    exchange: Exchange | None = None
 
     def init(self, model: Params) -> Params:
         """All that is trained, from the tower's parameters."""
@@ -105,4 +108,5 @@ class ContrastiveSystem:
             self.objective,
             self.views,
             dtype=self.dtype,
+            exchange=self.exchange,
         )

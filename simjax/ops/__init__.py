@@ -2,11 +2,13 @@
 
 from simjax.ops.api import pair_lse, row_loss
 from simjax.ops.pairs import AnchorIds, FalseNegatives, KeyIds, PairStats
+from simjax.ops.sharded import Exchange
 from simjax.ops.uniformity import AlignUniform, align_uniform, alignment
 
 __all__ = [
     "AlignUniform",
     "AnchorIds",
+    "Exchange",
     "FalseNegatives",
     "KeyIds",
     "PairStats",

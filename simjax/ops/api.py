@@ -12,8 +12,10 @@ import numpy as np
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from simjax.ops import reference, sharded, strips, tiled
+from simjax.mesh import axes_of
+from simjax.ops import reference, ring, sharded, strips, tiled
 from simjax.ops.pairs import AnchorIds, FalseNegatives, KeyIds, PairStats
+from simjax.ops.sharded import Exchange
 from simjax.ops.strips import RowValue
 from simjax.ops.tiles import Tiling
 
@@ -35,6 +37,7 @@ def pair_lse(
     dtype: DTypeLike = jnp.float32,
     tile: tuple[int, int] | None = None,
     implementation: Implementation = "tiled",
+    exchange: Exchange | None = None,
 ) -> PairStats:
     """Log-sum-exp of ``scale * x . y`` over the negatives of each anchor, and of each key.
 
@@ -57,24 +60,37 @@ def pair_lse(
         dtype: What the operands of the products are rounded to; products accumulate in float32.
             float32 is exact on every backend (no tf32 or bfloat16 passes).
         tile: Rows and columns of a tile; None chooses.
-        implementation: ``tiled``, or ``reference`` for dense float32.
+        implementation: ``tiled``, or ``reference`` for dense float32, which gathers.
+        exchange: How devices see each other's keys; None goes by what gathered ones would take
+            (`simjax.ops.sharded.choose_exchange`).
 
     Returns:
         Row statistics of this device's anchors, column statistics of this device's keys,
         `potential` and `pairs` of this device's anchors with all keys.
     """
-    num_keys = keys.shape[0] * sharded.num_shards(anchors)
+    exchange = _exchange(exchange, keys, dtype, implementation)
+    num_keys = keys.shape[0] * (1 if exchange == "ring" else sharded.num_shards(anchors))
     rows, cols = tile or tiled.tile_shape(anchors.shape[0], num_keys)
     tiling = Tiling(false_negatives, columns, t, max_scale, one_side, rows, cols)
     operands = sharded.vary_together(
         anchors, keys, jnp.asarray(scale, jnp.float32), anchor_ids, key_ids
     )
-    stats = _stats((implementation, tiling, jnp.dtype(dtype)), *operands)
-    col = None if stats.col is None else sharded.merge_columns(stats.col)
-    return replace(stats, col=col)
+    stats = _stats((implementation, exchange, tiling, jnp.dtype(dtype)), *operands)
+    if stats.col is None or exchange == "ring":
+        return stats
+    return replace(stats, col=sharded.merge_columns(stats.col))
 
 
-_Static: TypeAlias = tuple[Implementation, Tiling, np.dtype]
+def _exchange(
+    wanted: Exchange | None, keys: Array, dtype: DTypeLike, implementation: Implementation
+) -> Exchange:
+    if implementation == "reference" or not axes_of(keys):
+        return "all_gather"
+    num_keys = keys.shape[0] * sharded.num_shards(keys)
+    return wanted or sharded.choose_exchange(num_keys, keys.shape[1], dtype)
+
+
+_Static: TypeAlias = tuple[Implementation, Exchange, Tiling, np.dtype]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -86,7 +102,10 @@ def _stats(
     anchor_ids: AnchorIds,
     key_ids: KeyIds,
 ) -> PairStats:
-    """Statistics of this device's anchors with all devices' keys; columns not yet merged."""
+    """Statistics of this device's anchors with all devices' keys.
+
+    Columns are this device's part of all keys', not yet merged, or of a ring its keys' own.
+    """
     return _stats_fwd(static, anchors, keys, scale, anchor_ids, key_ids)[0]
 
 
@@ -98,11 +117,20 @@ def _stats_fwd(
     anchor_ids: AnchorIds,
     key_ids: KeyIds,
 ) -> tuple[PairStats, tuple]:
-    implementation, tiling, dtype = static
-    pairs = _gathered(dtype, anchors, keys, scale, anchor_ids, key_ids)
-    run = tiled if implementation == "tiled" else reference
-    stats = run.forward(*pairs, tiling)
+    implementation, exchange, tiling, dtype = static
+    if exchange == "ring":
+        pairs = (anchors.astype(dtype), keys.astype(dtype), scale, anchor_ids, key_ids)
+    else:
+        pairs = _gathered(dtype, anchors, keys, scale, anchor_ids, key_ids)
+    stats = _run(implementation, exchange).forward(*pairs, tiling)
     return stats, (pairs, stats)
+
+
+def _run(implementation: Implementation, exchange: Exchange) -> Any:
+    """The module with the `forward` and `backward` to call."""
+    if exchange == "ring":
+        return ring
+    return tiled if implementation == "tiled" else reference
 
 
 def _gathered(
@@ -123,11 +151,13 @@ def _gathered(
 
 
 def _stats_bwd(static: _Static, residuals: tuple, grads: PairStats) -> tuple:
-    implementation, tiling, _ = static
+    implementation, exchange, tiling, _ = static
     pairs, stats = residuals
-    run = tiled if implementation == "tiled" else reference
-    d_anchors, d_keys, d_scale = run.backward(*pairs, stats, grads.row, grads.col, tiling)
-    return d_anchors, sharded.scatter_grads(d_keys), d_scale, None, None
+    backward = _run(implementation, exchange).backward
+    d_anchors, d_keys, d_scale = backward(*pairs, stats, grads.row, grads.col, tiling)
+    if exchange == "all_gather":
+        d_keys = sharded.scatter_grads(d_keys)
+    return d_anchors, d_keys, d_scale, None, None
 
 
 _stats.defvjp(_stats_fwd, _stats_bwd)
@@ -148,13 +178,15 @@ def row_loss(
     dtype: DTypeLike = jnp.float32,
     tile: tuple[int, int] | None = None,
     implementation: Implementation = "tiled",
+    exchange: Exchange | None = None,
 ) -> tuple[Float[Array, ""], PairStats]:
     """The sum over anchors of a loss of each one's log-sum-exp, and the statistics of `pair_lse`.
 
     The same function as ``value(pair_lse(...).row, arguments).sum()``, for three quarters of the
     operations: with the loss known, scores serve the value and the gradient in one sweep. Only
     the sum is differentiable, in arguments, anchors, keys and scale, and the gradient is computed
-    with the value (where no gradient is wanted, it is not).
+    with the value (where no gradient is wanted, it is not). On a ring, where a row is complete
+    only when all keys have passed, it is that function itself.
 
     Args:
         value: The loss of each anchor, from [R] log-sum-exps (-inf without negatives) and
@@ -171,12 +203,14 @@ def row_loss(
         dtype: What the operands of the products are rounded to, as of `pair_lse`.
         tile: Rows of a strip, all keys wide, and columns of its tiles; None chooses.
         implementation: ``tiled``, or ``reference`` for dense float32.
+        exchange: How devices see each other's keys, as of `pair_lse`.
 
     Returns:
         This device's part of the sum, and statistics without gradient.
     """
     scale = jnp.asarray(scale, jnp.float32)
-    if implementation == "reference":
+    exchange = _exchange(exchange, keys, dtype, implementation)
+    if implementation == "reference" or exchange == "ring":
         stats = pair_lse(
             anchors,
             keys,
@@ -187,7 +221,9 @@ def row_loss(
             false_negatives=false_negatives,
             t=t,
             dtype=dtype,
+            tile=tile,
             implementation=implementation,
+            exchange=exchange,
         )
         return value(stats.row, arguments).sum(), jax.lax.stop_gradient(stats)
     num_keys = keys.shape[0] * sharded.num_shards(anchors)

@@ -1,5 +1,7 @@
 """The operator across devices: gathered keys, scattered gradients, merged columns.
 
+The other way, in which keys go round, is `simjax.ops.ring`.
+
 Bytes that each of ``n`` devices sends for ``N`` keys of width ``D``: the all-gather of keys,
 (n - 1) / n N D times the operands' size; the reduce-scatter of key gradients, (n - 1) / n N D
 floats; of column statistics a few N. Nothing grows with B N.
@@ -7,14 +9,29 @@ floats; of column statistics a few N. Nothing grows with B N.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from simjax.mesh import AXES, axes_of, vary
 from simjax.ops.pairs import KeyIds
+
+Tree = TypeVar("Tree")
+
+Exchange: TypeAlias = Literal["all_gather", "ring"]
+
+GATHERED_BYTES = 2**30
+"""Most bytes of gathered keys and their gradients, unless gathering is asked for."""
+
+
+def choose_exchange(num_keys: int, width: int, dtype: DTypeLike) -> Exchange:
+    """All-gather while all devices' keys and their float32 gradients are small, else the ring."""
+    bytes_each = jnp.dtype(dtype).itemsize + jnp.dtype(jnp.float32).itemsize
+    needed = num_keys * width * bytes_each
+    return "all_gather" if needed <= GATHERED_BYTES else "ring"
 
 
 def num_shards(x: Array) -> int:
@@ -40,7 +57,39 @@ def gather_keys(keys: Float[Array, "N D"], ids: KeyIds) -> tuple[Float[Array, "M
 def scatter_grads(grads: Float[Array, "M D"]) -> Float[Array, "N D"]:
     """The transpose of `gather_keys`: this device's keys' gradients, summed over devices."""
     axes = axes_of(grads)
-    return jax.lax.psum_scatter(grads, axes, tiled=True) if axes else grads
+    if not axes:
+        return grads
+    # For 256 TPUs the compiler makes a whole all-reduce of a reduce-scatter: twice the bytes, and
+    # memory for all keys' gradients a second time.
+    return jax.lax.platform_dependent(
+        grads, tpu=ring_scatter, default=lambda x: jax.lax.psum_scatter(x, axes, tiled=True)
+    )
+
+
+def ring_scatter(grads: Float[Array, "M D"]) -> Float[Array, "N D"]:
+    """A reduce-scatter whose partial sums go round the devices."""
+    axes, count = axes_of(grads), num_shards(grads)
+    here = jax.lax.axis_index(axes)
+    parts = grads.reshape(count, -1, grads.shape[-1])
+
+    def own(hop: Array | int) -> Array:
+        """This device's share of the sum that is here after so many hops; the last stays."""
+        return jax.lax.dynamic_index_in_dim(parts, (here - 1 - hop) % count, keepdims=False)
+
+    def turn(total: Array, hop: Array) -> tuple[Array, None]:
+        return pass_on(total, grads) + own(hop), None
+
+    return jax.lax.scan(turn, own(0), jnp.arange(1, count))[0]
+
+
+def pass_on(tree: Tree, like: Array) -> Tree:
+    """The arrays of the device before, in the order in which keys are gathered."""
+    axes = axes_of(like)
+    if not axes:
+        return tree
+    count = num_shards(like)
+    ring = [(device, (device + 1) % count) for device in range(count)]
+    return jax.tree.map(lambda x: jax.lax.ppermute(x, axes, ring), tree)
 
 
 def merge_columns(col: Float[Array, "M"]) -> Float[Array, "N"]:

@@ -16,6 +16,7 @@ from simjax.ops.operands import product, settle
 from simjax.ops.pairs import AnchorIds, KeyIds, PairStats, negatives
 from simjax.ops.tiles import (
     Cols,
+    Factors,
     Rows,
     RowSums,
     Sums,
@@ -44,6 +45,22 @@ def forward(
     """`PairStats`, a tile at a time; see `simjax.ops.pair_lse`."""
     rows = cut(Rows(anchors, anchor_ids), tiling.rows)
     cols = cut(Cols(keys, key_ids), tiling.cols)
+    col_sums = no_columns(cols, tiling, anchors)
+    row_sums, col_sums = reduce(rows, cols, RowSums.empty(rows, tiling), col_sums, scale, tiling)
+    col = col_sums.lse().reshape(-1)[: keys.shape[0]] if tiling.columns else None
+    return row_sums.stats(anchors.shape[0], col)
+
+
+def no_columns(cols: Cols, tiling: Tiling, like: Array) -> Sums:
+    """The sums of columns before the first tile, varying over devices as ``like`` does."""
+    shape = (cols.y.shape[0], tiling.cols if tiling.columns else 0)
+    return vary_like(Sums.empty(shape, tiling), like)
+
+
+def reduce(
+    rows: Rows, cols: Cols, row_sums: RowSums, col_sums: Sums, scale: Array, tiling: Tiling
+) -> tuple[RowSums, Sums]:
+    """The sums of rows and of columns with those of all tiles added."""
 
     def tile(carry: tuple[Rows, RowSums], col: tuple[Cols, Sums]) -> tuple:
         (row, row_sums), (key, col_sums) = carry, col
@@ -52,16 +69,12 @@ def forward(
             col_sums = col_sums.add(terms, 0, tiling)
         return (row, row_sums), col_sums
 
-    def row_of_tiles(col_sums: Sums, row: Rows) -> tuple[Sums, RowSums]:
-        carry = (row, RowSums.empty(row, tiling))
-        (_, row_sums), col_sums = jax.lax.scan(tile, carry, (cols, col_sums))
+    def row_of_tiles(col_sums: Sums, of_row: tuple[Rows, RowSums]) -> tuple[Sums, RowSums]:
+        (_, row_sums), col_sums = jax.lax.scan(tile, of_row, (cols, col_sums))
         return col_sums, row_sums
 
-    shape = (cols.y.shape[0], tiling.cols if tiling.columns else 0)
-    start = vary_like(Sums.empty(shape, tiling), anchors)
-    col_sums, row_sums = jax.lax.scan(row_of_tiles, start, rows)
-    col = col_sums.lse().reshape(-1)[: keys.shape[0]] if tiling.columns else None
-    return row_sums.stats(anchors.shape[0], col)
+    col_sums, row_sums = jax.lax.scan(row_of_tiles, col_sums, (rows, row_sums))
+    return row_sums, col_sums
 
 
 def backward(
@@ -78,16 +91,20 @@ def backward(
     """Gradients of anchors, keys and scale in float32; the formula is `reference.backward`'s."""
     rows = cut(Rows(anchors, anchor_ids), tiling.rows)
     cols = cut(Cols(keys, key_ids), tiling.cols)
-
-    def factors(lse: Array, grad: Array, size: int) -> tuple[Array, Array]:
-        return cut(finite(lse, grad, scale, tiling), size)
-
-    by_row = factors(stats.row, g_row, tiling.rows)
+    by_row = cut(finite(stats.row, g_row, scale, tiling), tiling.rows)
     by_col = None
     if stats.col is not None and g_col is not None:
-        by_col = factors(stats.col, g_col, tiling.cols)
+        by_col = cut(finite(stats.col, g_col, scale, tiling), tiling.cols)
+    d_rows, d_cols = pull_back(rows, cols, by_row, by_col, scale, tiling)
+    return join_gradients(d_rows, d_cols, anchors, keys.shape[0], scale)
 
-    def weights(terms: Array, by_row: tuple, by_col: tuple | None) -> Array:
+
+def pull_back(
+    rows: Rows, cols: Cols, by_row: Factors, by_col: Factors | None, scale: Array, tiling: Tiling
+) -> tuple[Float[Array, "I R D"], Float[Array, "J D C"]]:
+    """Gradients of the vectors of all tiles, from what `finite` makes of rows and columns."""
+
+    def weights(terms: Array, by_row: Factors, by_col: Factors | None) -> Array:
         lse, factor = by_row
         if tiling.bounded:
             total = factor[:, None] if by_col is None else factor[:, None] + by_col[1][None, :]
@@ -107,17 +124,17 @@ def backward(
             j, key, by_col = col
             mask = negatives(row.ids, key.ids, tiling)
             tile = terms(product(row.x, key.y, (1, 1)), mask, scale, tiling)
-            weight = weights(tile, by_row, by_col).astype(keys.dtype)
+            weight = weights(tile, by_row, by_col).astype(key.y.dtype)
             d_row += product(weight, key.y, (1, 0))
             d_cols = d_cols.at[j].add(product(flipped, weight, (1, 0)))
             return (d_row, d_cols), None
 
-        start = vary_like(jnp.zeros(row.x.shape, jnp.float32), anchors)
+        start = vary_like(jnp.zeros(row.x.shape, jnp.float32), rows.x)
         order = jnp.arange(len(cols.y))
         (d_row, d_cols), _ = jax.lax.scan(tile, (start, d_cols), (order, cols, by_col))
         return d_cols, d_row
 
-    shape = (len(cols.y), anchors.shape[1], tiling.cols)
-    start = vary_like(jnp.zeros(shape, jnp.float32), anchors)
+    shape = (len(cols.y), rows.x.shape[-1], tiling.cols)
+    start = vary_like(jnp.zeros(shape, jnp.float32), rows.x)
     d_cols, d_rows = jax.lax.scan(row_of_tiles, start, (rows, by_row))
-    return join_gradients(d_rows, d_cols, anchors, keys.shape[0], scale)
+    return d_rows, d_cols

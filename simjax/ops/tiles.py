@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -123,8 +123,9 @@ class RowSums(NamedTuple):
     @classmethod
     def empty(cls, rows: Rows, tiling: Tiling) -> RowSums:
         """Of no pairs, varying over devices as the anchors do."""
-        zero = jnp.zeros(tiling.rows, jnp.float32)
-        start = cls(Sums.empty((tiling.rows,), tiling), zero - jnp.inf, zero, zero)
+        shape = rows.x.shape[:-1]
+        zero = jnp.zeros(shape, jnp.float32)
+        start = cls(Sums.empty(shape, tiling), zero - jnp.inf, zero, zero)
         return vary_like(start, rows.x)
 
     def add(
@@ -170,9 +171,13 @@ def join_gradients(
     return by_row, by_key, (anchors.astype(jnp.float32) * by_row).sum() / scale
 
 
+Factors: TypeAlias = tuple[Float[Array, "..."], Float[Array, "..."]]
+"""Log-sum-exps, and what weights the terms of their rows or columns; see `finite`."""
+
+
 def finite(
     lse: Float[Array, "M"], grad: Float[Array, "M"], scale: Array, tiling: Tiling
-) -> tuple[Float[Array, "M"], Float[Array, "M"]]:
+) -> Factors:
     """Log-sum-exps without -inf, and factors that make gradients of a tile's `terms`.
 
     The gradient of a cosine is the factor times the term if bounded, where one exponential serves

@@ -159,6 +159,7 @@ def make_system(
         ),
         dropout=encoder.hidden_dropout > 0 or encoder.attention_dropout > 0,
         dtype=jnp.dtype(config.model.dtype),
+        exchange=config.mesh.keys,
     )
 
 

@@ -43,6 +43,7 @@ WHOLE = Layout()
 IN_LOOP = Layout(8, 1, 1)
 IN_LOOP_FSDP = Layout(1, 8, 1)
 BY_LAYER = Layout(2, 4, 1, "layer")
+RING = Layout(4, 2, 1, keys="ring")
 
 
 @cache
@@ -75,6 +76,8 @@ def largest_deviation(tower: str, layout: Layout) -> float:
         IN_LOOP,
         IN_LOOP_FSDP,
         BY_LAYER,
+        RING,
+        pytest.param(Layout(1, 8, keys="ring"), marks=pytest.mark.slow),
         pytest.param(Layout(2, 1, 4), marks=pytest.mark.slow),
         pytest.param(Layout(1, 1, 1), marks=pytest.mark.slow),
         pytest.param(Layout(4, 1), marks=pytest.mark.slow),
@@ -95,6 +98,7 @@ def test_the_gradient_depends_neither_on_the_device_count_nor_on_the_micro_batch
     "layout",
     [
         IN_LOOP,
+        pytest.param(RING, marks=pytest.mark.slow),
         pytest.param(Layout(4, 2), marks=pytest.mark.slow),
         pytest.param(BY_LAYER, marks=pytest.mark.slow),
     ],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -62,10 +62,12 @@ class Layout:
     fsdp: int = 1
     micro_blocks: int | None = None
     gather: str = "step"
+    keys: str = "all_gather"
 
     def __str__(self) -> str:
         micro = f"-micro{self.micro_blocks}" if self.micro_blocks else ""
-        return f"{self.data}x{self.fsdp}{micro}{'-layer' if self.gather == 'layer' else ''}"
+        layer = "-layer" if self.gather == "layer" else ""
+        return f"{self.data}x{self.fsdp}{micro}{layer}{'-ring' if self.keys == 'ring' else ''}"
 
 
 @dataclass
@@ -119,7 +121,8 @@ class Tower:
         tx, _ = optimizer.make(optimizer.OptimizerConfig(), 10, 32, self.params)
         specs = state_specs(self.params, tx, mesh)
         options = StepOptions(layout.micro_blocks, layout.gather, 1.0, 0)
-        function = jax.jit(value_and_grad(self.system, specs.params, mesh, options))
+        system = replace(self.system, exchange=layout.keys)
+        function = jax.jit(value_and_grad(system, specs.params, mesh, options))
         params = jax.device_put(self.params, shardings(specs, mesh).params)
         batch = jax.device_put(batch_of(blocks), meshes.batch_sharding(mesh))
         key = jax.random.key(1)
