@@ -20,7 +20,7 @@ from simjax.mesh import vary_like
 from simjax.ops import tiled
 from simjax.ops.pairs import AnchorIds, KeyIds, PairStats
 from simjax.ops.sharded import num_shards, pass_on
-from simjax.ops.tiles import Cols, Rows, RowSums, Tiling, cut, finite, join_gradients
+from simjax.ops.tiles import Cols, Rows, RowSums, Tiling, cut, cut_factors, join_gradients
 
 
 def forward(
@@ -43,8 +43,7 @@ def forward(
 
     start = (cols, tiled.no_columns(cols, tiling, anchors), RowSums.empty(rows, tiling))
     (_, col_sums, row_sums), _ = jax.lax.scan(turn, start, length=num_shards(anchors))
-    col = col_sums.lse().reshape(-1)[: keys.shape[0]] if tiling.columns else None
-    return row_sums.stats(anchors.shape[0], col)
+    return row_sums.stats(anchors.shape[0], tiled.columns(col_sums, keys.shape[0], tiling))
 
 
 def backward(
@@ -61,10 +60,7 @@ def backward(
     """Gradients of this device's anchors and keys, and its part of the scale's, in float32."""
     rows = cut(Rows(anchors, anchor_ids), tiling.rows)
     cols = cut(Cols(keys, key_ids), tiling.cols)
-    by_row = cut(finite(stats.row, g_row, scale, tiling), tiling.rows)
-    by_col = None
-    if stats.col is not None and g_col is not None:
-        by_col = cut(finite(stats.col, g_col, scale, tiling), tiling.cols)
+    by_row, by_col = cut_factors(stats, g_row, g_col, scale, tiling)
 
     def turn(carry: tuple, _: None) -> tuple[tuple, None]:
         (cols, by_col), d_cols, d_rows = carry

@@ -9,17 +9,15 @@ floats; of column statistics a few N. Nothing grows with B N.
 
 from __future__ import annotations
 
-from typing import Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from simjax.mesh import AXES, axes_of, vary
+from simjax.mesh import AXES, Tree, axes_of, vary
 from simjax.ops.pairs import KeyIds
-
-Tree = TypeVar("Tree")
 
 Exchange: TypeAlias = Literal["all_gather", "ring"]
 

@@ -22,8 +22,8 @@ from simjax.ops.tiles import (
     Sums,
     Tiling,
     cut,
+    cut_factors,
     even,
-    finite,
     join_gradients,
     terms,
 )
@@ -47,8 +47,12 @@ def forward(
     cols = cut(Cols(keys, key_ids), tiling.cols)
     col_sums = no_columns(cols, tiling, anchors)
     row_sums, col_sums = reduce(rows, cols, RowSums.empty(rows, tiling), col_sums, scale, tiling)
-    col = col_sums.lse().reshape(-1)[: keys.shape[0]] if tiling.columns else None
-    return row_sums.stats(anchors.shape[0], col)
+    return row_sums.stats(anchors.shape[0], columns(col_sums, keys.shape[0], tiling))
+
+
+def columns(sums: Sums, num_keys: int, tiling: Tiling) -> Float[Array, "N"] | None:
+    """The log-sum-exp of each key's column, if columns are reduced."""
+    return sums.lse().reshape(-1)[:num_keys] if tiling.columns else None
 
 
 def no_columns(cols: Cols, tiling: Tiling, like: Array) -> Sums:
@@ -91,10 +95,7 @@ def backward(
     """Gradients of anchors, keys and scale in float32; the formula is `reference.backward`'s."""
     rows = cut(Rows(anchors, anchor_ids), tiling.rows)
     cols = cut(Cols(keys, key_ids), tiling.cols)
-    by_row = cut(finite(stats.row, g_row, scale, tiling), tiling.rows)
-    by_col = None
-    if stats.col is not None and g_col is not None:
-        by_col = cut(finite(stats.col, g_col, scale, tiling), tiling.cols)
+    by_row, by_col = cut_factors(stats, g_row, g_col, scale, tiling)
     d_rows, d_cols = pull_back(rows, cols, by_row, by_col, scale, tiling)
     return join_gradients(d_rows, d_cols, anchors, keys.shape[0], scale)
 

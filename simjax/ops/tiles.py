@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from simjax.mesh import vary_like
+from simjax.mesh import Tree, vary_like
 from simjax.ops.operands import in_order, product
 from simjax.ops.pairs import (
     ABSENT,
@@ -60,10 +60,7 @@ class Cols(NamedTuple):
     ids: KeyIds
 
 
-_Tree = TypeVar("_Tree")
-
-
-def cut(tree: _Tree, size: int) -> _Tree:
+def cut(tree: Tree, size: int) -> Tree:
     """Pads whole numbers with `ABSENT` and others with 0, and cuts into tiles of ``size``."""
 
     def one(x: Array) -> Array:
@@ -190,3 +187,17 @@ def finite(
     if tiling.bounded:
         factor = factor * jnp.exp(tiling.max_scale - jnp.where(some, lse, tiling.max_scale))
     return jnp.where(some, lse, 0.0), factor
+
+
+def cut_factors(
+    stats: PairStats,
+    g_row: Float[Array, "B"],
+    g_col: Float[Array, "N"] | None,
+    scale: Array,
+    tiling: Tiling,
+) -> tuple[Factors, Factors | None]:
+    """What `finite` makes of rows, and of columns if they have gradients, cut into tiles."""
+    by_row = cut(finite(stats.row, g_row, scale, tiling), tiling.rows)
+    if stats.col is None or g_col is None:
+        return by_row, None
+    return by_row, cut(finite(stats.col, g_col, scale, tiling), tiling.cols)
