@@ -116,7 +116,7 @@ def _split_axis(spec: jax.sharding.PartitionSpec) -> int | None:
 def axes_of(x: jax.Array) -> tuple[str, ...]:
     """The mesh axes over which an array differs here; empty outside of `shard_map`."""
     varying = jax.typeof(x).manual_axis_type.varying
-    return tuple(axis for axis in AXES if axis in varying)
+    return tuple(axis for axis in jax.sharding.get_abstract_mesh().axis_names if axis in varying)
 
 
 def vary(tree: Tree, axes: tuple[str, ...] = AXES) -> Tree:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple, TypeAlias, TypedDict
 
@@ -16,8 +16,8 @@ from jaxtyping import Array, Bool, Float, Int
 from simjax.mesh import global_sum
 from simjax.objectives import losses
 from simjax.objectives.config import ObjectiveConfig
-from simjax.ops import AnchorIds, Exchange, FalseNegatives, KeyIds, PairStats, pair_lse, row_loss
-from simjax.ops.pairs import ABSENT, NO_ANCHOR, NO_POSITIVE, potential
+from simjax.ops import AnchorIds, Exchange, KeyIds, PairStats, Reduction, reduce_pairs, row_loss
+from simjax.ops.pairs import ABSENT, NO_ANCHOR, NO_POSITIVE
 from simjax.types import NO_TEXT
 
 Metrics: TypeAlias = dict[str, Float[Array, ""]]
@@ -28,9 +28,6 @@ _MARGIN = 1e-12
 class _Options(TypedDict):
     """What every call of the operator is told."""
 
-    max_scale: float
-    false_negatives: FalseNegatives
-    t: float
     dtype: DTypeLike
     exchange: Exchange | None
 
@@ -167,26 +164,30 @@ def contrastive_loss(
     scale = jnp.asarray(scale, jnp.float32)
     cosine = _cosines(sides.anchors, sides.positives)
     hard_lse, hard_max = _own_hard_negatives(sides, scale, config)
-    pairs = (sides.anchors, sides.keys, sides.anchor_ids, sides.key_ids, scale)
-    options: _Options = {
-        "max_scale": (config.max_scale if config.learnable_temperature else 1 / config.temperature),
-        "false_negatives": config.false_negatives,
-        "t": config.uniformity_t,
-        "dtype": dtype,
-        "exchange": exchange,
-    }
+    pairs = (sides.anchors, sides.keys, sides.anchor_ids, sides.key_ids)
+    options: _Options = {"dtype": dtype, "exchange": exchange}
+    scores = Reduction(
+        scale,
+        over=config.false_negatives,
+        max_scale=config.max_scale if config.learnable_temperature else 1 / config.temperature,
+        columns=config.directions != "forward",
+    )
+    spread = spread_reduction(config.uniformity_t)
     if config.directions == "forward":
         rows = _Rows(scale * cosine, hard_lse, sides.has_positive.astype(jnp.float32))
-        total, stats = row_loss(partial(_row_values, config.loss), rows, *pairs, **options)
-        terms = [rows.term(stats.row)]
+        value = partial(_row_values, config.loss)
+        total, stats = row_loss(value, rows, *pairs, [scores, spread], **options)
+        terms = [rows.term(stats.rows[0])]
         loss = total / terms[0].global_weight(config.loss)
     else:
-        stats = pair_lse(*pairs, columns=True, **options)
-        forward = _merge(stats.row, hard_lse)[:, None]
-        assert stats.col is not None  # asked for
-        backward = _by_positive(stats.col, sides)
+        stats = reduce_pairs(*pairs, [scores, spread], **options)
+        forward = _merge(stats.rows[0], hard_lse)[:, None]
+        assert stats.cols[0] is not None  # asked for
+        backward = _by_positive(stats.cols[0], sides)
         if config.directions == "joint":
-            within = _within_sides(sides, partial(pair_lse, scale=scale, **options))
+            rows_alone = replace(scores, columns=False)
+            one_side = partial(reduce_pairs, reductions=[rows_alone], one_side=True, **options)
+            within = _within_sides(sides, one_side)
             v = _merge(forward, backward, within) - scale * cosine
             terms = [_Term(v, sides.has_positive, joint=True)]
         else:
@@ -199,6 +200,11 @@ def contrastive_loss(
     metrics |= _metrics(terms[0], cosine, hardest)
     metrics |= _uniformity(sides, stats, views, config.uniformity_t)
     return loss, metrics
+
+
+def spread_reduction(t: float) -> Reduction:
+    """The log-sum-exp that uniformity comes from: |x - y|^2 is 2 - 2 x . y on the sphere."""
+    return Reduction(2 * t, over="spread", max_scale=2 * t, counted=True, gradient=False)
 
 
 @dataclass(frozen=True)
@@ -254,8 +260,10 @@ class _Rows(NamedTuple):
         return _Term(v, self.has_positive > 0)
 
 
-def _row_values(loss: str, lse: Float[Array, "n"], rows: _Rows) -> Float[Array, "n"]:
-    return rows.term(lse).values(loss)
+def _row_values(
+    loss: str, reduced: tuple[Float[Array, "n"], ...], rows: _Rows
+) -> Float[Array, "n"]:
+    return rows.term(reduced[0]).values(loss)
 
 
 def _cosines(x: Float[Array, "n D"], y: Float[Array, "n k D"]) -> Float[Array, "n k"]:
@@ -308,12 +316,10 @@ def _by_positive(x: Float[Array, "N"], sides: _Sides) -> Float[Array, "n P"]:
 
 def _within_sides(sides: _Sides, lse: Callable[..., PairStats]) -> Float[Array, "n P"]:
     """Log-sum-exp of anchor-anchor and key-key negatives, for each anchor and positive."""
-    anchors = lse(
-        sides.anchors, sides.anchors, sides.anchor_ids, sides.anchors_as_keys, one_side=True
-    )
+    anchors = lse(sides.anchors, sides.anchors, sides.anchor_ids, sides.anchors_as_keys)
     positives, positive_ids = sides.positives_as_anchors
-    keys = lse(positives, sides.keys, positive_ids, sides.key_ids, one_side=True)
-    return _merge(anchors.row[:, None], _by_positive(keys.row, sides))
+    keys = lse(positives, sides.keys, positive_ids, sides.key_ids)
+    return _merge(anchors.rows[0][:, None], _by_positive(keys.rows[0], sides))
 
 
 def _metrics(term: _Term, cosine: Float[Array, "n P"], hardest: Float[Array, "n"]) -> Metrics:
@@ -342,7 +348,9 @@ def _uniformity(sides: _Sides, stats: PairStats, views: Views, t: float) -> Metr
     Between anchors and positives it comes with the loss's own tiles. That is the uniformity of a
     set only where both are drawn alike; elsewhere a sample of the anchors gives theirs.
     """
-    across = global_sum(jax.lax.stop_gradient((stats.potential, stats.pairs)))
+    assert stats.counts[1] is not None  # asked for
+    potential = jnp.exp(stats.rows[1] - 2 * t).sum()
+    across = global_sum(jax.lax.stop_gradient((potential, stats.counts[1].sum())))
     if views.one_distribution:
         return {"uniformity": _log_mean(across)}
     x = jax.lax.stop_gradient(sides.anchors)
@@ -350,7 +358,7 @@ def _uniformity(sides: _Sides, stats: PairStats, views: Views, t: float) -> Metr
     text = sides.ids[:, 0].reshape(-1, views.group)
     apart = (text[:, :, None] != text[:, None, :]) & (text != NO_TEXT)[:, :, None]
     apart &= (text != NO_TEXT)[:, None, :]
-    terms = potential(jnp.einsum("gid,gjd->gij", x, x), t)
+    terms = jnp.exp(2 * t * (jnp.einsum("gid,gjd->gij", x, x) - 1))
     within = (jnp.where(apart, terms, 0.0).sum(), apart.sum(dtype=jnp.float32))
     return {
         "uniformity": _log_mean(global_sum(within)),

@@ -1,7 +1,8 @@
-"""The pair operator: log-sum-exp over negatives, tiled and sharded."""
+"""The pair operator: reductions of the scores of all pairs, tiled and sharded."""
 
-from simjax.ops.api import pair_lse, row_loss
-from simjax.ops.pairs import AnchorIds, FalseNegatives, KeyIds, PairStats
+from simjax.ops.api import reduce_pairs, row_loss
+from simjax.ops.pairs import AnchorIds, FalseNegatives, Guide, KeyIds
+from simjax.ops.reductions import PairStats, Reduction
 from simjax.ops.sharded import Exchange
 from simjax.ops.uniformity import AlignUniform, align_uniform, alignment
 
@@ -10,10 +11,12 @@ __all__ = [
     "AnchorIds",
     "Exchange",
     "FalseNegatives",
+    "Guide",
     "KeyIds",
     "PairStats",
+    "Reduction",
     "align_uniform",
     "alignment",
-    "pair_lse",
+    "reduce_pairs",
     "row_loss",
 ]

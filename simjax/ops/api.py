@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import Any, Literal, TypeAlias
@@ -14,49 +15,48 @@ from jaxtyping import Array, Float
 
 from simjax.mesh import axes_of
 from simjax.ops import reference, ring, sharded, strips, tiled
-from simjax.ops.pairs import AnchorIds, FalseNegatives, KeyIds, PairStats
+from simjax.ops.pairs import AnchorIds, Guide, KeyIds
+from simjax.ops.reductions import PairStats, Reduction
 from simjax.ops.sharded import Exchange
 from simjax.ops.strips import RowValue
-from simjax.ops.tiles import Tiling
+from simjax.ops.tiles import Cols, Factors, Gradients, Rows, Sight, Tiling, finish
 
 Implementation = Literal["tiled", "reference"]
 
 
-def pair_lse(
+def reduce_pairs(
     anchors: Float[Array, "B D"],
     keys: Float[Array, "N D"],
     anchor_ids: AnchorIds,
     key_ids: KeyIds,
-    scale: Float[Array, ""] | float,
+    reductions: Sequence[Reduction],
     *,
-    max_scale: float,
-    false_negatives: FalseNegatives = "text",
-    columns: bool = False,
+    guide: Guide | None = None,
     one_side: bool = False,
-    t: float = 2.0,
     dtype: DTypeLike = jnp.float32,
     tile: tuple[int, int] | None = None,
     implementation: Implementation = "tiled",
     exchange: Exchange | None = None,
 ) -> PairStats:
-    """Log-sum-exp of ``scale * x . y`` over the negatives of each anchor, and of each key.
+    """Reductions of the scores of all anchors with all keys, in one pass over them.
 
-    Differentiable in anchors, keys and scale through `row` and `col`; the other statistics have no
-    gradient. Inside a `jax.shard_map` whose axes the anchors are split over, anchors, keys and ids
-    are this device's and the reductions run over all devices' pairs: keys are gathered and their
-    gradients scattered back, so the result does not depend on the number of devices.
+    Every reduction has its own scale, bias and pairs, and may reduce rows (for each anchor) alone
+    or columns (for each key) too. All are taken from a tile of cosines while it is there, and
+    pulled back from one more pass, so that it is the products of one direction whatever is asked
+    for. Differentiable in anchors, keys, scales and biases.
+
+    Inside a `jax.shard_map` whose axes the anchors are split over, the arguments are this
+    device's and the reductions run over all devices' pairs, so the result does not depend on the
+    number of devices.
 
     Args:
         anchors: Unit vectors, float32.
         keys: Unit vectors, float32.
         anchor_ids: Identity of the anchors.
         key_ids: Identity of the keys.
-        scale: 1 / temperature, at most ``max_scale``.
-        max_scale: Static bound. Up to 40 there is no running maximum.
-        false_negatives: Which keys are no negatives; see `simjax.ops.pairs.negatives`.
-        columns: Also reduce over the anchors, for each key.
-        one_side: Anchors and keys are of one kind; see `simjax.ops.pairs.Reductions`.
-        t: The t of the uniformity potential.
+        reductions: What is wanted; at least one.
+        guide: What `Reduction.guided` goes by.
+        one_side: Anchors and keys are of one kind; see `simjax.ops.pairs.negatives`.
         dtype: What the operands of the products are rounded to; products accumulate in float32.
             float32 is exact on every backend (no tf32 or bfloat16 passes).
         tile: Rows and columns of a tile; None chooses.
@@ -65,20 +65,60 @@ def pair_lse(
             (`simjax.ops.sharded.choose_exchange`).
 
     Returns:
-        Row statistics of this device's anchors, column statistics of this device's keys,
-        `potential` and `pairs` of this device's anchors with all keys.
+        Rows of this device's anchors, columns of this device's keys.
+
+    Raises:
+        ValueError: There is no reduction, or a guided one without a guide.
     """
-    exchange = _exchange(exchange, keys, dtype, implementation)
-    num_keys = keys.shape[0] * (1 if exchange == "ring" else sharded.num_shards(anchors))
-    rows, cols = tile or tiled.tile_shape(anchors.shape[0], num_keys)
-    tiling = Tiling(false_negatives, columns, t, max_scale, one_side, rows, cols)
-    operands = sharded.vary_together(
-        anchors, keys, jnp.asarray(scale, jnp.float32), anchor_ids, key_ids
+    rows, cols, scales, kinds = _operands(
+        anchors, keys, anchor_ids, key_ids, reductions, guide, dtype
     )
-    stats = _stats((implementation, exchange, tiling, jnp.dtype(dtype)), *operands)
-    if stats.col is None or exchange == "ring":
+    exchange = _exchange(exchange, keys, dtype, implementation)
+    num_keys = len(keys) * (1 if exchange == "ring" else sharded.num_shards(rows.x))
+    shape = tile or tiled.tile_shape(len(anchors), num_keys)
+    tiling = Tiling(kinds, one_side, *shape)
+    stats = _stats((implementation, exchange, tiling, jnp.dtype(dtype)), rows, cols, scales)
+    if exchange == "ring":
         return stats
-    return replace(stats, col=sharded.merge_columns(stats.col))
+    merged = (
+        None if col is None else sharded.merge_columns(col, kind)
+        for col, kind in zip(stats.cols, kinds, strict=True)
+    )
+    return replace(stats, cols=tuple(merged))
+
+
+def _operands(
+    anchors: Array,
+    keys: Array,
+    anchor_ids: AnchorIds,
+    key_ids: KeyIds,
+    reductions: Sequence[Reduction],
+    guide: Guide | None,
+    dtype: DTypeLike,
+) -> tuple[Rows, Cols, Float[Array, "S"], tuple[Reduction, ...]]:
+    """Both sides, the scales, and what is static of the reductions."""
+    if not reductions:
+        raise ValueError("reductions: give at least one")
+    if guide is None and any(kind.guided for kind in reductions):
+        raise ValueError("reductions: a guided one needs a guide")
+    sights: tuple[Sight | None, Sight | None] = (None, None)
+    if guide is not None and any(kind.guided for kind in reductions):
+        seen = (
+            Sight(guide.anchors.astype(dtype), guide.anchor_limits),
+            Sight(guide.keys.astype(dtype), guide.key_limits),
+        )
+        sights = jax.lax.stop_gradient(seen)
+    biases = tuple(
+        None
+        if kind.bias is None
+        else jnp.broadcast_to(jnp.asarray(kind.bias, jnp.float32), keys.shape[:1])
+        for kind in reductions
+    )
+    scales = jnp.stack([jnp.asarray(kind.scale, jnp.float32) for kind in reductions])
+    rows = Rows(anchors, anchor_ids, sights[0])
+    cols = Cols(keys, key_ids, sights[1], biases)
+    rows, cols, scales = sharded.vary_together(rows, cols, scales)
+    return rows, cols, scales, tuple(kind.static for kind in reductions)
 
 
 def _exchange(
@@ -86,7 +126,7 @@ def _exchange(
 ) -> Exchange:
     if implementation == "reference" or not axes_of(keys):
         return "all_gather"
-    num_keys = keys.shape[0] * sharded.num_shards(keys)
+    num_keys = len(keys) * sharded.num_shards(keys)
     return wanted or sharded.choose_exchange(num_keys, keys.shape[1], dtype)
 
 
@@ -94,70 +134,64 @@ _Static: TypeAlias = tuple[Implementation, Exchange, Tiling, np.dtype]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
-def _stats(
-    static: _Static,
-    anchors: Array,
-    keys: Array,
-    scale: Array,
-    anchor_ids: AnchorIds,
-    key_ids: KeyIds,
-) -> PairStats:
+def _stats(static: _Static, rows: Rows, cols: Cols, scales: Float[Array, "S"]) -> PairStats:
     """Statistics of this device's anchors with all devices' keys.
 
     Columns are this device's part of all keys', not yet merged, or of a ring its keys' own.
     """
-    return _stats_fwd(static, anchors, keys, scale, anchor_ids, key_ids)[0]
+    return _stats_fwd(static, rows, cols, scales)[0]
 
 
 def _stats_fwd(
-    static: _Static,
-    anchors: Array,
-    keys: Array,
-    scale: Array,
-    anchor_ids: AnchorIds,
-    key_ids: KeyIds,
+    static: _Static, rows: Rows, cols: Cols, scales: Float[Array, "S"]
 ) -> tuple[PairStats, tuple]:
     implementation, exchange, tiling, dtype = static
-    if exchange == "ring":
-        pairs = (anchors.astype(dtype), keys.astype(dtype), scale, anchor_ids, key_ids)
+    rows, cols = _as_operands(rows, cols, dtype, exchange)
+    if implementation == "reference":
+        stats = reference.forward(rows, cols, scales, tiling)
     else:
-        pairs = _gathered(dtype, anchors, keys, scale, anchor_ids, key_ids)
-    stats = _run(implementation, exchange).forward(*pairs, tiling)
-    return stats, (pairs, stats)
+        reduce = tiled.reduce if exchange == "all_gather" else partial(ring.reduce, tiled.reduce)
+        stats = finish(*reduce(rows, cols, scales, tiling), tiling)
+    return stats, (rows, cols, scales, stats)
 
 
-def _run(implementation: Implementation, exchange: Exchange) -> Any:
-    """The module with the `forward` and `backward` to call."""
-    if exchange == "ring":
-        return ring
-    return tiled if implementation == "tiled" else reference
-
-
-def _gathered(
-    dtype: np.dtype,
-    anchors: Array,
-    keys: Array,
-    scale: Array,
-    anchor_ids: AnchorIds,
-    key_ids: KeyIds,
-) -> tuple[Array, Array, Array, AnchorIds, KeyIds]:
-    """This device's anchors with all devices' keys, as operands.
+def _as_operands(rows: Rows, cols: Cols, dtype: np.dtype, exchange: Exchange) -> tuple[Rows, Cols]:
+    """Both sides with vectors of the operands' type, keys of all devices unless they go round.
 
     To be called inside of a custom gradient: keys are cast before the gather, for its bytes, and
     the gradients that come back are summed over devices in float32.
     """
-    keys, key_ids = sharded.gather_keys(keys.astype(dtype), key_ids)
-    return anchors.astype(dtype), keys, scale, anchor_ids, key_ids
+    rows, cols = rows._replace(x=rows.x.astype(dtype)), cols._replace(y=cols.y.astype(dtype))
+    return rows, cols if exchange == "ring" else sharded.gather(cols, cols.y)
 
 
-def _stats_bwd(static: _Static, residuals: tuple, grads: PairStats) -> tuple:
+def _stats_bwd(static: _Static, residuals: tuple, cotangents: PairStats) -> tuple:
     implementation, exchange, tiling, _ = static
-    pairs, stats = residuals
-    backward = _run(implementation, exchange).backward
-    d_anchors, d_keys, d_scale = backward(*pairs, stats, grads.row, grads.col, tiling)
+    rows, cols, scales, stats = residuals
+    if implementation == "reference":
+        grads = reference.backward(rows, cols, scales, stats, cotangents, tiling)
+    else:
+        factors = Factors.of(stats, cotangents, scales, tiling)
+        pull_back = tiled.pull_back
+        if exchange == "ring":
+            pull_back = partial(ring.pull_back, pull_back)
+        grads = pull_back(rows, cols, factors, scales, tiling)
     if exchange == "all_gather":
-        d_keys = sharded.scatter_grads(d_keys)
-    return d_anchors, d_keys, d_scale, None, None
+        grads = _scattered(grads)
+    return _cotangents(grads)
+
+
+def _cotangents(grads: Gradients) -> tuple[Rows, Cols, Array]:
+    """As custom gradients want them: None of what has none."""
+    absent: Any = None
+    rows, cols = Rows(grads.x, absent, absent), Cols(grads.y, absent, absent, grads.biases)
+    return rows, cols, grads.scales
+
+
+def _scattered(grads: Gradients) -> Gradients:
+    """With each device's own keys' gradients, summed over devices."""
+    y, biases = jax.tree.map(sharded.scatter, (grads.y, grads.biases))
+    return grads._replace(y=y, biases=biases)
 
 
 _stats.defvjp(_stats_fwd, _stats_bwd)
@@ -170,67 +204,70 @@ def row_loss(
     keys: Float[Array, "N D"],
     anchor_ids: AnchorIds,
     key_ids: KeyIds,
-    scale: Float[Array, ""] | float,
+    reductions: Sequence[Reduction],
     *,
-    max_scale: float,
-    false_negatives: FalseNegatives = "text",
-    t: float = 2.0,
+    guide: Guide | None = None,
     dtype: DTypeLike = jnp.float32,
     tile: tuple[int, int] | None = None,
     implementation: Implementation = "tiled",
     exchange: Exchange | None = None,
 ) -> tuple[Float[Array, ""], PairStats]:
-    """The sum over anchors of a loss of each one's log-sum-exp, and the statistics of `pair_lse`.
+    """The sum over anchors of a loss of each one's reductions, and all of `reduce_pairs`.
 
-    The same function as ``value(pair_lse(...).row, arguments).sum()``, for three quarters of the
-    operations: with the loss known, scores serve the value and the gradient in one sweep. Only
-    the sum is differentiable, in arguments, anchors, keys and scale, and the gradient is computed
-    with the value (where no gradient is wanted, it is not). On a ring, where a row is complete
-    only when all keys have passed, it is that function itself.
+    The same function as ``value(reduce_pairs(...).rows, arguments).sum()``, for three quarters of
+    the operations: with the loss known, scores serve the value and the gradient in one sweep. Only
+    the sum is differentiable, in arguments, anchors, keys, scales and biases, and the gradient is
+    computed with the value (where no gradient is wanted, it is not). On a ring, where a row is
+    complete only when all keys have passed, or with more than one reduction to differentiate, it
+    is that function itself.
 
     Args:
-        value: The loss of each anchor, from [R] log-sum-exps (-inf without negatives) and
-            ``arguments`` of the same anchors. It may not close over traced arrays.
+        value: The loss of each anchor, from [R] values of each reduction (log-sum-exps are -inf
+            without pairs) and ``arguments`` of the same anchors. It may not close over traced
+            arrays.
         arguments: Arrays [B, ...] of floats.
         anchors: Unit vectors, float32.
         keys: Unit vectors, float32.
         anchor_ids: Identity of the anchors.
         key_ids: Identity of the keys.
-        scale: 1 / temperature, at most ``max_scale``.
-        max_scale: Static bound, as of `pair_lse`.
-        false_negatives: Which keys are no negatives; see `simjax.ops.pairs.negatives`.
-        t: The t of the uniformity potential.
-        dtype: What the operands of the products are rounded to, as of `pair_lse`.
+        reductions: What is wanted, of rows alone.
+        guide: As of `reduce_pairs`.
+        dtype: What the operands of the products are rounded to, as of `reduce_pairs`.
         tile: Rows of a strip, all keys wide, and columns of its tiles; None chooses.
         implementation: ``tiled``, or ``reference`` for dense float32.
-        exchange: How devices see each other's keys, as of `pair_lse`.
+        exchange: How devices see each other's keys, as of `reduce_pairs`.
 
     Returns:
         This device's part of the sum, and statistics without gradient.
+
+    Raises:
+        ValueError: There is no reduction, a guided one without a guide, or one of columns.
     """
-    scale = jnp.asarray(scale, jnp.float32)
+    if any(kind.columns for kind in reductions):
+        raise ValueError("reductions: a loss of rows has no columns; use reduce_pairs")
     exchange = _exchange(exchange, keys, dtype, implementation)
-    if implementation == "reference" or exchange == "ring":
-        stats = pair_lse(
+    several = sum(kind.gradient for kind in reductions) != 1
+    if implementation == "reference" or exchange == "ring" or several:
+        stats = reduce_pairs(
             anchors,
             keys,
             anchor_ids,
             key_ids,
-            scale,
-            max_scale=max_scale,
-            false_negatives=false_negatives,
-            t=t,
+            reductions,
+            guide=guide,
             dtype=dtype,
             tile=tile,
             implementation=implementation,
             exchange=exchange,
         )
-        return value(stats.row, arguments).sum(), jax.lax.stop_gradient(stats)
-    num_keys = keys.shape[0] * sharded.num_shards(anchors)
-    rows, cols = tile or strips.tile_shape(anchors.shape[0], num_keys)
-    tiling = Tiling(false_negatives, False, t, max_scale, False, rows, cols)
-    operands = sharded.vary_together(arguments, anchors, keys, scale, anchor_ids, key_ids)
-    return _row_loss((value, tiling, jnp.dtype(dtype)), *operands)
+        return value(stats.rows, arguments).sum(), jax.lax.stop_gradient(stats)
+    rows, cols, scales, kinds = _operands(
+        anchors, keys, anchor_ids, key_ids, reductions, guide, dtype
+    )
+    arguments, rows, cols, scales = sharded.vary_together(arguments, rows, cols, scales)
+    shape = tile or strips.tile_shape(len(anchors), len(keys) * sharded.num_shards(rows.x))
+    static = (value, Tiling(kinds, False, *shape), jnp.dtype(dtype))
+    return _row_loss(static, arguments, rows, cols, scales)
 
 
 _StaticRows: TypeAlias = tuple[RowValue, Tiling, np.dtype]
@@ -238,39 +275,27 @@ _StaticRows: TypeAlias = tuple[RowValue, Tiling, np.dtype]
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _row_loss(
-    static: _StaticRows,
-    arguments: Any,
-    anchors: Array,
-    keys: Array,
-    scale: Array,
-    anchor_ids: AnchorIds,
-    key_ids: KeyIds,
+    static: _StaticRows, arguments: Any, rows: Rows, cols: Cols, scales: Float[Array, "S"]
 ) -> tuple[Array, PairStats]:
     value, tiling, dtype = static
-    pairs = _gathered(dtype, anchors, keys, scale, anchor_ids, key_ids)
-    stats = tiled.forward(*pairs, tiling)
-    return value(stats.row, arguments).sum(), stats
+    rows, cols = _as_operands(rows, cols, dtype, "all_gather")
+    stats = finish(*tiled.reduce(rows, cols, scales, tiling), tiling)
+    return value(stats.rows, arguments).sum(), stats
 
 
 def _row_loss_fwd(
-    static: _StaticRows,
-    arguments: Any,
-    anchors: Array,
-    keys: Array,
-    scale: Array,
-    anchor_ids: AnchorIds,
-    key_ids: KeyIds,
+    static: _StaticRows, arguments: Any, rows: Rows, cols: Cols, scales: Float[Array, "S"]
 ) -> tuple[tuple[Array, PairStats], tuple]:
     value, tiling, dtype = static
-    pairs = _gathered(dtype, anchors, keys, scale, anchor_ids, key_ids)
-    total, stats, grads = strips.value_and_grad(value, arguments, *pairs, tiling)
+    rows, cols = _as_operands(rows, cols, dtype, "all_gather")
+    total, stats, grads = strips.value_and_grad(value, arguments, rows, cols, scales, tiling)
     return (total, stats), grads
 
 
-def _row_loss_bwd(static: _StaticRows, grads: tuple, cotangents: tuple) -> tuple:
+def _row_loss_bwd(static: _StaticRows, residuals: tuple, cotangents: tuple) -> tuple:
     d_total, _ = cotangents
-    d_arguments, d_anchors, d_keys, d_scale = jax.tree.map(lambda x: d_total * x, grads)
-    return d_arguments, d_anchors, sharded.scatter_grads(d_keys), d_scale, None, None
+    d_arguments, grads = jax.tree.map(lambda x: d_total * x, residuals)
+    return d_arguments, *_cotangents(_scattered(grads))
 
 
 _row_loss.defvjp(_row_loss_fwd, _row_loss_bwd)

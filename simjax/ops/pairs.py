@@ -1,19 +1,21 @@
-"""Which pairs are negatives, and what the operator returns about them.
+"""Which pairs of an anchor and a key are negatives.
 
-Dimensions: ``B`` anchors, ``N`` keys, ``P`` positives of an anchor.
+Dimensions: ``B`` anchors, ``N`` keys, ``P`` positives of an anchor, ``G`` width of a guide's
+embeddings, ``R`` by ``C`` pairs of a tile.
 """
 
 from __future__ import annotations
 
 import itertools
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Literal, NamedTuple, TypeAlias
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 FalseNegatives: TypeAlias = Literal["none", "text", "label"]
+Over: TypeAlias = Literal["none", "text", "label", "spread"]
+"""What a reduction is over: negatives by a rule of `FalseNegatives`, or pairs for uniformity."""
 
 ABSENT = -1
 """In `example`: a row that is padding or has no text. It pairs with nothing."""
@@ -63,92 +65,95 @@ class KeyIds:
     label: Int[Array, "N"]
 
 
-@dataclass(frozen=True)
-class Reductions:
-    """What is reduced: the static choices that every implementation follows.
-
-    Attributes:
-        rule: Which keys are no negatives.
-        columns: Whether the columns are reduced too.
-        t: The t of the uniformity potential.
-        max_scale: Upper bound of the scale.
-        one_side: Anchors and keys are of one kind (anchors against anchors, keys against keys), so
-            that texts with a common partner are no negatives of each other either.
-    """
-
-    rule: FalseNegatives
-    columns: bool
-    t: float
-    max_scale: float
-    one_side: bool = False
-
-
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
-class PairStats:
-    """Reductions over the negatives, all from one pass over the scores.
+class Guide:
+    """A frozen model's view of the pairs: GISTEmbed's false negatives (arXiv 2402.16829).
+
+    A key is no negative of an anchor where the guide finds the two more alike than the anchor's
+    limit allows; where columns are reduced, an anchor is none of a key beyond the key's limit.
 
     Attributes:
-        row: Log-sum-exp over each anchor's negatives, -inf without any.
-        col: The same over the anchors, for each key; None unless asked for.
-        row_max: Largest cosine among each anchor's negatives, -inf without any. No gradient.
-        potential: Sum over pairs of distinct texts, positives' views only, of exp(-t |x - y|^2),
-            a scalar without gradient; uniformity is the log of its mean.
-        pairs: The number of pairs in `potential`.
+        anchors: The guide's unit vectors of the anchors.
+        keys: Those of the keys.
+        anchor_limits: Largest guide cosine of a negative, as a rule the anchor's with its positive.
+        key_limits: The same for each key.
     """
 
-    row: Float[Array, "B"]
-    col: Float[Array, "N"] | None
-    row_max: Float[Array, "B"]
-    potential: Float[Array, ""]
-    pairs: Float[Array, ""]
+    anchors: Float[Array, "B G"]
+    keys: Float[Array, "N G"]
+    anchor_limits: Float[Array, "B"]
+    key_limits: Float[Array, "N"]
 
 
-def negatives(anchors: AnchorIds, keys: KeyIds, static: Reductions) -> Bool[Array, "B N"]:
+class Facing(NamedTuple):
+    """Ids of one side of a tile as they meet the other's: [R, 1] of anchors, [1, C] of keys.
+
+    Attributes:
+        example: As of `AnchorIds` and `KeyIds`.
+        text: Likewise.
+        others: An anchor's positives or a key's partners, one by one.
+        label: As above.
+    """
+
+    example: Int[Array, "R C"]
+    text: Int[Array, "R C"]
+    others: tuple[Int[Array, "R C"], ...]
+    label: Int[Array, "R C"]
+
+
+def stand(ids: AnchorIds) -> Facing:
+    """Anchors, one below the other."""
+    others = tuple(column[:, None] for column in ids.positives.T)
+    return Facing(ids.example[:, None], ids.text[:, None], others, ids.label[:, None])
+
+
+def lie(ids: KeyIds) -> Facing:
+    """Keys, side by side."""
+    others = tuple(column[None, :] for column in ids.partners.T)
+    return Facing(ids.example[None, :], ids.text[None, :], others, ids.label[None, :])
+
+
+def pairs_over(anchors: Facing, keys: Facing, over: Over, *, one_side: bool) -> Bool[Array, "R C"]:
+    """Which pairs a reduction takes: `negatives` or `spread_pairs`."""
+    if over == "spread":
+        return spread_pairs(anchors, keys)
+    return negatives(anchors, keys, over, one_side=one_side)
+
+
+def negatives(
+    anchors: Facing, keys: Facing, rule: FalseNegatives, *, one_side: bool
+) -> Bool[Array, "R C"]:
     """Which keys are negatives of which anchors.
 
     A key of the anchor's own example never is: positives are not negatives, and own hard negatives
     are added outside of the tiles, with their weight. Beyond that, ``text`` excludes keys with the
     anchor's text or a positive's, and keys that are a positive of the anchor's text; ``label``
-    excludes keys of the anchor's class.
+    excludes keys of the anchor's class. With ``one_side``, where anchors and keys are of one kind
+    (anchors against anchors, keys against keys), ``text`` also excludes texts with a common
+    partner.
     """
     mask = distinct(anchors, keys)
-    if static.rule == "text":
-        own, other = anchors.text[:, None], keys.text[None, :]
-        positives = [p[:, None] for p in anchors.positives.T]
-        partners = [q[None, :] for q in keys.partners.T]
-        mask &= own != other
-        for partner in partners:
-            mask &= own != partner
-        for positive in positives:
-            mask &= positive != other
-        if static.one_side:
-            for positive, partner in itertools.product(positives, partners):
+    if rule == "text":
+        mask &= anchors.text != keys.text
+        for partner in keys.others:
+            mask &= anchors.text != partner
+        for positive in anchors.others:
+            mask &= positive != keys.text
+        if one_side:
+            for positive, partner in itertools.product(anchors.others, keys.others):
                 mask &= positive != partner
-    elif static.rule == "label":
-        known = (anchors.label >= 0)[:, None]
-        mask &= ~(known & (anchors.label[:, None] == keys.label[None, :]))
+    elif rule == "label":
+        mask &= ~((anchors.label >= 0) & (anchors.label == keys.label))
     return mask
 
 
-def distinct(anchors: AnchorIds, keys: KeyIds) -> Bool[Array, "B N"]:
+def distinct(anchors: Facing, keys: Facing) -> Bool[Array, "R C"]:
     """Pairs of two texts that are there, of different examples."""
-    return (
-        (anchors.example[:, None] != keys.example[None, :])
-        & (anchors.example >= 0)[:, None]
-        & (keys.example >= 0)[None, :]
-    )
+    there = (anchors.example >= 0) & (keys.example >= 0)
+    return there & (anchors.example != keys.example)
 
 
-def spread_pairs(anchors: AnchorIds, keys: KeyIds) -> Bool[Array, "B N"]:
+def spread_pairs(anchors: Facing, keys: Facing) -> Bool[Array, "R C"]:
     """The pairs that uniformity is taken over: positives' views, never two equal texts."""
-    return (
-        distinct(anchors, keys)
-        & (keys.partners[:, 0] >= 0)[None, :]
-        & (anchors.text[:, None] != keys.text[None, :])
-    )
-
-
-def potential(cosines: Float[Array, "B N"], t: float) -> Float[Array, "B N"]:
-    """exp(-t |x - y|^2) of unit vectors, from their cosines (Wang & Isola 2020)."""
-    return jnp.exp(2 * t * (cosines - 1))
+    return distinct(anchors, keys) & (keys.others[0] >= 0) & (anchors.text != keys.text)

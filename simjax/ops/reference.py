@@ -5,73 +5,103 @@ The oracle for every other implementation: B x N in memory, no tiles, no tricks.
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
-from simjax.ops.pairs import AnchorIds, KeyIds, PairStats, Reductions, negatives, spread_pairs
-from simjax.ops.pairs import potential as pair_potential
-
-
-def _scores(anchors: Float[Array, "B D"], keys: Float[Array, "N D"]) -> Float[Array, "B N"]:
-    return jnp.matmul(anchors.astype(jnp.float32), keys.astype(jnp.float32).T, precision="highest")
+from simjax.ops.pairs import lie, pairs_over, stand
+from simjax.ops.reductions import PairStats, Reduction
+from simjax.ops.tiles import Cols, Gradients, Rows, Tiling
 
 
-def forward(
-    anchors: Float[Array, "B D"],
-    keys: Float[Array, "N D"],
-    scale: Float[Array, ""],
-    anchor_ids: AnchorIds,
-    key_ids: KeyIds,
-    static: Reductions,
-) -> PairStats:
-    """`PairStats` of all pairs at once; see `simjax.ops.pair_lse`."""
-    cosines = _scores(anchors, keys)
-    mask = negatives(anchor_ids, key_ids, static)
-    logits = jnp.where(mask, scale * cosines, -jnp.inf)
-    spread = spread_pairs(anchor_ids, key_ids)
-    return PairStats(
-        row=_lse(logits, 1),
-        col=_lse(logits, 0) if static.columns else None,
-        row_max=jnp.where(mask, cosines, -jnp.inf).max(axis=1),
-        potential=jnp.where(spread, pair_potential(cosines, static.t), 0.0).sum(),
-        pairs=spread.sum(dtype=jnp.float32),
-    )
+def _products(x: Float[Array, "B D"], y: Float[Array, "N D"]) -> Float[Array, "B N"]:
+    return jnp.matmul(x.astype(jnp.float32), y.astype(jnp.float32).T, precision="highest")
 
 
-def _lse(logits: Float[Array, "B N"], axis: int) -> Float[Array, "M"]:
-    top = logits.max(axis=axis, keepdims=True)
+def _pairs(
+    rows: Rows, cols: Cols, kind: Reduction, tiling: Tiling
+) -> tuple[Bool[Array, "B N"], Bool[Array, "B N"]]:
+    """The pairs that a reduction takes for anchors, and those for keys."""
+    taken = pairs_over(stand(rows.ids), lie(cols.ids), kind.over, one_side=tiling.one_side)
+    if not kind.guided or rows.guide is None or cols.guide is None:
+        return taken, taken
+    seen = _products(rows.guide.vectors, cols.guide.vectors)
+    return taken & (seen <= rows.guide.limit[:, None]), taken & (seen <= cols.guide.limit[None, :])
+
+
+def _scores(cosines: Float[Array, "B N"], scale: Array, bias: Array | None) -> Array:
+    return scale * cosines + (0.0 if bias is None else bias[None, :])
+
+
+def forward(rows: Rows, cols: Cols, scales: Float[Array, "S"], tiling: Tiling) -> PairStats:
+    """`PairStats` of all pairs at once; see `simjax.ops.reduce_pairs`."""
+    cosines = _products(rows.x, cols.y)
+
+    def one(scores: Array, mask: Array, axis: int, kind: Reduction) -> Array:
+        if kind.kind == "softplus":
+            return jnp.where(mask, jax.nn.softplus(scores), 0.0).sum(axis=axis)
+        return _lse(jnp.where(mask, scores, -jnp.inf), axis)
+
+    by_row, by_col, counts = [], [], []
+    for kind, scale, bias in zip(tiling.reductions, scales, cols.biases, strict=True):
+        scores = _scores(cosines, scale, bias)
+        for_rows, for_cols = _pairs(rows, cols, kind, tiling)
+        by_row.append(one(scores, for_rows, 1, kind))
+        by_col.append(one(scores, for_cols, 0, kind) if kind.columns else None)
+        counts.append(for_rows.sum(axis=1, dtype=jnp.float32) if kind.counted else None)
+    first, _ = _pairs(rows, cols, tiling.reductions[0], tiling)
+    hardest = jnp.where(first, cosines, -jnp.inf).max(axis=1)
+    return PairStats(tuple(by_row), tuple(by_col), tuple(counts), hardest)
+
+
+def _lse(scores: Float[Array, "B N"], axis: int) -> Float[Array, "M"]:
+    top = scores.max(axis=axis, keepdims=True)
     top = jnp.where(jnp.isfinite(top), top, 0.0)
-    return jnp.log(jnp.exp(logits - top).sum(axis=axis)) + jnp.squeeze(top, axis)
+    return jnp.log(jnp.exp(scores - top).sum(axis=axis)) + jnp.squeeze(top, axis)
 
 
 def backward(
-    anchors: Float[Array, "B D"],
-    keys: Float[Array, "N D"],
-    scale: Float[Array, ""],
-    anchor_ids: AnchorIds,
-    key_ids: KeyIds,
+    rows: Rows,
+    cols: Cols,
+    scales: Float[Array, "S"],
     stats: PairStats,
-    g_row: Float[Array, "B"],
-    g_col: Float[Array, "N"] | None,
-    static: Reductions,
-) -> tuple[Float[Array, "B D"], Float[Array, "N D"], Float[Array, ""]]:
-    """Gradients of anchors, keys and scale.
+    grads: PairStats,
+    tiling: Tiling,
+) -> Gradients:
+    """Gradients of anchors, keys, scales and biases.
 
-    With w_ij = g_row_i softmax_row(s)_ij + g_col_j softmax_col(s)_ij and s = scale x . y::
+    With w_ij = g_row_i softmax_row(s)_ij + g_col_j softmax_col(s)_ij for a log-sum-exp, or
+    (g_row_i + g_col_j) sigmoid(s_ij) for a sum of softplus, and s = scale x . y + bias::
 
         d x = scale w y     d y = scale w^T x     d scale = sum_ij w_ij x_i . y_j
+        d bias_j = sum_i w_ij
+
+    each summed over the reductions that share x and y.
     """
-    cosines = _scores(anchors, keys)
-    mask = negatives(anchor_ids, key_ids, static)
-    logits = scale * cosines
+    cosines = _products(rows.x, cols.y)
+    total, d_scales = jnp.zeros_like(cosines), jnp.zeros_like(scales)
+    d_biases: list[Array | None] = []
+    for k, kind in enumerate(tiling.reductions):
+        bias = cols.biases[k]
+        scores = _scores(cosines, scales[k], bias)
+        weight = jnp.zeros_like(cosines)
+        values = (stats.rows[k], stats.cols[k])
+        for axis, mask in enumerate(_pairs(rows, cols, kind, tiling)):
+            value, grad = values[axis], (grads.rows[k], grads.cols[k])[axis]
+            if value is None or grad is None or not kind.gradient:
+                continue
+            if kind.kind == "softplus":
+                share = jax.nn.sigmoid(scores)
+            else:
+                share = jnp.exp(scores - jnp.expand_dims(_zero_for_none(value), 1 - axis))
+            weight += jnp.where(mask, jnp.expand_dims(grad, 1 - axis) * share, 0.0)
+        total += scales[k] * weight
+        d_scales = d_scales.at[k].set((weight * cosines).sum())
+        d_biases.append(None if bias is None else weight.sum(axis=0))
+    d_x = jnp.matmul(total, cols.y.astype(jnp.float32), precision="highest")
+    d_y = jnp.matmul(total.T, rows.x.astype(jnp.float32), precision="highest")
+    return Gradients(d_x, d_y, d_scales, tuple(d_biases))
 
-    def softmax(lse: Float[Array, "M"], axis: int) -> Float[Array, "B N"]:
-        lse = jnp.where(jnp.isfinite(lse), lse, 0.0)
-        return jnp.where(mask, jnp.exp(logits - jnp.expand_dims(lse, axis)), 0.0)
 
-    weight = g_row[:, None] * softmax(stats.row, 1)
-    if stats.col is not None and g_col is not None:
-        weight += g_col[None, :] * softmax(stats.col, 0)
-    d_anchors = scale * jnp.matmul(weight, keys.astype(jnp.float32), precision="highest")
-    d_keys = scale * jnp.matmul(weight.T, anchors.astype(jnp.float32), precision="highest")
-    return d_anchors, d_keys, (weight * cosines).sum()
+def _zero_for_none(lse: Float[Array, "M"]) -> Float[Array, "M"]:
+    return jnp.where(jnp.isfinite(lse), lse, 0.0)

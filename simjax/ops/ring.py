@@ -12,66 +12,73 @@ Bytes that each device sends for ``N`` keys of width ``D`` (all devices', as in
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from simjax.mesh import vary_like
-from simjax.ops import tiled
-from simjax.ops.pairs import AnchorIds, KeyIds, PairStats
 from simjax.ops.sharded import num_shards, pass_on
-from simjax.ops.tiles import Cols, Rows, RowSums, Tiling, cut, cut_factors, join_gradients
+from simjax.ops.tiles import (
+    Cols,
+    ColSums,
+    Factors,
+    Gradients,
+    Rows,
+    RowSums,
+    Tiling,
+    merge,
+    no_columns,
+)
+
+Reduce: TypeAlias = Callable[[Rows, Cols, Array, Tiling], tuple[RowSums, ColSums]]
+"""`simjax.ops.tiled.reduce`, or a kernel that does the same."""
+
+PullBack: TypeAlias = Callable[[Rows, Cols, Factors, Array, Tiling], Gradients]
+"""`simjax.ops.tiled.pull_back`, or a kernel that does the same."""
 
 
-def forward(
-    anchors: Float[Array, "B D"],
-    keys: Float[Array, "N D"],
-    scale: Float[Array, ""],
-    anchor_ids: AnchorIds,
-    key_ids: KeyIds,
-    tiling: Tiling,
-) -> PairStats:
-    """`PairStats` of this device's anchors with all keys, and of its keys with all anchors."""
-    rows = cut(Rows(anchors, anchor_ids), tiling.rows)
-    cols = cut(Cols(keys, key_ids), tiling.cols)
-
-    def turn(carry: tuple, _: None) -> tuple[tuple, None]:
-        cols, col_sums, row_sums = carry
-        coming = pass_on(cols, anchors)
-        row_sums, col_sums = tiled.reduce(rows, cols, row_sums, col_sums, scale, tiling)
-        return (coming, pass_on(col_sums, anchors), row_sums), None
-
-    start = (cols, tiled.no_columns(cols, tiling, anchors), RowSums.empty(rows, tiling))
-    (_, col_sums, row_sums), _ = jax.lax.scan(turn, start, length=num_shards(anchors))
-    return row_sums.stats(anchors.shape[0], tiled.columns(col_sums, keys.shape[0], tiling))
-
-
-def backward(
-    anchors: Float[Array, "B D"],
-    keys: Float[Array, "N D"],
-    scale: Float[Array, ""],
-    anchor_ids: AnchorIds,
-    key_ids: KeyIds,
-    stats: PairStats,
-    g_row: Float[Array, "B"],
-    g_col: Float[Array, "N"] | None,
-    tiling: Tiling,
-) -> tuple[Float[Array, "B D"], Float[Array, "N D"], Float[Array, ""]]:
-    """Gradients of this device's anchors and keys, and its part of the scale's, in float32."""
-    rows = cut(Rows(anchors, anchor_ids), tiling.rows)
-    cols = cut(Cols(keys, key_ids), tiling.cols)
-    by_row, by_col = cut_factors(stats, g_row, g_col, scale, tiling)
+def reduce(
+    here: Reduce, rows: Rows, cols: Cols, scales: Float[Array, "S"], tiling: Tiling
+) -> tuple[RowSums, ColSums]:
+    """What ``here`` reduces, for this device's anchors over all keys, and for its keys."""
 
     def turn(carry: tuple, _: None) -> tuple[tuple, None]:
-        (cols, by_col), d_cols, d_rows = carry
-        coming, arrived = pass_on(((cols, by_col), d_cols), anchors)
-        d_row, d_col = tiled.pull_back(rows, cols, by_row, by_col, scale, tiling)
-        return (coming, arrived + d_col, d_rows + d_row), None
+        cols, columns, sums = carry
+        coming = pass_on(cols, rows.x)
+        more, more_columns = here(rows, cols, scales, tiling)
+        columns = pass_on(merge(columns, more_columns), rows.x)
+        return (coming, columns, sums.merge(more)), None
 
-    shape = (len(cols.y), anchors.shape[1], tiling.cols)
-    zeros = (jnp.zeros(shape, jnp.float32), jnp.zeros(rows.x.shape, jnp.float32))
-    start = ((cols, by_col), *vary_like(zeros, anchors))
-    (_, d_cols, d_rows), _ = jax.lax.scan(turn, start, length=num_shards(anchors))
+    nothing = no_columns((len(cols.y),), tiling), RowSums.empty((len(rows.x),), tiling)
+    start = (cols, *vary_like(nothing, rows.x))
+    (_, columns, sums), _ = jax.lax.scan(turn, start, length=num_shards(rows.x))
+    return sums, columns
+
+
+def pull_back(
+    here: PullBack,
+    rows: Rows,
+    cols: Cols,
+    factors: Factors,
+    scales: Float[Array, "S"],
+    tiling: Tiling,
+) -> Gradients:
+    """The gradients that ``here`` gives, of this device's anchors and keys over all pairs."""
+
+    def turn(carry: tuple, _: None) -> tuple[tuple, None]:
+        (cols, by_col), home, (d_x, d_scales) = carry
+        coming, arrived = pass_on(((cols, by_col), home), rows.x)
+        grads = here(rows, cols, Factors(factors.rows, by_col), scales, tiling)
+        home = jax.tree.map(jnp.add, arrived, (grads.y, grads.biases))
+        return (coming, home, (d_x + grads.x, d_scales + grads.scales)), None
+
+    d_keys = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (cols.y, cols.biases))
+    own = (jnp.zeros(rows.x.shape, jnp.float32), jnp.zeros_like(scales))
+    start = ((cols, factors.cols), *vary_like((d_keys, own), rows.x))
+    (_, home, (d_x, d_scales)), _ = jax.lax.scan(turn, start, length=num_shards(rows.x))
     # The gradients of a device's keys were last added to by the one before it.
-    d_cols = pass_on(d_cols, anchors)
-    return join_gradients(d_rows, d_cols, anchors, keys.shape[0], scale)
+    d_y, d_biases = pass_on(home, rows.x)
+    return Gradients(d_x, d_y, d_scales, d_biases)

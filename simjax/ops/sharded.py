@@ -16,8 +16,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from simjax.mesh import AXES, Tree, axes_of, vary
-from simjax.ops.pairs import KeyIds
+from simjax.mesh import Tree, axes_of, vary
+from simjax.ops.reductions import Reduction
 
 Exchange: TypeAlias = Literal["all_gather", "ring"]
 
@@ -41,19 +41,19 @@ def num_shards(x: Array) -> int:
 def vary_together(*trees: Any) -> tuple[Any, ...]:
     """Marks arrays as varying over every axis that one of them varies over."""
     found = {axis for x in jax.tree.leaves(trees) for axis in axes_of(x)}
-    return vary(trees, tuple(axis for axis in AXES if axis in found))
+    return vary(trees, tuple(found))
 
 
-def gather_keys(keys: Float[Array, "N D"], ids: KeyIds) -> tuple[Float[Array, "M D"], KeyIds]:
-    """All devices' keys and ids, in the order of the devices."""
-    axes = axes_of(keys)
+def gather(tree: Tree, like: Array) -> Tree:
+    """All devices' keys and what belongs to them, in the order of the devices."""
+    axes = axes_of(like)
     if not axes:
-        return keys, ids
-    return jax.tree.map(lambda x: jax.lax.all_gather(x, axes, tiled=True), (keys, ids))
+        return tree
+    return jax.tree.map(lambda x: jax.lax.all_gather(x, axes, tiled=True), tree)
 
 
-def scatter_grads(grads: Float[Array, "M D"]) -> Float[Array, "N D"]:
-    """The transpose of `gather_keys`: this device's keys' gradients, summed over devices."""
+def scatter(grads: Float[Array, "M ..."]) -> Float[Array, "N ..."]:
+    """The transpose of `gather`: this device's keys' gradients, summed over devices."""
     axes = axes_of(grads)
     if not axes:
         return grads
@@ -64,11 +64,11 @@ def scatter_grads(grads: Float[Array, "M D"]) -> Float[Array, "N D"]:
     )
 
 
-def ring_scatter(grads: Float[Array, "M D"]) -> Float[Array, "N D"]:
+def ring_scatter(grads: Float[Array, "M ..."]) -> Float[Array, "N ..."]:
     """A reduce-scatter whose partial sums go round the devices."""
     axes, count = axes_of(grads), num_shards(grads)
     here = jax.lax.axis_index(axes)
-    parts = grads.reshape(count, -1, grads.shape[-1])
+    parts = grads.reshape(count, -1, *grads.shape[1:])
 
     def own(hop: Array | int) -> Array:
         """This device's share of the sum that is here after so many hops; the last stays."""
@@ -90,11 +90,13 @@ def pass_on(tree: Tree, like: Array) -> Tree:
     return jax.tree.map(lambda x: jax.lax.ppermute(x, axes, ring), tree)
 
 
-def merge_columns(col: Float[Array, "M"]) -> Float[Array, "N"]:
-    """Log-sum-exp over devices of each key's column, for this device's keys."""
+def merge_columns(col: Float[Array, "M"], kind: Reduction) -> Float[Array, "N"]:
+    """The reduction over all devices' anchors of this device's keys, from each device's part."""
     axes = axes_of(col)
     if not axes:
         return col
+    if kind.kind == "softplus":
+        return jax.lax.psum_scatter(col, axes, tiled=True)
     top = jax.lax.pmax(jax.lax.stop_gradient(col), axes)
     top = jnp.where(jnp.isfinite(top), top, 0.0)
     total = jax.lax.psum_scatter(jnp.exp(col - top), axes, tiled=True)

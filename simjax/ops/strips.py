@@ -15,12 +15,27 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from simjax.mesh import vary_like
-from simjax.ops.operands import product, settle
-from simjax.ops.pairs import AnchorIds, KeyIds, PairStats
-from simjax.ops.tiles import Cols, Rows, RowSums, Tiling, cut, even, finite, join_gradients
+from simjax.ops.operands import in_order, product, settle
+from simjax.ops.reductions import PairStats, Reduction, factor, logits, terms
+from simjax.ops.tiles import (
+    Cols,
+    Gradients,
+    Rows,
+    RowSums,
+    Shares,
+    Tile,
+    Tiling,
+    add_tile,
+    cut,
+    even,
+    finish,
+    join,
+    make_tile,
+    no_columns,
+)
 
-RowValue: TypeAlias = Callable[[Float[Array, "R"], Any], Float[Array, "R"]]
-"""The loss of each row from its log-sum-exp and its own arguments, arrays [R, ...] of floats."""
+RowValue: TypeAlias = Callable[[tuple[Float[Array, "R"], ...], Any], Float[Array, "R"]]
+"""The loss of each row from its reductions and its own arguments, arrays [R, ...] of floats."""
 
 _HELD = 2**23
 """Numbers in a strip, where it would otherwise have more than `_FEWEST` rows."""
@@ -38,64 +53,81 @@ def tile_shape(num_anchors: int, num_keys: int) -> tuple[int, int]:
 def value_and_grad(
     value: RowValue,
     arguments: Any,
-    anchors: Float[Array, "B D"],
-    keys: Float[Array, "N D"],
-    scale: Float[Array, ""],
-    anchor_ids: AnchorIds,
-    key_ids: KeyIds,
+    rows: Rows,
+    cols: Cols,
+    scales: Float[Array, "S"],
     tiling: Tiling,
-) -> tuple[Float[Array, ""], PairStats, tuple[Any, Array, Array, Array]]:
+) -> tuple[Float[Array, ""], PairStats, tuple[Any, Gradients]]:
     """The sum of the row losses, the statistics, and gradients; see `simjax.ops.row_loss`.
 
-    With f_i the derivative of row i's loss by its log-sum-exp and w_ij = f_i softmax_row(s)_ij,
-    the gradients are those of `reference.backward`.
+    One reduction alone is differentiable. With f_i the derivative of row i's loss by it, the
+    gradients are those of `reference.backward`.
 
     Returns:
-        Gradients by ``arguments``, ``anchors``, ``keys`` and ``scale``, in float32.
+        Gradients by ``arguments``, and by the operands, in float32.
     """
-    num_anchors, width = anchors.shape
-    rows = cut(Rows(anchors, anchor_ids), tiling.rows)
-    cols = cut(Cols(keys, key_ids), tiling.cols)
-    real = vary_like(jnp.ones(num_anchors, jnp.float32), anchors)
-    arguments, real = cut((arguments, real), tiling.rows)
+    whole, num_anchors, width = (rows, cols), len(rows.x), rows.x.shape[1]
+    (main,) = tiling.differentiable
+    kind, scale = tiling.reductions[main], scales[main]
+    real = vary_like(jnp.ones(num_anchors, jnp.float32), rows.x)
+    rows, arguments, real = cut((rows, arguments, real), tiling.rows)
+    cols = cut(cols, tiling.cols)
+    no_column = no_columns((tiling.cols,), tiling)
 
-    def strip(d_cols: Float[Array, "J D C"], of_row: tuple) -> tuple[Array, tuple]:
+    def strip(carry: tuple, of_row: tuple) -> tuple[tuple, tuple]:
         row, arguments, real = of_row
 
-        def reduce(sums: RowSums, key: Cols) -> tuple[RowSums, Array]:
-            sums, terms = sums.add(row, key, scale, tiling)
-            return sums, terms.astype(keys.dtype) if tiling.bounded else terms
+        def reduce(sums: RowSums, col: Cols) -> tuple[RowSums, Array]:
+            tile = make_tile(row, col, tiling)
+            sums, _ = add_tile(sums, no_column, tile, scales, tiling)
+            return sums, _held(tile, main, scale, kind, col.y)
 
-        sums, held = jax.lax.scan(reduce, RowSums.empty(row, tiling), cols)
-        lse = sums.sums.lse()
-        values, pull = jax.vjp(value, lse, arguments)
-        g_row, g_arguments = pull(real)
-        lse, factor = finite(lse, g_row, scale, tiling)
+        nothing = vary_like(RowSums.empty((tiling.rows,), tiling), row.x)
+        sums, held = jax.lax.scan(reduce, nothing, cols)
+        stats = finish(sums, no_column, tiling)
+        values, pull = jax.vjp(value, stats.rows, arguments)
+        g_rows, g_arguments = pull(real)
+        lse, by = factor(stats.rows[main], g_rows[main], scale, kind)
         # Factors go into vectors, and the product lies as it is fastest: rows by columns.
-        weighted = settle((factor[:, None] * row.x.astype(jnp.float32)).T.astype(keys.dtype))
+        weighted = settle((by[:, None] * row.x.astype(jnp.float32)).T.astype(row.x.dtype))
 
-        def pull_back(carry: tuple, col: tuple) -> tuple[tuple, None]:
+        def pull_back(carry: tuple, of_col: tuple) -> tuple[tuple, Array | None]:
             d_row, d_cols = carry
-            j, key, terms = col
-            weight = terms if tiling.bounded else jnp.exp(terms - lse[:, None]).astype(keys.dtype)
+            j, key, held, d_bias = of_col
+            weight = held if kind.nothing == 0 else jnp.exp(held - lse[:, None]).astype(key.dtype)
             d_row += product(weight, key, (1, 0))
             d_cols = d_cols.at[j].add(product(weighted, weight, (1, 0)))
-            return (d_row, d_cols), None
+            if d_bias is not None:
+                d_bias += product(by[None, :], weight.astype(jnp.float32), (1, 0))[0]
+            return (d_row, d_cols), d_bias
 
-        start = vary_like(jnp.zeros((tiling.rows, width), jnp.float32), anchors)
-        order = jnp.arange(len(held))
-        (d_row, d_cols), _ = jax.lax.scan(pull_back, (start, d_cols), (order, cols.y, held))
-        return d_cols, (
-            sums,
-            jnp.where(real > 0, values, 0.0),
-            g_arguments,
-            factor[:, None] * d_row,
-        )
+        d_cols, d_bias = carry
+        start = vary_like(jnp.zeros((tiling.rows, width), jnp.float32), row.x)
+        of_cols = (jnp.arange(len(held)), cols.y, held, d_bias)
+        (d_row, d_cols), d_bias = jax.lax.scan(pull_back, (start, d_cols), of_cols)
+        of_row = (sums, jnp.where(real > 0, values, 0.0), g_arguments, by[:, None] * d_row)
+        return (d_cols, d_bias), of_row
 
-    shape = (cols.y.shape[0], width, tiling.cols)
-    start = vary_like(jnp.zeros(shape, jnp.float32), anchors)
-    d_cols, by_row = jax.lax.scan(strip, start, (rows, arguments, real))
-    sums, values, d_arguments, d_rows = by_row
-    d_arguments = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:num_anchors], d_arguments)
-    grads = join_gradients(d_rows, d_cols, anchors, keys.shape[0], scale)
-    return values.sum(), sums.stats(num_anchors, None), (d_arguments, *grads)
+    shape = cols.ids.text.shape
+    nothing = Shares.empty((), shape, cols.biases, tiling)
+    d_cols = jnp.zeros((len(cols.y), width, tiling.cols), jnp.float32)
+    start = vary_like((d_cols, nothing.biases[0]), rows.x)
+    (d_cols, d_bias), of_rows = jax.lax.scan(strip, start, (rows, arguments, real))
+    sums, values, d_arguments, d_x = join(of_rows, num_anchors)
+    d_y, d_bias = join((in_order(d_cols).swapaxes(1, 2), d_bias), len(whole[1].y))
+    shares = Shares((), (d_bias,))
+    grads = Gradients.of(d_x, d_y, shares, *whole, scales, tiling)
+    return values.sum(), finish(sums, no_column, tiling), (d_arguments, grads)
+
+
+def _held(tile: Tile, k: int, scale: Array, kind: Reduction, like: Array) -> Float[Array, "R C"]:
+    """What of a tile is kept until its rows are complete: weights but for what rows decide.
+
+    Of a log-sum-exp without a bound, scores in float32; otherwise numbers up to 1, as operands.
+    """
+    if kind.kind == "softplus":
+        found = jax.nn.sigmoid(logits(tile.cosines, scale, tile.biases[k]))
+    else:
+        found = terms(tile.cosines, scale, tile.biases[k], kind)
+    found = jnp.where(tile.masks[k].row, found, kind.nothing)
+    return found if kind.nothing != 0 else found.astype(like.dtype)

@@ -1,43 +1,52 @@
-"""One tile of scores: how pairs are cut into tiles, and what is reduced from each."""
+"""How pairs are cut into tiles, what is reduced from one, and how one pulls back."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from simjax.mesh import Tree, vary_like
-from simjax.ops.operands import in_order, product
-from simjax.ops.pairs import (
-    ABSENT,
-    AnchorIds,
-    KeyIds,
+from simjax.mesh import Tree
+from simjax.ops.operands import product
+from simjax.ops.pairs import ABSENT, AnchorIds, KeyIds, lie, stand
+from simjax.ops.reductions import (
+    Factor,
+    Guided,
+    Masks,
     PairStats,
-    Reductions,
-    negatives,
-    potential,
-    spread_pairs,
+    Reduction,
+    Sums,
+    factor,
+    masks,
+    terms,
+    weights,
 )
-
-BOUNDED_SCALE = 40.0
-"""Up to here exp(s - scale) of a cosine stays a normal float32: exp(-80) is 2e-35."""
 
 
 @dataclass(frozen=True)
-class Tiling(Reductions):
-    """The reductions and the shape of a tile."""
+class Tiling:
+    """The static choices that every implementation follows.
 
-    rows: int = 0
-    cols: int = 0
+    Attributes:
+        reductions: `Reduction.static` of each.
+        one_side: Anchors and keys are of one kind; see `simjax.ops.pairs.negatives`.
+        rows: Anchors of a tile.
+        cols: Keys of a tile.
+    """
+
+    reductions: tuple[Reduction, ...]
+    one_side: bool
+    rows: int
+    cols: int
 
     @property
-    def bounded(self) -> bool:
-        """Whether a fixed shift cannot underflow."""
-        return self.max_scale <= BOUNDED_SCALE
+    def differentiable(self) -> tuple[int, ...]:
+        """The reductions that have gradients."""
+        return tuple(k for k, kind in enumerate(self.reductions) if kind.gradient)
 
 
 def even(n: int, most: int) -> int:
@@ -46,18 +55,28 @@ def even(n: int, most: int) -> int:
     return math.ceil(n / tiles / 8) * 8
 
 
-class Rows(NamedTuple):
-    """Anchors and their ids, cut into tiles: [tiles, rows, ...]."""
+class Sight(NamedTuple):
+    """A guide's unit vectors of one side, and how alike a negative may be; see `Guide`."""
 
-    x: Float[Array, "I R D"]
+    vectors: Float[Array, "M G"]
+    limit: Float[Array, "M"]
+
+
+class Rows(NamedTuple):
+    """Anchors and what is known of them; cut into tiles [tiles, rows, ...], or one tile of them."""
+
+    x: Float[Array, "B D"]
     ids: AnchorIds
+    guide: Sight | None
 
 
 class Cols(NamedTuple):
-    """Keys and their ids, cut into tiles: [tiles, columns, ...]."""
+    """Keys and what is known of them, likewise; of the reductions' biases those that there are."""
 
-    y: Float[Array, "J C D"]
+    y: Float[Array, "N D"]
     ids: KeyIds
+    guide: Sight | None
+    biases: tuple[Float[Array, "N"] | None, ...]
 
 
 def cut(tree: Tree, size: int) -> Tree:
@@ -72,132 +91,213 @@ def cut(tree: Tree, size: int) -> Tree:
     return jax.tree.map(one, tree)
 
 
-class Sums(NamedTuple):
-    """Running log-sum-exp: sum of exp(s - top). With a bounded scale `top` is never touched."""
-
-    total: Float[Array, "..."]
-    top: Float[Array, "..."]
-
-    @classmethod
-    def empty(cls, shape: tuple[int, ...], tiling: Tiling) -> Sums:
-        """Of no pairs."""
-        top = tiling.max_scale if tiling.bounded else -jnp.inf
-        return cls(jnp.zeros(shape, jnp.float32), jnp.full(shape, top, jnp.float32))
-
-    def add(self, terms: Float[Array, "R C"], axis: int, tiling: Tiling) -> Sums:
-        """With the `terms` of a tile, reduced along ``axis``."""
-        if tiling.bounded:
-            return self._replace(total=self.total + terms.sum(axis=axis))
-        top = jnp.maximum(self.top, terms.max(axis=axis))
-        safe = jnp.where(jnp.isfinite(top), top, 0.0)
-        old = jnp.where(jnp.isfinite(self.top), jnp.exp(self.top - safe), 0.0)
-        new = jnp.exp(terms - jnp.expand_dims(safe, axis)).sum(axis=axis)
-        return Sums(self.total * old + new, top)
-
-    def lse(self) -> Float[Array, "..."]:
-        """The log-sum-exp, -inf of no pairs."""
-        # Unlike > 0, this keeps the NaN of an embedding that is no number.
-        return jnp.where(self.total != 0, jnp.log(self.total) + self.top, -jnp.inf)
+def join(tree: Tree, length: int) -> Tree:
+    """The inverse of `cut`."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:length], tree)
 
 
-def terms(
-    cosines: Float[Array, "R C"], mask: Bool[Array, "R C"], scale: Array, tiling: Tiling
-) -> Float[Array, "R C"]:
-    """What a tile is summed and weighted by: exp(s - max_scale) if bounded, else the logits s."""
-    if tiling.bounded:
-        return jnp.where(mask, jnp.exp(scale * cosines - tiling.max_scale), 0.0)
-    return jnp.where(mask, scale * cosines, -jnp.inf)
+class Tile(NamedTuple):
+    """The cosines of some anchors with some keys, and what each reduction takes of them."""
+
+    cosines: Float[Array, "R C"]
+    masks: tuple[Masks, ...]
+    biases: tuple[Float[Array, "1 C"] | None, ...]
+
+
+def make_tile(row: Rows, col: Cols, tiling: Tiling) -> Tile:
+    """The tile of some anchors and some keys."""
+    guided = None
+    if row.guide is not None and col.guide is not None:
+        seen = product(row.guide.vectors, col.guide.vectors, (1, 1))
+        guided = Guided(seen, row.guide.limit[:, None], col.guide.limit[None, :])
+    ids = stand(row.ids), lie(col.ids)
+    return Tile(
+        product(row.x, col.y, (1, 1)),
+        tuple(masks(*ids, guided, kind, one_side=tiling.one_side) for kind in tiling.reductions),
+        tuple(None if bias is None else bias[None, :] for bias in col.biases),
+    )
 
 
 class RowSums(NamedTuple):
-    """What is reduced along the rows of tiles."""
+    """What is reduced for each anchor.
 
-    sums: Sums
+    Attributes:
+        sums: Of each reduction.
+        counts: Pairs of each reduction that counts them.
+        max: Largest cosine of a pair of the first reduction, -inf of none.
+    """
+
+    sums: tuple[Sums, ...]
+    counts: tuple[Float[Array, "R"] | None, ...]
     max: Float[Array, "R"]
-    potential: Float[Array, "R"]
-    pairs: Float[Array, "R"]
 
     @classmethod
-    def empty(cls, rows: Rows, tiling: Tiling) -> RowSums:
-        """Of no pairs, varying over devices as the anchors do."""
-        shape = rows.x.shape[:-1]
+    def empty(cls, shape: tuple[int, ...], tiling: Tiling) -> RowSums:
+        """Of no pairs."""
         zero = jnp.zeros(shape, jnp.float32)
-        start = cls(Sums.empty(shape, tiling), zero - jnp.inf, zero, zero)
-        return vary_like(start, rows.x)
-
-    def add(
-        self, row: Rows, key: Cols, scale: Array, tiling: Tiling
-    ) -> tuple[RowSums, Float[Array, "R C"]]:
-        """With one more tile, and its `terms`."""
-        cosines = product(row.x, key.y, (1, 1))
-        mask = negatives(row.ids, key.ids, tiling)
-        tile = terms(cosines, mask, scale, tiling)
-        apart = spread_pairs(row.ids, key.ids)
-        spread = jnp.where(apart, potential(cosines, tiling.t), 0.0)
-        added = RowSums(
-            sums=self.sums.add(tile, 1, tiling),
-            max=jnp.maximum(self.max, jnp.where(mask, cosines, -jnp.inf).max(axis=1)),
-            potential=self.potential + spread.sum(axis=1),
-            pairs=self.pairs + apart.sum(axis=1, dtype=jnp.float32),
-        )
-        return added, tile
-
-    def stats(self, num_anchors: int, col: Float[Array, "N"] | None) -> PairStats:
-        """Of all tiles, [tiles, rows]."""
-        return PairStats(
-            row=self.sums.lse().reshape(-1)[:num_anchors],
-            col=col,
-            row_max=self.max.reshape(-1)[:num_anchors],
-            potential=self.potential.sum(),
-            pairs=self.pairs.sum(),
+        return cls(
+            tuple(Sums.empty(shape, kind) for kind in tiling.reductions),
+            tuple(zero if kind.counted else None for kind in tiling.reductions),
+            zero - jnp.inf,
         )
 
-
-def join_gradients(
-    d_rows: Float[Array, "I R D"],
-    d_cols: Float[Array, "J D C"],
-    anchors: Float[Array, "B D"],
-    num_keys: int,
-    scale: Float[Array, ""],
-) -> tuple[Float[Array, "B D"], Float[Array, "N D"], Float[Array, ""]]:
-    """Gradients of anchors, keys and scale from those of tiles, in which the scale is a factor."""
-    width = anchors.shape[1]
-    by_row = d_rows.reshape(-1, width)[: anchors.shape[0]]
-    by_key = in_order(d_cols).swapaxes(1, 2).reshape(-1, width)[:num_keys]
-    # sum_ij w_ij x_i . y_j is already there: by_row holds scale sum_j w_ij y_j.
-    return by_row, by_key, (anchors.astype(jnp.float32) * by_row).sum() / scale
+    def merge(self, other: RowSums) -> RowSums:
+        """With the sums of other pairs of the same anchors."""
+        counts = jax.tree.map(jnp.add, self.counts, other.counts)
+        return RowSums(merge(self.sums, other.sums), counts, jnp.maximum(self.max, other.max))
 
 
-Factors: TypeAlias = tuple[Float[Array, "..."], Float[Array, "..."]]
-"""Log-sum-exps, and what weights the terms of their rows or columns; see `finite`."""
+ColSums = tuple[Sums | None, ...]
+"""What is reduced for each key, of the reductions that reduce columns."""
 
 
-def finite(
-    lse: Float[Array, "M"], grad: Float[Array, "M"], scale: Array, tiling: Tiling
-) -> Factors:
-    """Log-sum-exps without -inf, and factors that make gradients of a tile's `terms`.
+def no_columns(shape: tuple[int, ...], tiling: Tiling) -> ColSums:
+    """Of no pairs."""
+    return tuple(Sums.empty(shape, kind) if kind.columns else None for kind in tiling.reductions)
 
-    The gradient of a cosine is the factor times the term if bounded, where one exponential serves
-    rows and columns (softmax = exp(s - max) exp(max - lse)), else times exp(term - lse). It is
-    zero where there was nothing to sum.
+
+def merge(ours: tuple[Sums | None, ...], others: tuple[Sums | None, ...]) -> tuple:
+    """Sums of the same anchors or keys over different pairs, taken together."""
+    both = zip(ours, others, strict=True)
+    return tuple(None if a is None or b is None else a.merge(b) for a, b in both)
+
+
+def add_tile(
+    row_sums: RowSums, col_sums: ColSums, tile: Tile, scales: Array, tiling: Tiling
+) -> tuple[RowSums, ColSums]:
+    """The sums of the rows and columns of one more tile."""
+    sums, counts, columns = [], [], []
+    for k, kind in enumerate(tiling.reductions):
+        mask, count, column = tile.masks[k], row_sums.counts[k], col_sums[k]
+        taken = terms(tile.cosines, scales[k], tile.biases[k], kind)
+        by_row = jnp.where(mask.row, taken, kind.nothing)
+        sums.append(row_sums.sums[k].add(by_row, 1))
+        if count is not None:
+            count = count + mask.row.sum(axis=1, dtype=jnp.float32)
+        counts.append(count)
+        if column is not None:
+            same = mask.col is mask.row
+            column = column.add(by_row if same else jnp.where(mask.col, taken, kind.nothing), 0)
+        columns.append(column)
+    hardest = jnp.where(tile.masks[0].row, tile.cosines, -jnp.inf).max(axis=1)
+    found = RowSums(tuple(sums), tuple(counts), jnp.maximum(row_sums.max, hardest))
+    return found, tuple(columns)
+
+
+def finish(sums: RowSums, columns: ColSums, tiling: Tiling) -> PairStats:
+    """The results of complete sums."""
+    kinds = tiling.reductions
+    return PairStats(
+        tuple(s.value(kind) for s, kind in zip(sums.sums, kinds, strict=True)),
+        tuple(None if s is None else s.value(kind) for s, kind in zip(columns, kinds, strict=True)),
+        sums.counts,
+        sums.max,
+    )
+
+
+class Factors(NamedTuple):
+    """What weights the terms of rows and columns, in the order of `Tiling.differentiable`.
+
+    Attributes:
+        rows: For each anchor.
+        cols: For each key, None of reductions of rows alone.
     """
-    some = lse != -jnp.inf
-    # The scale goes in here, where it multiplies vectors and not gradients of [N, D].
-    factor = jnp.where(some, scale * grad, 0.0)
-    if tiling.bounded:
-        factor = factor * jnp.exp(tiling.max_scale - jnp.where(some, lse, tiling.max_scale))
-    return jnp.where(some, lse, 0.0), factor
+
+    rows: tuple[Factor, ...]
+    cols: tuple[Factor | None, ...]
+
+    @classmethod
+    def of(cls, stats: PairStats, grads: PairStats, scales: Array, tiling: Tiling) -> Factors:
+        """From the results and their cotangents."""
+        rows: list[Factor] = []
+        cols: list[Factor | None] = []
+        for k in tiling.differentiable:
+            kind, col, g_col = tiling.reductions[k], stats.cols[k], grads.cols[k]
+            rows.append(factor(stats.rows[k], grads.rows[k], scales[k], kind))
+            if col is None or g_col is None:
+                cols.append(None)
+            else:
+                cols.append(factor(col, g_col, scales[k], kind))
+        return cls(tuple(rows), tuple(cols))
 
 
-def cut_factors(
-    stats: PairStats,
-    g_row: Float[Array, "B"],
-    g_col: Float[Array, "N"] | None,
-    scale: Array,
-    tiling: Tiling,
-) -> tuple[Factors, Factors | None]:
-    """What `finite` makes of rows, and of columns if they have gradients, cut into tiles."""
-    by_row = cut(finite(stats.row, g_row, scale, tiling), tiling.rows)
-    if stats.col is None or g_col is None:
-        return by_row, None
-    return by_row, cut(finite(stats.col, g_col, scale, tiling), tiling.cols)
+class Shares(NamedTuple):
+    """Sums of a tile's weights that scales and biases get gradients from.
+
+    Attributes:
+        scales: sum_j w_ij x_i . y_j by each reduction, or nothing where there is only one, whose
+            sum is in the anchors' gradients already.
+        biases: sum_i w_ij by each reduction that has a bias.
+    """
+
+    scales: tuple[Float[Array, "R"], ...]
+    biases: tuple[Float[Array, "C"] | None, ...]
+
+    @classmethod
+    def empty(
+        cls, rows: tuple[int, ...], cols: tuple[int, ...], biases: tuple, tiling: Tiling
+    ) -> Shares:
+        """Of no tile."""
+        kinds = tiling.differentiable
+        return cls(
+            tuple(jnp.zeros(rows, jnp.float32) for _ in (kinds if len(kinds) > 1 else ())),
+            tuple(None if biases[k] is None else jnp.zeros(cols, jnp.float32) for k in kinds),
+        )
+
+
+def pull_back_tile(
+    tile: Tile, factors: Factors, shares: Shares, scales: Array, tiling: Tiling
+) -> tuple[Float[Array, "R C"], Shares]:
+    """Gradients of the cosines of a tile, and what it adds to those of scales and biases."""
+    found = []
+    for k, row, col in zip(tiling.differentiable, *factors, strict=True):
+        by_row = Factor(row.lse[:, None], row.by[:, None])
+        by_col = None if col is None else Factor(col.lse[None, :], col.by[None, :])
+        kind, mask, bias = tiling.reductions[k], tile.masks[k], tile.biases[k]
+        found.append(weights(tile.cosines, mask, scales[k], bias, by_row, by_col, kind))
+    added = Shares(
+        tuple(s + (w * tile.cosines).sum(1) for s, w in zip(shares.scales, found, strict=False)),
+        tuple(
+            None if s is None else s + w.sum(0) for s, w in zip(shares.biases, found, strict=True)
+        ),
+    )
+    return sum(found[1:], found[0]), added
+
+
+class Gradients(NamedTuple):
+    """What comes back to anchors, keys, scales and biases, in float32.
+
+    Attributes:
+        x: Of the anchors.
+        y: Of the keys.
+        scales: Of all reductions, 0 of those without gradient.
+        biases: Of the reductions that have one.
+    """
+
+    x: Float[Array, "B D"]
+    y: Float[Array, "N D"]
+    scales: Float[Array, "S"]
+    biases: tuple[Float[Array, "N"] | None, ...]
+
+    @classmethod
+    def of(
+        cls,
+        x: Array,
+        y: Array,
+        shares: Shares,
+        rows: Rows,
+        cols: Cols,
+        scales: Array,
+        tiling: Tiling,
+    ) -> Gradients:
+        """From the vectors' gradients and the shares of all tiles."""
+        d_scales = jnp.zeros_like(scales)
+        # sum_ij w_ij x_i . y_j, in which the scale is a factor: x holds sum_j w_ij y_j.
+        sums = [s.sum() for s in shares.scales] or [(rows.x.astype(jnp.float32) * x).sum()]
+        biases: list[Array | None] = [
+            None if bias is None else jnp.zeros_like(bias) for bias in cols.biases
+        ]
+        for k, total, share in zip(tiling.differentiable, sums, shares.biases, strict=True):
+            d_scales = d_scales.at[k].set(total / scales[k])
+            biases[k] = None if share is None else share / scales[k]
+        return cls(x, y, d_scales, tuple(biases))

@@ -21,7 +21,8 @@ from jaxtyping import Array, Bool, Float, Int
 
 from simjax.ops.operands import product
 from simjax.ops.pairs import ABSENT
-from simjax.ops.tiles import Sums, Tiling, even, terms
+from simjax.ops.reductions import Reduction, Sums, terms
+from simjax.ops.tiles import even
 
 _TILE = 1024
 """Most rows and columns of a tile, as in `simjax.ops.tiled.tile_shape`."""
@@ -120,7 +121,8 @@ def _uniformity(
     for sums, count in _in_turn(_jobs(x, y, t, blocks, side, devices), _QUEUED * len(devices)):
         pairs += int(np.asarray(count, np.int64).sum())
         for k, lanes in enumerate(sums):
-            total, top = np.asarray(lanes.total, np.float64), np.asarray(lanes.top, np.float64)
+            total = np.asarray(lanes.total, np.float64)
+            top = np.asarray(2 * t[k] if lanes.top is None else lanes.top, np.float64)
             highest = top.max(initial=-np.inf)
             if highest != -np.inf:  # which lets a NaN through
                 whole = (total * np.exp(top - highest)).sum()
@@ -188,7 +190,7 @@ def _reduce(
 
     ``order`` lists the tiles: row i and column j of each.
     """
-    tilings = [Tiling("none", False, width, 2 * width) for width in t]
+    kinds = [Reduction(2 * width, max_scale=2 * width) for width in t]
     lanes = x.place.shape[1]
 
     def add(carry: tuple, tile: Int[Array, "2"]) -> tuple[tuple, None]:
@@ -196,13 +198,14 @@ def _reduce(
         row, col = (jax.tree.map(itemgetter(k), side) for k, side in zip(tile, (x, y), strict=True))
         cosines = product(row.vectors, col.vectors, (1, 1))
         mask = _counted(row, col, across)
-        sums = tuple(
-            one.add(terms(cosines, mask, jnp.float32(tiling.max_scale), tiling), 1, tiling)
-            for one, tiling in zip(sums, tilings, strict=True)
-        )
+        added = []
+        for one, kind in zip(sums, kinds, strict=True):
+            taken = terms(cosines, jnp.float32(kind.scale), None, kind)
+            added.append(one.add(jnp.where(mask, taken, kind.nothing), 1))
+        sums = tuple(added)
         return (sums, pairs + mask.sum(axis=1, dtype=jnp.int32)), None
 
-    start = tuple(Sums.empty((lanes,), tiling) for tiling in tilings)
+    start = tuple(Sums.empty((lanes,), kind) for kind in kinds)
     return jax.lax.scan(add, (start, jnp.zeros(lanes, jnp.int32)), order)[0]
 
 

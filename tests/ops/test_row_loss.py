@@ -1,4 +1,4 @@
-"""`row_loss` is the sum of a function of `pair_lse`'s rows, in three products."""
+"""`row_loss` is the sum of a function of `reduce_pairs`' rows, in three products."""
 
 import jax
 import jax.numpy as jnp
@@ -8,14 +8,15 @@ from jax import P
 from jax.test_util import check_grads
 
 from simjax.mesh import MeshConfig, batch_sharding, make_mesh
-from simjax.ops import pair_lse, row_loss
+from simjax.ops import Reduction, reduce_pairs, row_loss
 from tests.ops.cases import CASES, Case, make
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
 
-def softplus_rows(lse, arguments):
+def softplus_rows(reduced, arguments):
     """An InfoNCE of weighted rows, and 1 for each, so that one of padding would be noticed."""
+    lse = reduced[0]
     some = lse != -jnp.inf
     v = jnp.where(some, lse, 0.0) - arguments["positive"]
     return 1 + arguments["weight"] * jnp.where(some, jax.nn.softplus(v), 0.0)
@@ -29,19 +30,24 @@ def arguments_of(case, pairs):
     }
 
 
-def run(case, *, by_pair_lse=False, implementation="tiled", tile=(16, 24), **options):
+def spread():
+    return Reduction(4.0, over="spread", max_scale=4.0, counted=True, gradient=False)
+
+
+def run(case, *, whole=False, reductions=None, **options):
     pairs = make(case)
     x, y, anchor_ids, key_ids = pairs.arrays
-    options = {"max_scale": case.scale, "implementation": implementation, "tile": tile} | options
+    options = {"guide": pairs.guide, "tile": (16, 24)} | options
+    reductions = reductions or [Reduction(case.scale, max_scale=case.scale), spread()]
 
-    def loss(arguments, x, y, scale):
-        operands = (x, y, anchor_ids, key_ids, scale)
-        if by_pair_lse:
-            stats = pair_lse(*operands, **options)
-            return softplus_rows(stats.row, arguments).sum(), stats
+    def loss(arguments, x, y, reductions):
+        operands = (x, y, anchor_ids, key_ids, reductions)
+        if whole:
+            stats = reduce_pairs(*operands, **options)
+            return softplus_rows(stats.rows, arguments).sum(), stats
         return row_loss(softplus_rows, arguments, *operands, **options)
 
-    args = (arguments_of(case, pairs), x, y, jnp.float32(case.scale))
+    args = (arguments_of(case, pairs), x, y, jax.tree.map(jnp.float32, reductions))
     grad = jax.value_and_grad(loss, (0, 1, 2, 3), has_aux=True)
     return jax.jit(grad)(*args), jax.jit(loss)(*args)
 
@@ -55,16 +61,41 @@ def assert_close(ours, expected, scale):
 @pytest.mark.parametrize("rule", ["none", "text", "label"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_strips_give_the_reference(case, rule):
-    with_grad, alone = run(case, false_negatives=rule)
-    expected, _ = run(case, by_pair_lse=True, implementation="reference", false_negatives=rule)
+    reductions = [Reduction(case.scale, over=rule, max_scale=case.scale), spread()]
+    with_grad, alone = run(case, reductions=reductions)
+    expected, _ = run(case, reductions=reductions, whole=True, implementation="reference")
     assert_close(with_grad, expected, case.scale)
     assert_close(alone, expected[0], case.scale)
 
 
-def test_the_reference_of_row_loss_is_that_of_pair_lse():
+PLANS = {
+    "bias": lambda case: [Reduction(case.scale, jnp.sin(jnp.arange(float(case.keys))))],
+    "sigmoid": lambda case: [Reduction(case.scale, -10.0, kind="softplus"), spread()],
+    "guided": lambda case: [Reduction(case.scale, max_scale=case.scale, guided=True)],
+    "two": lambda case: [Reduction(case.scale, max_scale=case.scale), Reduction(3.0)],
+}
+
+
+@pytest.mark.parametrize("scale", [20.0, 60.0])
+@pytest.mark.parametrize("plan", PLANS)
+def test_biases_sigmoids_guides_and_several_scales(plan, scale):
+    case = Case("ragged", 37, 70, duplicates=True, scale=scale)
+    reductions = PLANS[plan](case)
+    with_grad, alone = run(case, reductions=reductions)
+    expected, _ = run(case, reductions=reductions, whole=True, implementation="reference")
+    assert_close(with_grad, expected, case.scale)
+    assert_close(alone, expected[0], case.scale)
+
+
+def test_columns_are_refused():
+    with pytest.raises(ValueError, match="no columns"):
+        run(Case("square", 16, 16), reductions=[Reduction(20.0, columns=True)])
+
+
+def test_the_reference_of_row_loss_is_that_of_reduce_pairs():
     case = Case("ragged", 37, 70, duplicates=True)
     ours, _ = run(case, implementation="reference")
-    expected, _ = run(case, by_pair_lse=True, implementation="reference")
+    expected, _ = run(case, whole=True, implementation="reference")
     assert_close(ours, expected, case.scale)
 
 
@@ -73,7 +104,7 @@ def test_the_reference_of_row_loss_is_that_of_pair_lse():
 def test_the_shape_of_the_strips_does_not_matter(tile, scale):
     case = Case("ragged", 37, 70, duplicates=True, scale=scale)
     ours, _ = run(case, tile=tile)
-    expected, _ = run(case, by_pair_lse=True, implementation="reference")
+    expected, _ = run(case, whole=True, implementation="reference")
     assert_close(ours, expected, scale)
 
 
@@ -82,7 +113,7 @@ def test_the_shape_of_the_strips_does_not_matter(tile, scale):
 def test_bfloat16_rounds_the_operands_and_sums_in_float32(scale, tile):
     case = Case("wide", 64, 64, width=384, scale=scale)
     ours, _ = run(case, dtype=jnp.bfloat16, tile=tile)
-    expected, _ = run(case, by_pair_lse=True, dtype=jnp.bfloat16, implementation="reference")
+    expected, _ = run(case, whole=True, dtype=jnp.bfloat16, implementation="reference")
     np.testing.assert_allclose(ours[0][0], expected[0][0], rtol=1e-5)
     for one, other in zip(ours[1][1:3], expected[1][1:3], strict=True):
         assert one.dtype == jnp.float32
@@ -96,8 +127,8 @@ def test_gradients_are_those_of_finite_differences(scale):
     x, y, anchor_ids, key_ids = pairs.arrays
 
     def loss(arguments, x, y, scale):
-        operands = (x, y, anchor_ids, key_ids, scale)
-        return row_loss(softplus_rows, arguments, *operands, max_scale=case.scale)[0] / scale
+        operands = (x, y, anchor_ids, key_ids, [Reduction(scale, max_scale=case.scale)])
+        return row_loss(softplus_rows, arguments, *operands)[0] / scale
 
     args = (arguments_of(case, pairs), x, y, jnp.float32(scale * 0.9))
     check_grads(loss, args, order=1, modes=["rev"], eps=1e-2 / scale, atol=2e-2, rtol=2e-2)
@@ -114,13 +145,13 @@ def on_mesh(data, fsdp, scale):
         scale = jax.lax.pcast(jnp.float32(case.scale), ("data", "fsdp"), to="varying")
 
         def loss(arguments, x, y, scale):
-            operands = (x, y, anchor_ids, key_ids, scale)
-            return row_loss(softplus_rows, arguments, *operands, max_scale=case.scale)
+            reductions = [Reduction(scale, max_scale=case.scale), spread()]
+            return row_loss(softplus_rows, arguments, x, y, anchor_ids, key_ids, reductions)
 
         grad = jax.value_and_grad(loss, (0, 1, 2, 3), has_aux=True)
         (value, stats), (*grads, d_scale) = grad(arguments, x, y, scale)
-        sums = jax.lax.psum((value, d_scale, stats.potential, stats.pairs), ("data", "fsdp"))
-        return sums, stats.row, stats.row_max, grads
+        sums = jax.lax.psum((value, d_scale), ("data", "fsdp"))
+        return sums, stats.rows, stats.row_max, grads
 
     specs = {"in_specs": part, "out_specs": (P(), part, part, part)}
     run = jax.jit(jax.shard_map(local, mesh=mesh, **specs))
@@ -138,8 +169,8 @@ def lowered(n, tile):
     arguments = arguments_of(Case("square", n, n, width=16), make(Case("square", n, n, width=16)))
 
     def loss(x, y):
-        operands = (x, y, anchor_ids, key_ids, 20.0)
-        return row_loss(softplus_rows, arguments, *operands, max_scale=20.0, tile=tile)[0]
+        operands = (x, y, anchor_ids, key_ids, [Reduction(20.0, max_scale=20.0), spread()])
+        return row_loss(softplus_rows, arguments, *operands, tile=tile)[0]
 
     return jax.jit(jax.grad(loss, (0, 1))).lower(x, y)
 

@@ -1,5 +1,6 @@
 import math
 import re
+from dataclasses import replace
 
 import jax
 import jax.numpy as jnp
@@ -8,64 +9,86 @@ import pytest
 from jax import P
 
 from simjax.mesh import MeshConfig, batch_sharding, make_mesh
-from simjax.ops import pair_lse, row_loss
+from simjax.ops import Reduction, reduce_pairs, row_loss
 from simjax.ops.sharded import choose_exchange, ring_scatter
-from tests.ops.cases import Case, make
+from tests.ops.cases import PLANS, Case, make
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 CASE = Case("square", 64, 64, duplicates=True)
 
 
-def on_mesh(data, fsdp, scale=20.0, columns=True, exchange="all_gather"):
-    mesh = make_mesh(MeshConfig(data, fsdp), jax.devices()[: data * fsdp])
-    x, y, anchor_ids, key_ids = jax.device_put(make(CASE).arrays, batch_sharding(mesh))
-    part = P(("data", "fsdp"))
-    weight = jax.device_put(jnp.cos(jnp.arange(64, dtype=jnp.float32)), batch_sharding(mesh))
+AXES = ("slice", "data", "fsdp")
+"""The operator asks an array what it is split over; which axes there are is not its business."""
 
-    def local(x, y, anchor_ids, key_ids, weight, scale):
-        scale = jax.lax.pcast(scale, ("data", "fsdp"), to="varying")
 
-        def loss(x, y, scale):
-            options = {"max_scale": 100.0 if scale_is_large else 20.0, "columns": columns}
-            options["exchange"] = exchange
-            stats = pair_lse(x, y, anchor_ids, key_ids, scale, **options)
-            value = (weight * stats.row).sum()
-            value += (weight * stats.col).sum() if columns else 0.0
+def mesh_of(shape):
+    shape = (1,) * (3 - len(shape)) + shape
+    devices = np.asarray(jax.devices()[: math.prod(shape)]).reshape(shape)
+    return jax.sharding.Mesh(devices, AXES, axis_types=(jax.sharding.AxisType.Auto,) * 3)
+
+
+def weights(n):
+    return jnp.cos(jnp.arange(n, dtype=jnp.float32))
+
+
+def on_mesh(shape, plan="rows and columns", scale=20.0, exchange="all_gather"):
+    """Value, statistics and gradients of a weighted sum of all rows and columns."""
+    mesh, part = mesh_of(shape), P(AXES)
+    case = replace(CASE, scale=scale)
+    pairs = make(case)
+    kinds = jax.tree.map(jnp.float32, PLANS[plan](case))
+    # A bias of keys is split with them; scales and other biases are the same everywhere.
+    specs = jax.tree.map(lambda x: part if x.ndim else P(), kinds)
+    sides = (*pairs.arrays, pairs.guide, weights(64))
+
+    def local(x, y, anchor_ids, key_ids, guide, weight, kinds):
+        kinds = jax.tree.map(lambda x: x if x.ndim else jax.lax.pcast(x, AXES, to="varying"), kinds)
+
+        def loss(x, y, kinds):
+            sides = (x, y, anchor_ids, key_ids)
+            stats = reduce_pairs(*sides, kinds, guide=guide, exchange=exchange)
+            found = jax.tree.leaves((stats.rows, stats.cols))
+            value = sum((weight * jnp.where(jnp.isfinite(v), v, 0.0)).sum() for v in found)
             return value, stats
 
-        (value, stats), grads = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(x, y, scale)
-        sums = jax.lax.psum((value, grads[2], stats.potential), ("data", "fsdp"))
-        return sums, stats.row, stats.col, grads[:2]
+        (value, stats), grads = jax.value_and_grad(loss, (0, 1, 2), has_aux=True)(x, y, kinds)
+        d_kinds = jax.tree.map(
+            lambda x, like: x if len(like) else jax.lax.psum(x, AXES), grads[2], specs
+        )
+        return jax.lax.psum(value, AXES), stats, grads[:2], d_kinds
 
-    scale_is_large = scale > 40
     run = jax.jit(
         jax.shard_map(
             local,
             mesh=mesh,
-            in_specs=(part, part, part, part, part, P()),
-            out_specs=(P(), part, part, part),
+            in_specs=(*(part,) * 6, specs),
+            out_specs=(P(), part, part, specs),
         )
     )
-    args = (x, y, anchor_ids, key_ids, weight, jnp.float32(scale))
-    return jax.tree.map(np.asarray, run(*args)), run.lower(*args).compile().as_text()
+    return jax.tree.map(np.asarray, run(*sides, kinds)), run.lower(*sides, kinds)
+
+
+def assert_same(ours, expected):
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=2e-6 * max(1, np.abs(other).max()))
+
+
+MESHES = [(2,), (4,), (8,), (4, 2), (2, 2, 2)]
 
 
 @pytest.mark.parametrize("exchange", ["all_gather", "ring"])
 @pytest.mark.parametrize("scale", [20.0, 60.0])
-@pytest.mark.parametrize("shape", [(2, 1), (8, 1), (1, 4), (2, 4)])
+@pytest.mark.parametrize("shape", MESHES, ids=str)
 def test_the_gradient_does_not_depend_on_the_device_count(shape, scale, exchange):
-    alone, _ = on_mesh(1, 1, scale)
-    spread, _ = on_mesh(*shape, scale, exchange=exchange)
-    for ours, expected in zip(jax.tree.leaves(spread), jax.tree.leaves(alone), strict=True):
-        np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=2e-6 * np.abs(expected).max())
+    alone, _ = on_mesh((1,), "rows and columns", scale)
+    assert_same(on_mesh(shape, "rows and columns", scale, exchange)[0], alone)
 
 
 @pytest.mark.parametrize("exchange", ["all_gather", "ring"])
-def test_rows_alone(exchange):
-    alone, _ = on_mesh(1, 1, columns=False)
-    spread, _ = on_mesh(4, 2, columns=False, exchange=exchange)
-    for ours, expected in zip(jax.tree.leaves(spread), jax.tree.leaves(alone), strict=True):
-        np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=2e-6 * np.abs(expected).max())
+@pytest.mark.parametrize("plan", [plan for plan in PLANS if plan != "rows and columns"])
+def test_every_reduction_is_the_same_on_any_mesh(plan, exchange):
+    alone, _ = on_mesh((1,), plan)
+    assert_same(on_mesh((2, 2, 2), plan, exchange=exchange)[0], alone)
 
 
 @pytest.mark.parametrize("exchange", ["all_gather", "ring"])
@@ -76,12 +99,16 @@ def test_a_row_loss_is_the_same_on_any_mesh(exchange):
 
         def local(x, y, anchor_ids, key_ids):
             def loss(x, y):
-                options = {"max_scale": 20.0, "exchange": exchange}
+                kinds = [Reduction(20.0, max_scale=20.0)]
                 pairs = (x, y, anchor_ids, key_ids)
-                return row_loss(lambda lse, _: jax.nn.softplus(lse), (), *pairs, 20.0, **options)
+
+                def value(reduced, _):
+                    return jax.nn.softplus(reduced[0])
+
+                return row_loss(value, (), *pairs, kinds, exchange=exchange)
 
             (value, stats), grads = jax.value_and_grad(loss, (0, 1), has_aux=True)(x, y)
-            return jax.lax.psum(value, ("data", "fsdp")), stats.row, grads
+            return jax.lax.psum(value, ("data", "fsdp")), stats.rows, grads
 
         out = (P(), part, part)
         run = jax.shard_map(local, mesh=mesh, in_specs=(part,) * 4, out_specs=out)
@@ -110,7 +137,7 @@ WIDTH = 24
 
 
 def test_devices_send_keys_and_key_gradients_and_nothing_that_grows_with_the_pairs():
-    found = sent(on_mesh(8, 1)[1])
+    found = sent(on_mesh((8,))[1].compile().as_text())
     assert max(found["all-gather"]) == 64 * WIDTH
     assert max(found["reduce-scatter"]) == 64 // 8 * WIDTH
     assert max(found["all-reduce"]) <= 64  # the maxima of the columns
@@ -118,7 +145,7 @@ def test_devices_send_keys_and_key_gradients_and_nothing_that_grows_with_the_pai
 
 
 def test_on_a_ring_devices_pass_on_their_keys_and_gather_nothing():
-    found = sent(on_mesh(8, 1, exchange="ring")[1])
+    found = sent(on_mesh((8,), exchange="ring")[1].compile().as_text())
     assert found.keys() <= {"collective-permute", "all-reduce"}
     assert max(found["all-reduce"]) == 1  # the sums that the test itself takes
     # In the loop of turns, forward: keys. Backward: keys, gradients, and gradients coming home.
