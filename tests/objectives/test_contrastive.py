@@ -1,6 +1,7 @@
 """The objective against plain float64 statements, PyTorch and sentence-transformers."""
 
 import itertools
+from functools import cache
 
 import jax
 import jax.numpy as jnp
@@ -27,35 +28,29 @@ def distinct_ids(n, views):
     return np.arange(n * views, dtype=np.int32).reshape(n, views)
 
 
+@cache
+def compiled(config, views):
+    """Loss and metrics, and the gradient, of embeddings, ids and labels."""
+
+    def loss(x, ids, labels):
+        scale, example = jnp.float32(1 / config.temperature), jnp.arange(len(x))
+        return contrastive_loss(x, ids, labels, example, scale, config, views)
+
+    return jax.jit(loss), jax.jit(jax.value_and_grad(loss, has_aux=True))
+
+
 def ours(x, config, *, ids=None, labels=None, positives=1, one_distribution=False):
     n, views, _ = x.shape
     ids = distinct_ids(n, views) if ids is None else ids
     labels = np.full(n, -1, np.int32) if labels is None else labels
-
-    @jax.jit
-    @jax.value_and_grad
-    def value(x):
-        loss, _ = contrastive_loss(
-            x,
-            jnp.asarray(ids),
-            jnp.asarray(labels),
-            jnp.arange(n),
-            jnp.float32(1 / config.temperature),
-            config,
-            Views(positives, one_distribution, n),
-        )
-        return loss
-
-    return value(jnp.asarray(x))
+    _, grad = compiled(config, Views(positives, one_distribution, n))
+    (value, _), gradient = grad(*map(jnp.asarray, (x, ids, labels)))
+    return value, gradient
 
 
 def metrics_of(x, config, ids, *, positives=1, one_distribution=False):
-    n = len(x)
-    views = Views(positives, one_distribution, n)
-    labels, example, scale = jnp.full(n, -1), jnp.arange(n), jnp.float32(1 / config.temperature)
-    _, metrics = contrastive_loss(
-        jnp.asarray(x), jnp.asarray(ids), labels, example, scale, config, views
-    )
+    loss, _ = compiled(config, Views(positives, one_distribution, len(x)))
+    _, metrics = loss(jnp.asarray(x), jnp.asarray(ids), jnp.full(len(x), -1))
     return {name: float(value) for name, value in metrics.items()}
 
 
