@@ -15,7 +15,7 @@ from jaxtyping import Array, Float
 
 from simjax.mesh import axes_of
 from simjax.ops import reference, ring, sharded, strips, tiled
-from simjax.ops.pairs import AnchorIds, Guide, KeyIds
+from simjax.ops.pairs import AnchorIds, Guide, Ids, KeyIds
 from simjax.ops.reductions import PairStats, Reduction
 from simjax.ops.sharded import Exchange
 from simjax.ops.strips import RowValue
@@ -115,8 +115,8 @@ def _operands(
         for kind in reductions
     )
     scales = jnp.stack([jnp.asarray(kind.scale, jnp.float32) for kind in reductions])
-    rows = Rows(anchors, anchor_ids, sights[0])
-    cols = Cols(keys, key_ids, sights[1], biases)
+    rows = Rows(anchors, Ids.of(anchor_ids), sights[0])
+    cols = Cols(keys, Ids.of(key_ids), sights[1], biases)
     rows, cols, scales = sharded.vary_together(rows, cols, scales)
     return rows, cols, scales, tuple(kind.static for kind in reductions)
 

@@ -86,35 +86,29 @@ class Guide:
     key_limits: Float[Array, "N"]
 
 
-class Facing(NamedTuple):
-    """Ids of one side of a tile as they meet the other's: [R, 1] of anchors, [1, C] of keys.
+class Ids(NamedTuple):
+    """Ids of one side, one vector for each fact; in a tile [R, 1] of anchors, [1, C] of keys.
 
     Attributes:
         example: As of `AnchorIds` and `KeyIds`.
         text: Likewise.
-        others: An anchor's positives or a key's partners, one by one.
+        others: An anchor's positives or a key's partners, the first of each, the second, ...
         label: As above.
     """
 
-    example: Int[Array, "R C"]
-    text: Int[Array, "R C"]
-    others: tuple[Int[Array, "R C"], ...]
-    label: Int[Array, "R C"]
+    example: Int[Array, "..."]
+    text: Int[Array, "..."]
+    others: tuple[Int[Array, "..."], ...]
+    label: Int[Array, "..."]
+
+    @classmethod
+    def of(cls, ids: AnchorIds | KeyIds) -> Ids:
+        """The facts of one side."""
+        others = ids.positives if isinstance(ids, AnchorIds) else ids.partners
+        return cls(ids.example, ids.text, tuple(others.T), ids.label)
 
 
-def stand(ids: AnchorIds) -> Facing:
-    """Anchors, one below the other."""
-    others = tuple(column[:, None] for column in ids.positives.T)
-    return Facing(ids.example[:, None], ids.text[:, None], others, ids.label[:, None])
-
-
-def lie(ids: KeyIds) -> Facing:
-    """Keys, side by side."""
-    others = tuple(column[None, :] for column in ids.partners.T)
-    return Facing(ids.example[None, :], ids.text[None, :], others, ids.label[None, :])
-
-
-def pairs_over(anchors: Facing, keys: Facing, over: Over, *, one_side: bool) -> Bool[Array, "R C"]:
+def pairs_over(anchors: Ids, keys: Ids, over: Over, *, one_side: bool) -> Bool[Array, "R C"]:
     """Which pairs a reduction takes: `negatives` or `spread_pairs`."""
     if over == "spread":
         return spread_pairs(anchors, keys)
@@ -122,7 +116,7 @@ def pairs_over(anchors: Facing, keys: Facing, over: Over, *, one_side: bool) -> 
 
 
 def negatives(
-    anchors: Facing, keys: Facing, rule: FalseNegatives, *, one_side: bool
+    anchors: Ids, keys: Ids, rule: FalseNegatives, *, one_side: bool
 ) -> Bool[Array, "R C"]:
     """Which keys are negatives of which anchors.
 
@@ -148,12 +142,12 @@ def negatives(
     return mask
 
 
-def distinct(anchors: Facing, keys: Facing) -> Bool[Array, "R C"]:
+def distinct(anchors: Ids, keys: Ids) -> Bool[Array, "R C"]:
     """Pairs of two texts that are there, of different examples."""
     there = (anchors.example >= 0) & (keys.example >= 0)
     return there & (anchors.example != keys.example)
 
 
-def spread_pairs(anchors: Facing, keys: Facing) -> Bool[Array, "R C"]:
+def spread_pairs(anchors: Ids, keys: Ids) -> Bool[Array, "R C"]:
     """The pairs that uniformity is taken over: positives' views, never two equal texts."""
     return distinct(anchors, keys) & (keys.others[0] >= 0) & (anchors.text != keys.text)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from simjax.ops.pairs import Facing, Over, pairs_over
+from simjax.ops.pairs import Ids, Over, pairs_over
 
 BOUNDED_SCALE = 40.0
 """Up to here exp(s - scale) of a cosine stays a normal float32: exp(-80) is 2e-35."""
@@ -102,7 +102,7 @@ class Guided(NamedTuple):
 
 
 def masks(
-    anchors: Facing, keys: Facing, guided: Guided | None, kind: Reduction, *, one_side: bool
+    anchors: Ids, keys: Ids, guided: Guided | None, kind: Reduction, *, one_side: bool
 ) -> Masks:
     """The pairs that a reduction takes."""
     mask = pairs_over(anchors, keys, kind.over, one_side=one_side)
@@ -143,14 +143,14 @@ class Sums(NamedTuple):
         top = jnp.full(shape, -jnp.inf, jnp.float32) if online else None
         return cls(jnp.zeros(shape, jnp.float32), top)
 
-    def add(self, terms: Float[Array, "R C"], axis: int, *, keepdims: bool = False) -> Sums:
-        """With the masked `terms` of a tile, reduced along ``axis``."""
+    def add(self, terms: Float[Array, "R C"], axis: int) -> Sums:
+        """With the masked `terms` of a tile, of which one line along ``axis`` remains."""
         if self.top is None:
-            return Sums(self.total + terms.sum(axis=axis, keepdims=keepdims), None)
-        top = jnp.maximum(self.top, terms.max(axis=axis, keepdims=keepdims))
-        shift = _settled(top) if keepdims else jnp.expand_dims(_settled(top), axis)
-        new = jnp.exp(terms - shift).sum(axis=axis, keepdims=keepdims)
-        return Sums(self.total * jnp.exp(self.top - _settled(top)) + new, top)
+            return Sums(self.total + terms.sum(axis=axis, keepdims=True), None)
+        top = jnp.maximum(self.top, terms.max(axis=axis, keepdims=True))
+        shift = _settled(top)
+        new = jnp.exp(terms - shift).sum(axis=axis, keepdims=True)
+        return Sums(self.total * jnp.exp(self.top - shift) + new, top)
 
     def merge(self, other: Sums) -> Sums:
         """With the sums of other pairs."""

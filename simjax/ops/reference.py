@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-from simjax.ops.pairs import lie, pairs_over, stand
+from simjax.ops.pairs import pairs_over
 from simjax.ops.reductions import PairStats, Reduction
 from simjax.ops.tiles import Cols, Gradients, Rows, Tiling
 
@@ -22,7 +22,9 @@ def _pairs(
     rows: Rows, cols: Cols, kind: Reduction, tiling: Tiling
 ) -> tuple[Bool[Array, "B N"], Bool[Array, "B N"]]:
     """The pairs that a reduction takes for anchors, and those for keys."""
-    taken = pairs_over(stand(rows.ids), lie(cols.ids), kind.over, one_side=tiling.one_side)
+    anchors = jax.tree.map(lambda fact: fact[:, None], rows.ids)
+    keys = jax.tree.map(lambda fact: fact[None, :], cols.ids)
+    taken = pairs_over(anchors, keys, kind.over, one_side=tiling.one_side)
     if not kind.guided or rows.guide is None or cols.guide is None:
         return taken, taken
     seen = _products(rows.guide.vectors, cols.guide.vectors)

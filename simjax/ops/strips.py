@@ -26,12 +26,15 @@ from simjax.ops.tiles import (
     Tile,
     Tiling,
     add_tile,
-    cut,
+    cut_cols,
+    cut_rows,
     even,
     finish,
     join,
+    join_facts,
     make_tile,
     no_columns,
+    split,
 )
 
 RowValue: TypeAlias = Callable[[tuple[Float[Array, "R"], ...], Any], Float[Array, "R"]]
@@ -70,9 +73,9 @@ def value_and_grad(
     (main,) = tiling.differentiable
     kind, scale = tiling.reductions[main], scales[main]
     real = vary_like(jnp.ones(num_anchors, jnp.float32), rows.x)
-    rows, arguments, real = cut((rows, arguments, real), tiling.rows)
-    cols = cut(cols, tiling.cols)
-    no_column = no_columns((tiling.cols,), tiling)
+    rows, cols = cut_rows(rows, tiling.rows), cut_cols(cols, tiling.cols)
+    arguments, real = split((arguments, real), tiling.rows)
+    no_column = no_columns((1, tiling.cols), tiling)
 
     def strip(carry: tuple, of_row: tuple) -> tuple[tuple, tuple]:
         row, arguments, real = of_row
@@ -82,9 +85,9 @@ def value_and_grad(
             sums, _ = add_tile(sums, no_column, tile, scales, tiling)
             return sums, _held(tile, main, scale, kind, col.y)
 
-        nothing = vary_like(RowSums.empty((tiling.rows,), tiling), row.x)
+        nothing = vary_like(RowSums.empty((tiling.rows, 1), tiling), row.x)
         sums, held = jax.lax.scan(reduce, nothing, cols)
-        stats = finish(sums, no_column, tiling)
+        stats = finish(join_facts(sums, tiling.rows), no_column, tiling)
         values, pull = jax.vjp(value, stats.rows, arguments)
         g_rows, g_arguments = pull(real)
         lse, by = factor(stats.rows[main], g_rows[main], scale, kind)
@@ -98,7 +101,7 @@ def value_and_grad(
             d_row += product(weight, key, (1, 0))
             d_cols = d_cols.at[j].add(product(weighted, weight, (1, 0)))
             if d_bias is not None:
-                d_bias += product(by[None, :], weight.astype(jnp.float32), (1, 0))[0]
+                d_bias += product(by[None, :], weight.astype(jnp.float32), (1, 0))
             return (d_row, d_cols), d_bias
 
         d_cols, d_bias = carry
@@ -108,16 +111,18 @@ def value_and_grad(
         of_row = (sums, jnp.where(real > 0, values, 0.0), g_arguments, by[:, None] * d_row)
         return (d_cols, d_bias), of_row
 
-    shape = cols.ids.text.shape
-    nothing = Shares.empty((), shape, cols.biases, tiling)
+    nothing = Shares.empty((), cols.ids.text.shape, cols.biases, tiling)
     d_cols = jnp.zeros((len(cols.y), width, tiling.cols), jnp.float32)
     start = vary_like((d_cols, nothing.biases[0]), rows.x)
     (d_cols, d_bias), of_rows = jax.lax.scan(strip, start, (rows, arguments, real))
-    sums, values, d_arguments, d_x = join(of_rows, num_anchors)
-    d_y, d_bias = join((in_order(d_cols).swapaxes(1, 2), d_bias), len(whole[1].y))
-    shares = Shares((), (d_bias,))
+    sums, values, d_arguments, d_x = of_rows
+    num_keys = len(whole[1].y)
+    d_x, d_y = join(d_x, num_anchors), join(in_order(d_cols).swapaxes(1, 2), num_keys)
+    shares = Shares((), (join_facts(d_bias, num_keys),))
     grads = Gradients.of(d_x, d_y, shares, *whole, scales, tiling)
-    return values.sum(), finish(sums, no_column, tiling), (d_arguments, grads)
+    d_arguments = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:num_anchors], d_arguments)
+    stats = finish(join_facts(sums, num_anchors), no_column, tiling)
+    return values.sum(), stats, (d_arguments, grads)
 
 
 def _held(tile: Tile, k: int, scale: Array, kind: Reduction, like: Array) -> Float[Array, "R C"]:

@@ -23,9 +23,11 @@ from simjax.ops.tiles import (
     Shares,
     Tiling,
     add_tile,
-    cut,
+    cut_cols,
+    cut_rows,
     even,
     join,
+    join_facts,
     make_tile,
     no_columns,
     pull_back_tile,
@@ -42,21 +44,21 @@ def reduce(
 ) -> tuple[RowSums, ColSums]:
     """What is reduced for each anchor and for each key, a tile at a time."""
     num_anchors, num_keys = len(rows.x), len(cols.y)
-    start = RowSums.empty((tiling.rows,), tiling)
-    columns = no_columns((-(-num_keys // tiling.cols), tiling.cols), tiling)
-    start, columns = vary_like((start, columns), rows.x)
-    rows, cols = cut(rows, tiling.rows), cut(cols, tiling.cols)
+    rows, cols = cut_rows(rows, tiling.rows), cut_cols(cols, tiling.cols)
+    nothing = RowSums.empty((tiling.rows, 1), tiling)
+    columns = no_columns((len(cols.y), 1, tiling.cols), tiling)
+    nothing, columns = vary_like((nothing, columns), rows.x)
 
     def row_of_tiles(columns: ColSums, row: Rows) -> tuple[ColSums, RowSums]:
         def one(sums: RowSums, of_col: tuple[Cols, ColSums]) -> tuple[RowSums, ColSums]:
             col, column = of_col
             return add_tile(sums, column, make_tile(row, col, tiling), scales, tiling)
 
-        sums, columns = jax.lax.scan(one, start, (cols, columns))
+        sums, columns = jax.lax.scan(one, nothing, (cols, columns))
         return columns, sums
 
     columns, sums = jax.lax.scan(row_of_tiles, columns, rows)
-    return join(sums, num_anchors), join(columns, num_keys)
+    return join_facts(sums, num_anchors), join_facts(columns, num_keys)
 
 
 def pull_back(
@@ -64,8 +66,8 @@ def pull_back(
 ) -> Gradients:
     """Gradients, a tile at a time; the formula is `reference.pull_back`'s."""
     whole, width = (rows, cols), rows.x.shape[1]
-    rows, by_row = cut((rows, factors.rows), tiling.rows)
-    cols, by_col = cut((cols, factors.cols), tiling.cols)
+    rows, by_row = cut_rows((rows, factors.rows), tiling.rows)
+    cols, by_col = cut_cols((cols, factors.cols), tiling.cols)
     num_tiles = len(cols.y)
 
     def row_of_tiles(carry: tuple, of_row: tuple) -> tuple[tuple, tuple]:
@@ -92,12 +94,12 @@ def pull_back(
         )
         return (d_cols, d_biases), (d_row, d_scales)
 
-    shape = (num_tiles, tiling.cols)
-    nothing = Shares.empty((tiling.rows,), shape, cols.biases, tiling)
+    shape = (num_tiles, 1, tiling.cols)
+    nothing = Shares.empty((tiling.rows, 1), shape, cols.biases, tiling)
     d_cols = jnp.zeros((num_tiles, width, tiling.cols), jnp.float32)
     start = vary_like((d_cols, nothing.biases), rows.x)
     (d_cols, d_biases), (d_rows, d_scales) = jax.lax.scan(row_of_tiles, start, (rows, by_row))
-    shares = Shares(d_scales, join(d_biases, len(whole[1].y)))
+    shares = Shares(d_scales, join_facts(d_biases, len(whole[1].y)))
     d_cols = in_order(d_cols).swapaxes(1, 2)
     d_x, d_y = join(d_rows, len(whole[0].x)), join(d_cols, len(whole[1].y))
     return Gradients.of(d_x, d_y, shares, *whole, scales, tiling)

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 from simjax.mesh import Tree
 from simjax.ops.operands import product
-from simjax.ops.pairs import ABSENT, AnchorIds, KeyIds, lie, stand
+from simjax.ops.pairs import ABSENT, Ids
 from simjax.ops.reductions import (
     Factor,
     Guided,
@@ -63,10 +63,10 @@ class Sight(NamedTuple):
 
 
 class Rows(NamedTuple):
-    """Anchors and what is known of them; cut into tiles [tiles, rows, ...], or one tile of them."""
+    """Anchors and what is known of them: all, cut into tiles, or of one tile."""
 
     x: Float[Array, "B D"]
-    ids: AnchorIds
+    ids: Ids
     guide: Sight | None
 
 
@@ -74,26 +74,41 @@ class Cols(NamedTuple):
     """Keys and what is known of them, likewise; of the reductions' biases those that there are."""
 
     y: Float[Array, "N D"]
-    ids: KeyIds
+    ids: Ids
     guide: Sight | None
     biases: tuple[Float[Array, "N"] | None, ...]
 
 
-def cut(tree: Tree, size: int) -> Tree:
-    """Pads whole numbers with `ABSENT` and others with 0, and cuts into tiles of ``size``."""
+def split(tree: Tree, size: int) -> Tree:
+    """Tiles of ``size``: [I, R, ...] of any arrays [B, ...]."""
+    return jax.tree.map(lambda x: _padded(x, size).reshape(-1, size, *x.shape[1:]), tree)
 
-    def one(x: Array) -> Array:
-        padding = -x.shape[0] % size
-        fill = ABSENT if jnp.issubdtype(x.dtype, jnp.integer) else 0
-        x = jnp.pad(x, [(0, padding)] + [(0, 0)] * (x.ndim - 1), constant_values=fill)
-        return x.reshape(-1, size, *x.shape[1:])
 
-    return jax.tree.map(one, tree)
+def cut_rows(tree: Tree, size: int) -> Tree:
+    """Tiles of ``size`` anchors: [I, R, D] of vectors, [I, R, 1] of facts."""
+    return split(jax.tree.map(lambda x: x if x.ndim > 1 else x[:, None], tree), size)
+
+
+def cut_cols(tree: Tree, size: int) -> Tree:
+    """Tiles of ``size`` keys: [J, C, D] of vectors, [J, 1, C] of facts."""
+    return jax.tree.map(lambda x: x if x.ndim > 2 else x[:, None, :], split(tree, size))
+
+
+def _padded(x: Array, size: int) -> Array:
+    """To whole tiles: `ABSENT` in whole numbers, else 0."""
+    fill = ABSENT if jnp.issubdtype(x.dtype, jnp.integer) else 0
+    padding = [(0, -x.shape[0] % size)] + [(0, 0)] * (x.ndim - 1)
+    return jnp.pad(x, padding, constant_values=fill)
 
 
 def join(tree: Tree, length: int) -> Tree:
-    """The inverse of `cut`."""
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:length], tree)
+    """The inverse of `cut_rows` and `cut_cols` for vectors."""
+    return jax.tree.map(lambda x: x.reshape(-1, x.shape[-1])[:length], tree)
+
+
+def join_facts(tree: Tree, length: int) -> Tree:
+    """The inverse of `cut_rows` and `cut_cols` for facts."""
+    return jax.tree.map(lambda x: x.reshape(-1)[:length], tree)
 
 
 class Tile(NamedTuple):
@@ -109,13 +124,12 @@ def make_tile(row: Rows, col: Cols, tiling: Tiling) -> Tile:
     guided = None
     if row.guide is not None and col.guide is not None:
         seen = product(row.guide.vectors, col.guide.vectors, (1, 1))
-        guided = Guided(seen, row.guide.limit[:, None], col.guide.limit[None, :])
-    ids = stand(row.ids), lie(col.ids)
-    return Tile(
-        product(row.x, col.y, (1, 1)),
-        tuple(masks(*ids, guided, kind, one_side=tiling.one_side) for kind in tiling.reductions),
-        tuple(None if bias is None else bias[None, :] for bias in col.biases),
+        guided = Guided(seen, row.guide.limit, col.guide.limit)
+    taken = (
+        masks(row.ids, col.ids, guided, kind, one_side=tiling.one_side)
+        for kind in tiling.reductions
     )
+    return Tile(product(row.x, col.y, (1, 1)), tuple(taken), col.biases)
 
 
 class RowSums(NamedTuple):
@@ -173,13 +187,13 @@ def add_tile(
         by_row = jnp.where(mask.row, taken, kind.nothing)
         sums.append(row_sums.sums[k].add(by_row, 1))
         if count is not None:
-            count = count + mask.row.sum(axis=1, dtype=jnp.float32)
+            count = count + mask.row.sum(axis=1, keepdims=True, dtype=jnp.float32)
         counts.append(count)
         if column is not None:
             same = mask.col is mask.row
             column = column.add(by_row if same else jnp.where(mask.col, taken, kind.nothing), 0)
         columns.append(column)
-    hardest = jnp.where(tile.masks[0].row, tile.cosines, -jnp.inf).max(axis=1)
+    hardest = jnp.where(tile.masks[0].row, tile.cosines, -jnp.inf).max(axis=1, keepdims=True)
     found = RowSums(tuple(sums), tuple(counts), jnp.maximum(row_sums.max, hardest))
     return found, tuple(columns)
 
@@ -251,14 +265,17 @@ def pull_back_tile(
     """Gradients of the cosines of a tile, and what it adds to those of scales and biases."""
     found = []
     for k, row, col in zip(tiling.differentiable, *factors, strict=True):
-        by_row = Factor(row.lse[:, None], row.by[:, None])
-        by_col = None if col is None else Factor(col.lse[None, :], col.by[None, :])
         kind, mask, bias = tiling.reductions[k], tile.masks[k], tile.biases[k]
-        found.append(weights(tile.cosines, mask, scales[k], bias, by_row, by_col, kind))
+        found.append(weights(tile.cosines, mask, scales[k], bias, row, col, kind))
+    by_scale = [w * tile.cosines for w in found[: len(shares.scales)]]
     added = Shares(
-        tuple(s + (w * tile.cosines).sum(1) for s, w in zip(shares.scales, found, strict=False)),
         tuple(
-            None if s is None else s + w.sum(0) for s, w in zip(shares.biases, found, strict=True)
+            share + weighted.sum(axis=1, keepdims=True)
+            for share, weighted in zip(shares.scales, by_scale, strict=True)
+        ),
+        tuple(
+            None if share is None else share + weight.sum(axis=0, keepdims=True)
+            for share, weight in zip(shares.biases, found, strict=True)
         ),
     )
     return sum(found[1:], found[0]), added

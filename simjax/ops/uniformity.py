@@ -205,7 +205,7 @@ def _reduce(
         sums = tuple(added)
         return (sums, pairs + mask.sum(axis=1, dtype=jnp.int32)), None
 
-    start = tuple(Sums.empty((lanes,), kind) for kind in kinds)
+    start = tuple(Sums.empty((lanes, 1), kind) for kind in kinds)
     return jax.lax.scan(add, (start, jnp.zeros(lanes, jnp.int32)), order)[0]
 
 
