@@ -14,14 +14,16 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from simjax.mesh import axes_of
-from simjax.ops import reference, ring, sharded, strips, tiled
+from simjax.ops import dispatch, reference, ring, sharded
+from simjax.ops.dispatch import Implementation
 from simjax.ops.pairs import AnchorIds, Guide, Ids, KeyIds
 from simjax.ops.reductions import PairStats, Reduction
 from simjax.ops.sharded import Exchange
 from simjax.ops.strips import RowValue
 from simjax.ops.tiles import Cols, Factors, Gradients, Rows, Sight, Tiling, finish
 
-Implementation = Literal["tiled", "reference"]
+Wanted: TypeAlias = Literal["reference"] | Implementation | None
+"""The dense oracle, an implementation by name, or None for the platform's own."""
 
 
 def reduce_pairs(
@@ -35,7 +37,7 @@ def reduce_pairs(
     one_side: bool = False,
     dtype: DTypeLike = jnp.float32,
     tile: tuple[int, int] | None = None,
-    implementation: Implementation = "tiled",
+    implementation: Wanted = None,
     exchange: Exchange | None = None,
 ) -> PairStats:
     """Reductions of the scores of all anchors with all keys, in one pass over them.
@@ -60,7 +62,8 @@ def reduce_pairs(
         dtype: What the operands of the products are rounded to; products accumulate in float32.
             float32 is exact on every backend (no tf32 or bfloat16 passes).
         tile: Rows and columns of a tile; None chooses.
-        implementation: ``tiled``, or ``reference`` for dense float32, which gathers.
+        implementation: None goes by platform and size (`simjax.ops.dispatch`); ``reference`` is
+            dense float32, and gathers.
         exchange: How devices see each other's keys; None goes by what gathered ones would take
             (`simjax.ops.sharded.choose_exchange`).
 
@@ -68,15 +71,14 @@ def reduce_pairs(
         Rows of this device's anchors, columns of this device's keys.
 
     Raises:
-        ValueError: There is no reduction, or a guided one without a guide.
+        ValueError: There is no reduction, a guided one without a guide, or the implementation
+            that was asked for cannot hold the pairs.
     """
     rows, cols, scales, kinds = _operands(
         anchors, keys, anchor_ids, key_ids, reductions, guide, dtype
     )
     exchange = _exchange(exchange, keys, dtype, implementation)
-    num_keys = len(keys) * (1 if exchange == "ring" else sharded.num_shards(rows.x))
-    shape = tile or tiled.tile_shape(len(anchors), num_keys)
-    tiling = Tiling(kinds, one_side, *shape)
+    tiling = Tiling(kinds, one_side, tile)
     stats = _stats((implementation, exchange, tiling, jnp.dtype(dtype)), rows, cols, scales)
     if exchange == "ring":
         return stats
@@ -122,7 +124,7 @@ def _operands(
 
 
 def _exchange(
-    wanted: Exchange | None, keys: Array, dtype: DTypeLike, implementation: Implementation
+    wanted: Exchange | None, keys: Array, dtype: DTypeLike, implementation: Wanted
 ) -> Exchange:
     if implementation == "reference" or not axes_of(keys):
         return "all_gather"
@@ -130,7 +132,7 @@ def _exchange(
     return wanted or sharded.choose_exchange(num_keys, keys.shape[1], dtype)
 
 
-_Static: TypeAlias = tuple[Implementation, Exchange, Tiling, np.dtype]
+_Static: TypeAlias = tuple[Wanted, Exchange, Tiling, np.dtype]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -150,7 +152,9 @@ def _stats_fwd(
     if implementation == "reference":
         stats = reference.forward(rows, cols, scales, tiling)
     else:
-        reduce = tiled.reduce if exchange == "all_gather" else partial(ring.reduce, tiled.reduce)
+        reduce = partial(dispatch.reduce, implementation)
+        if exchange == "ring":
+            reduce = partial(ring.reduce, reduce)
         stats = finish(*reduce(rows, cols, scales, tiling), tiling)
     return stats, (rows, cols, scales, stats)
 
@@ -172,7 +176,7 @@ def _stats_bwd(static: _Static, residuals: tuple, cotangents: PairStats) -> tupl
         grads = reference.backward(rows, cols, scales, stats, cotangents, tiling)
     else:
         factors = Factors.of(stats, cotangents, scales, tiling)
-        pull_back = tiled.pull_back
+        pull_back = partial(dispatch.pull_back, implementation)
         if exchange == "ring":
             pull_back = partial(ring.pull_back, pull_back)
         grads = pull_back(rows, cols, factors, scales, tiling)
@@ -209,7 +213,7 @@ def row_loss(
     guide: Guide | None = None,
     dtype: DTypeLike = jnp.float32,
     tile: tuple[int, int] | None = None,
-    implementation: Implementation = "tiled",
+    implementation: Wanted = None,
     exchange: Exchange | None = None,
 ) -> tuple[Float[Array, ""], PairStats]:
     """The sum over anchors of a loss of each one's reductions, and all of `reduce_pairs`.
@@ -234,7 +238,7 @@ def row_loss(
         guide: As of `reduce_pairs`.
         dtype: What the operands of the products are rounded to, as of `reduce_pairs`.
         tile: Rows of a strip, all keys wide, and columns of its tiles; None chooses.
-        implementation: ``tiled``, or ``reference`` for dense float32.
+        implementation: As of `reduce_pairs`.
         exchange: How devices see each other's keys, as of `reduce_pairs`.
 
     Returns:
@@ -265,30 +269,31 @@ def row_loss(
         anchors, keys, anchor_ids, key_ids, reductions, guide, dtype
     )
     arguments, rows, cols, scales = sharded.vary_together(arguments, rows, cols, scales)
-    shape = tile or strips.tile_shape(len(anchors), len(keys) * sharded.num_shards(rows.x))
-    static = (value, Tiling(kinds, False, *shape), jnp.dtype(dtype))
+    static = (implementation, value, Tiling(kinds, False, tile), jnp.dtype(dtype))
     return _row_loss(static, arguments, rows, cols, scales)
 
 
-_StaticRows: TypeAlias = tuple[RowValue, Tiling, np.dtype]
+_StaticRows: TypeAlias = tuple[Implementation | None, RowValue, Tiling, np.dtype]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _row_loss(
     static: _StaticRows, arguments: Any, rows: Rows, cols: Cols, scales: Float[Array, "S"]
 ) -> tuple[Array, PairStats]:
-    value, tiling, dtype = static
+    implementation, value, tiling, dtype = static
     rows, cols = _as_operands(rows, cols, dtype, "all_gather")
-    stats = finish(*tiled.reduce(rows, cols, scales, tiling), tiling)
+    stats = finish(*dispatch.reduce(implementation, rows, cols, scales, tiling), tiling)
     return value(stats.rows, arguments).sum(), stats
 
 
 def _row_loss_fwd(
     static: _StaticRows, arguments: Any, rows: Rows, cols: Cols, scales: Float[Array, "S"]
 ) -> tuple[tuple[Array, PairStats], tuple]:
-    value, tiling, dtype = static
+    implementation, value, tiling, dtype = static
     rows, cols = _as_operands(rows, cols, dtype, "all_gather")
-    total, stats, grads = strips.value_and_grad(value, arguments, rows, cols, scales, tiling)
+    total, stats, grads = dispatch.value_and_grad(
+        implementation, value, arguments, rows, cols, scales, tiling
+    )
     return (total, stats), grads
 
 

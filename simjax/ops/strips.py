@@ -70,6 +70,7 @@ def value_and_grad(
         Gradients by ``arguments``, and by the operands, in float32.
     """
     whole, num_anchors, width = (rows, cols), len(rows.x), rows.x.shape[1]
+    tiling = tiling.shaped(tile_shape, num_anchors, len(cols.y))
     (main,) = tiling.differentiable
     kind, scale = tiling.reductions[main], scales[main]
     real = vary_like(jnp.ones(num_anchors, jnp.float32), rows.x)

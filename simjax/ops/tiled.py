@@ -44,6 +44,7 @@ def reduce(
 ) -> tuple[RowSums, ColSums]:
     """What is reduced for each anchor and for each key, a tile at a time."""
     num_anchors, num_keys = len(rows.x), len(cols.y)
+    tiling = tiling.shaped(tile_shape, num_anchors, num_keys)
     rows, cols = cut_rows(rows, tiling.rows), cut_cols(cols, tiling.cols)
     nothing = RowSums.empty((tiling.rows, 1), tiling)
     columns = no_columns((len(cols.y), 1, tiling.cols), tiling)
@@ -66,6 +67,7 @@ def pull_back(
 ) -> Gradients:
     """Gradients, a tile at a time; the formula is `reference.pull_back`'s."""
     whole, width = (rows, cols), rows.x.shape[1]
+    tiling = tiling.shaped(tile_shape, len(rows.x), len(cols.y))
     rows, by_row = cut_rows((rows, factors.rows), tiling.rows)
     cols, by_col = cut_cols((cols, factors.cols), tiling.cols)
     num_tiles = len(cols.y)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import jax
@@ -34,14 +35,28 @@ class Tiling:
     Attributes:
         reductions: `Reduction.static` of each.
         one_side: Anchors and keys are of one kind; see `simjax.ops.pairs.negatives`.
-        rows: Anchors of a tile.
-        cols: Keys of a tile.
+        tile: Anchors and keys of a tile, or of a strip; None lets the implementation choose.
     """
 
     reductions: tuple[Reduction, ...]
     one_side: bool
-    rows: int
-    cols: int
+    tile: tuple[int, int] | None = None
+
+    def shaped(self, choose: Callable[[int, int], tuple[int, int]], *counts: int) -> Tiling:
+        """With a tile: the one asked for, or what suits so many anchors and keys."""
+        return self if self.tile else replace(self, tile=choose(*counts))
+
+    @property
+    def rows(self) -> int:
+        """Anchors of a tile."""
+        assert self.tile is not None  # shaped
+        return self.tile[0]
+
+    @property
+    def cols(self) -> int:
+        """Keys of a tile."""
+        assert self.tile is not None  # shaped
+        return self.tile[1]
 
     @property
     def differentiable(self) -> tuple[int, ...]:
