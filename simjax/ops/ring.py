@@ -5,9 +5,6 @@ O(B D / n + tile) where gathered keys and their gradients take O(B D). What belo
 travels with them, the sums of their columns forward and their gradients backward, and is complete
 when it is home again. Vectors are sent on before they are used and gradients arrive after the
 products that they are added to, so that transfers and products overlap.
-
-Bytes that each device sends for ``N`` keys of width ``D`` (all devices', as in
-`simjax.ops.sharded`): N D operands forward; backward N D operands and N D floats; a few N besides.
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 
 The other way, in which keys go round, is `simjax.ops.ring`.
 
-Bytes that each of ``n`` devices sends for ``N`` keys of width ``D``: the all-gather of keys,
-(n - 1) / n N D times the operands' size; the reduce-scatter of key gradients, (n - 1) / n N D
-floats; of column statistics a few N. Nothing grows with B N.
+What a device sends is vectors of keys and of their gradients (`bytes_sent`), ids, and of column
+statistics a few N. Nothing grows with B N.
 """
 
 from __future__ import annotations
@@ -21,15 +20,43 @@ from simjax.ops.reductions import Reduction
 
 Exchange: TypeAlias = Literal["all_gather", "ring"]
 
+_FLOAT = 4
+"""Bytes of a float32."""
+
 GATHERED_BYTES = 2**30
 """Most bytes of gathered keys and their gradients, unless gathering is asked for."""
 
 
 def choose_exchange(num_keys: int, width: int, dtype: DTypeLike) -> Exchange:
     """All-gather while all devices' keys and their float32 gradients are small, else the ring."""
-    bytes_each = jnp.dtype(dtype).itemsize + jnp.dtype(jnp.float32).itemsize
-    needed = num_keys * width * bytes_each
+    needed = bytes_held("all_gather", num_keys, width, dtype, devices=1)
     return "all_gather" if needed <= GATHERED_BYTES else "ring"
+
+
+def bytes_held(
+    exchange: Exchange, num_keys: int, width: int, dtype: DTypeLike, devices: int
+) -> int:
+    """Bytes of keys and their float32 gradients that each device holds at a time.
+
+    Of all ``num_keys`` if they are gathered: N D (operand + 4). On a ring it is a share of N / n
+    keys, twice: one to work on and one on its way.
+    """
+    vector = width * (jnp.dtype(dtype).itemsize + _FLOAT)
+    return num_keys * vector if exchange == "all_gather" else 2 * (num_keys // devices) * vector
+
+
+def bytes_sent(
+    exchange: Exchange, num_keys: int, width: int, dtype: DTypeLike, devices: int
+) -> int:
+    """Bytes of vectors that each device sends for the value and gradient of ``num_keys`` keys.
+
+    Gathered, keys once and gradients once: (n - 1) / n N D (operand + 4). On a ring keys twice,
+    forward and backward, and gradients once: N D (2 operand + 4), and N D / n floats to come home.
+    """
+    operand, vectors = jnp.dtype(dtype).itemsize, num_keys * width
+    if exchange == "all_gather":
+        return vectors // devices * (devices - 1) * (operand + _FLOAT)
+    return vectors * (2 * operand + _FLOAT) + vectors // devices * _FLOAT
 
 
 def num_shards(x: Array) -> int:

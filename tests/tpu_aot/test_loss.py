@@ -1,44 +1,33 @@
-"""The sharded loss compiled ahead of time for TPU pods, on a machine that has none."""
+"""The sharded loss compiled ahead of time for TPUs, on a machine that has none."""
 
 from __future__ import annotations
 
-import math
-import os
-import re
 from functools import cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import pytest
 from jax import P
-from jax.experimental import topologies
-from jax.sharding import AxisType, Mesh, NamedSharding
 
 from simjax.mesh import AXES
 from simjax.objectives.config import ObjectiveConfig
 from simjax.objectives.contrastive import Views, contrastive_loss
+from simjax.ops.sharded import bytes_held, bytes_sent
+from tests.tpu_aot import pods
 
 pytestmark = pytest.mark.tpu_aot
 pytest.importorskip("libtpu")
 
 WIDTH = 768
+OWN = 4096
+"""Pairs of each device."""
 
 
 @cache
-def pod(name: str) -> Mesh:
-    for variable in ("TPU_SKIP_MDS_QUERY", "ALLOW_MULTIPLE_LIBTPU_LOAD"):
-        os.environ.setdefault(variable, "1")
-    os.environ.setdefault("TPU_WORKER_HOSTNAMES", "localhost")
-    devices = topologies.get_topology_desc(platform="tpu", topology_name=name).devices
-    grid = np.asarray(devices).reshape(-1, 1)
-    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 2)
-
-
-def compiled(name: str, batch: int, exchange: str | None) -> Any:
+def compiled(name: str, exchange: str | None, own: int = OWN) -> Any:
     """Value and gradient of the symmetric loss of a global batch, in bfloat16 products."""
-    mesh = pod(name)
+    mesh = pods.pod(name)
     part = P(AXES)
 
     def local(embeddings: jax.Array, ids: jax.Array, example: jax.Array) -> Any:
@@ -60,46 +49,55 @@ def compiled(name: str, batch: int, exchange: str | None) -> Any:
         return jax.lax.psum(value, AXES), grads
 
     run = jax.shard_map(local, mesh=mesh, in_specs=(part,) * 3, out_specs=(P(), part))
-    sharding = NamedSharding(mesh, part)
-
-    def array(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(shape, dtype, sharding=sharding)
-
-    arguments = array(batch, 2, WIDTH, dtype=jnp.float32), array(batch, 2), array(batch)
-    return jax.jit(run).lower(*arguments).compile()
-
-
-def sent(program: Any) -> dict[str, int]:
-    """The most elements that each kind of collective carries at once."""
-    names = "all-gather|all-reduce|reduce-scatter|collective-permute|all-to-all"
-    most: dict[str, int] = {}
-    for shapes, kind in re.findall(rf"= (.*?) ({names})(?:-start)?\(", program.as_text()):
-        for shape in re.findall(r"\w\[([\d,]*)\]", shapes):
-            elements = math.prod(int(n) for n in shape.split(",") if n)
-            most[kind] = max(most.get(kind, 0), elements)
-    return most
-
-
-def gigabytes(program: Any) -> float:
-    """What each device needs, arguments and results included."""
-    memory = program.memory_analysis()
-    needed = memory.temp_size_in_bytes + memory.argument_size_in_bytes
-    return (needed + memory.output_size_in_bytes) / 1e9
+    batch = own * mesh.size
+    shapes = (
+        jax.ShapeDtypeStruct((batch, 2, WIDTH), jnp.float32),
+        jax.ShapeDtypeStruct((batch, 2), jnp.int32),
+        jax.ShapeDtypeStruct((batch,), jnp.int32),
+    )
+    return jax.jit(run).lower(*pods.split(shapes, mesh)).compile()
 
 
 def test_a_million_pairs_on_256_chips_take_the_ring_and_less_than_a_gigabyte_each(capsys):
-    ring = compiled("v5e:16x16", 2**20, None)
-    gathered = compiled("v5e:16x16", 2**20, "all_gather")
-    figures = {"ring": gigabytes(ring), "all-gather": gigabytes(gathered)}
+    ring, gathered = (compiled("v5e:16x16", exchange) for exchange in (None, "all_gather"))
+    figures = {"ring": pods.gigabytes(ring), "all-gather": pods.gigabytes(gathered)}
     with capsys.disabled():
-        print(f"\n{2**20:,} pairs of width {WIDTH} on v5e:16x16, GB per device: {figures}")
+        print(f"\n{OWN * 256:,} pairs of width {WIDTH} on v5e:16x16, GB per device: {figures}")
     assert figures["ring"] < 1.0 < figures["all-gather"]
-    own, everybody = 2**20 // 256 * WIDTH, 2**20 * WIDTH
-    found = sent(ring)
-    assert found["collective-permute"] == own
-    assert found.get("all-gather", 0) == found.get("reduce-scatter", 0) == 0
-    assert found["all-reduce"] == 1
-    found = sent(gathered)
-    assert found["all-gather"] == everybody
-    assert found["collective-permute"] == own  # the sums of the key gradients
-    assert found["all-reduce"] < everybody / WIDTH + 1
+    assert "all-gather" not in pods.largest(ring)
+    assert pods.largest(gathered)["all-gather"] == OWN * 256 * WIDTH
+
+
+GATHERS_BY_ALL_REDUCE = {"v5p:4x4x8"}
+"""Where the compiler puts each device's keys into zeros and adds: twice the bytes of a gather."""
+
+POD_SIZES = ["v5e:2x4", "v5e:16x16", "v5p:2x2x2", "v5p:4x4x8", "v6e:2x4", "v6e:16x16"]
+
+
+@pytest.mark.parametrize("exchange", ["all_gather", "ring"])
+@pytest.mark.parametrize("name", POD_SIZES)
+def test_the_kernels_do_the_work_and_what_is_sent_and_held_is_the_formula(name, exchange):
+    devices = pods.pod(name).size
+    own = OWN if exchange == "ring" or devices == 8 else OWN // 8
+    program = compiled(name, exchange, own)
+    for kernel in ("simjax_reduce_pairs", "simjax_pull_back_pairs"):
+        assert kernel in program.as_text()
+    keys = own * devices
+    sent = pods.bytes_sent(program, devices)
+    expected = bytes_sent(exchange, keys, WIDTH, jnp.bfloat16, devices)
+    if exchange == "all_gather" and name in GATHERS_BY_ALL_REDUCE:
+        expected += keys // devices * (devices - 1) * WIDTH * 2
+    # Ids, log-sum-exps and the loss are a few numbers for each key beside its vector.
+    few = 64 * keys
+    assert expected <= sum(sent.values()) <= expected + few, sent
+    largest = pods.largest(program)
+    assert largest["collective-permute"] == own * WIDTH
+    if name not in GATHERS_BY_ALL_REDUCE:
+        assert largest["all-reduce"] <= keys  # at most the columns' maxima
+    assert "reduce-scatter" not in largest and "all-to-all" not in largest
+    temporary = program.memory_analysis().temp_size_in_bytes
+    held = bytes_held(exchange, keys, WIDTH, jnp.bfloat16, devices)
+    vectors = own * WIDTH * 4  # of this device's pairs, one view, in float32
+    assert temporary <= held + 10 * vectors
+    # Less of it where keys lie in VMEM, which is not counted.
+    assert held <= 2 * temporary
