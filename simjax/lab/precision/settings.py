@@ -45,8 +45,10 @@ class TrainingSettings:
             parameters, gradients and optimiser are float32 in both.
         optimizers: AdamW, and SGD without momentum. Gradients are never clipped.
         seeds: How many; each has its own initial weights, warm-up and order of the data.
-        rates: For each optimiser and group of arms, the learning rates that are tried.
-        examples: Trained on by a run, but no fewer than `least_steps` batches.
+        adamw_rates: Peak learning rates that are tried; each arm is reported at its best.
+        sgd_rates: The same with SGD, for arms whose gradient does not vanish with sigmoid(v).
+        sgd_infonce_rates: For those whose gradient does.
+        examples: Trained on by a run, within the bounds of its steps.
         least_steps: Fewest updates of a run.
         most_steps: Most updates of a run.
         warm_up_steps: Updates that all arms of a seed start from: softplus(v), AdamW, float32.
@@ -68,16 +70,16 @@ class TrainingSettings:
     optimizers: tuple[Optimizer, ...] = ("adamw", "sgd")
     arms: tuple[Arm, ...] = ("cross_entropy", "softplus", "rescaled", "flatnce")
     seeds: int = 5
-    adamw_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3)
-    sgd_rates: tuple[float, ...] = (0.01, 0.03, 0.1)
-    sgd_infonce_rates: tuple[float, ...] = (0.03, 0.1, 0.3)
-    examples: int = 2048
-    least_steps: int = 20
-    most_steps: int = 200
-    warm_up_steps: int = 150
-    warm_up_batch: int = 128
+    adamw_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3)
+    sgd_rates: tuple[float, ...] = (3e-5, 1e-4, 3e-4, 1e-3)
+    sgd_infonce_rates: tuple[float, ...] = (1e-3, 3e-3, 0.01, 0.03)
+    examples: int = 3072
+    least_steps: int = 16
+    most_steps: int = 300
+    warm_up_steps: int = 40
+    warm_up_batch: int = 64
     warm_up_rate: float = 1e-3
-    temperature: float = 0.05
+    temperature: float = 0.02
     weight_decay: float = 0.01
     width: int = 128
     layers: int = 1
@@ -90,3 +92,22 @@ class TrainingSettings:
     def steps(self, batch: int) -> int:
         """Updates of a run."""
         return min(max(self.examples // batch, self.least_steps), self.most_steps)
+
+
+QUICK_ARITHMETIC = ArithmeticSettings(
+    batches=(2, 16, 64, 256, 1024), temperatures=(0.02, 0.05), draws=3
+)
+QUICK_TRAINING = TrainingSettings(
+    batches=(4, 64),
+    optimizers=("adamw",),
+    seeds=3,
+    adamw_rates=(3e-4, 1e-3),
+    examples=1024,
+    least_steps=16,
+    most_steps=60,
+)
+GRIDS = frozenset(
+    {"batches", "temperatures", "noise", "draws", "dtypes", "optimizers", "arms", "seeds"}
+    | {"adamw_rates", "sgd_rates", "sgd_infonce_rates"}
+)
+"""Settings that say which measurements are made, and nothing about what one of them gives."""

@@ -18,6 +18,7 @@ from simjax.data.tokenizer import train_wordpiece
 from simjax.errors import SimjaxError
 from simjax.inference import Cutter
 from simjax.lab.precision import arms, batches
+from simjax.lab.precision.arms import Form
 from simjax.lab.precision.batches import PairTokens
 from simjax.lab.precision.scoring import Scorer
 from simjax.lab.precision.settings import Arm, Dtype, Optimizer, TrainingSettings
@@ -38,7 +39,7 @@ LOGGED = ("loss", "mean_v", "mean_weight", "grad_norm")
 class RunKey:
     """What tells a run from the others of a study."""
 
-    arm: Arm
+    arm: Form
     optimizer: Optimizer
     rate: float
     batch: int
@@ -128,6 +129,29 @@ class Trainer:
         made = self._batches(key.batch, steps)[key.seed]
         return self._train(step, tx, self.start(key.seed), made, key.rate)[0]
 
+    def dcl_difference(self) -> dict[str, float]:
+        """How far DCL and FlatNCE come apart: the largest difference of any parameter.
+
+        Returns:
+            `parameters`, after `steps` updates with AdamW at the smallest batch; and `moved`, the
+            largest change that FlatNCE made to any parameter.
+        """
+        settings = self.settings
+        rate, batch = max(settings.adamw_rates), min(settings.batches)
+        forms: tuple[Form, ...] = ("flatnce", "dcl")
+        ends = [self.train(RunKey(form, "adamw", rate, batch, "float32", 0)) for form in forms]
+
+        def largest(a: Params, b: Params) -> float:
+            leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+            return max(float(np.abs(np.asarray(x) - np.asarray(y)).max()) for x, y in leaves)
+
+        return {
+            "parameters": largest(*ends),
+            "moved": largest(ends[0], self.start(0)),
+            "steps": settings.steps(batch),
+            "batch": batch,
+        }
+
     def _warm_up(self, seed: int) -> Params:
         """Where all arms of a seed start: host arrays, so that no step can take them away."""
         settings = self.settings
@@ -151,7 +175,7 @@ class Trainer:
         return batches.make(self.pairs, orders, settings.row_length)
 
     def _make_step(
-        self, arm: Arm, optimizer: Optimizer, batch: int, dtype: Dtype, steps: int
+        self, arm: Form, optimizer: Optimizer, batch: int, dtype: Dtype, steps: int
     ) -> tuple[Step, Any]:
         graphdef, params = self._model(dtype, 0)
         how = arms.FLOAT32 if dtype == "float32" else arms.BFLOAT16
