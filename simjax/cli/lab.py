@@ -27,6 +27,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, summary in BENCHES.items():
         module = importlib.import_module(f"simjax.lab.bench.{name}")
         add_command(benches, name, summary, module.add_arguments, module.run)
-    add_command(
-        studies, "precision", PRECISION, precision.add_arguments, precision.run
-    )
+    add_command(studies, "precision", PRECISION, precision.add_arguments, precision.run)

@@ -102,8 +102,8 @@ def cancellation(records: Sequence[Record]) -> list[str]:
             )
         said.append(
             f"{arithmetic}, {way}: the gradient of cross-entropy is wrong (off by more than "
-            f"{WRONG:.0%}) on {before} of {count} inputs, that of softplus(v) on {after}: {verdict}. "
-            f"Of cross-entropy's error, softplus(v) does not have {_percent(share)}."
+            f"{WRONG:.0%}) on {before} of {count} inputs, that of softplus(v) on {after}: "
+            f"{verdict}. Of cross-entropy's error, softplus(v) does not have {_percent(share)}."
         )
     return said
 

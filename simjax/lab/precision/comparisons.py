@@ -117,9 +117,7 @@ def best(runs: Sequence[Record]) -> dict[tuple[Setting, Arm], Best]:
     return found
 
 
-def compare(
-    chosen: dict[tuple[Setting, Arm], Best], metrics: Sequence[str]
-) -> list[Comparison]:
+def compare(chosen: dict[tuple[Setting, Arm], Best], metrics: Sequence[str]) -> list[Comparison]:
     """Every question in every setting where both arms have runs of the same seeds.
 
     The p of one metric are corrected together, over all questions and settings.

@@ -45,9 +45,7 @@ def conclusion(
 ) -> str:
     """A question over all settings, and in how many single ones the arms can be told apart."""
     whole = pooled(chosen, question, metric)
-    rows = [
-        row for row in comparisons if row.question == question and row.metric == metric
-    ]
+    rows = [row for row in comparisons if row.question == question and row.metric == metric]
     if whole is None or not rows:
         return f"{_name(question)}: not measured."
     said = (
@@ -107,7 +105,9 @@ def _part(optimizer: Optimizer, dtype: Dtype) -> str:
 
 def edges(chosen: Chosen) -> str:
     """Whether the grids of learning rates were wide enough."""
-    at_edge = sorted(f"{arm} with {setting}" for (setting, arm), best in chosen.items() if best.edge)
+    at_edge = sorted(
+        f"{arm} with {setting}" for (setting, arm), best in chosen.items() if best.edge
+    )
     if not at_edge:
         return "Every arm's best learning rate lies inside of its grid."
     return (

@@ -57,7 +57,9 @@ class Page:
             return
         head = "".join(f"<th>{html.escape(str(name))}</th>" for name in rows[0])
         body = "".join(
-            "<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row.values()) + "</tr>"
+            "<tr>"
+            + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in row.values())
+            + "</tr>"
             for row in rows
         )
         self._parts.append(

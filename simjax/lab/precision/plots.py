@@ -131,9 +131,9 @@ def errors_by_weight(records: Sequence[Record]) -> Plot:
         axis.set_xlabel("mean of sigmoid(v)")
     axes[0, 0].set_ylabel("relative error of the gradient (at most 1000)")
     axes[0, 0].legend(fontsize=8)
-    found = np.asarray(answers.errors(records, "float32", "dense", "cross_entropy"))
-    slope = np.median(found * weights) / answers.ROUNDOFF["float32"]
-    wrong = weights[found > answers.WRONG]
+    written = np.asarray(answers.errors(records, "float32", "dense", "cross_entropy"))
+    slope = np.median(written * weights) / answers.ROUNDOFF["float32"]
+    wrong = weights[written > answers.WRONG]
     where = (
         f"It is wrong (above {answers.WRONG:g}) on {len(wrong)} inputs, all of them with a mean of "
         f"sigmoid(v) below {answers.number(float(wrong.max()) * 1.01)}."
@@ -141,7 +141,7 @@ def errors_by_weight(records: Sequence[Record]) -> Plot:
         else f"It stays below {answers.WRONG:g} on all of them."
     )
     caption = (
-        f"All {len(found)} inputs of every batch size, temperature and hardness. In float32 "
+        f"All {len(written)} inputs of every batch size, temperature and hardness. In float32 "
         f"cross-entropy's error is a median of {answers.number(float(slope))} units of roundoff "
         f"divided by the mean of sigmoid(v). {where}"
     )
@@ -204,7 +204,9 @@ def scores(chosen: dict[tuple[Setting, Arm], Best], metric: str) -> Plot:
     figure, axes = _figure(1, len(parts), sharey=True)
     deviations = [best.spread(metric).deviation for best in chosen.values()]
     for axis, (optimizer, dtype) in zip(axes[0], parts, strict=True):
-        batches = sorted({s.batch for s, _ in chosen if (s.optimizer, s.dtype) == (optimizer, dtype)})
+        batches = sorted(
+            {s.batch for s, _ in chosen if (s.optimizer, s.dtype) == (optimizer, dtype)}
+        )
         for shift, (arm, name) in enumerate(ARM_NAMES.items()):
             found = [
                 (batch, chosen[Setting(optimizer, dtype, batch), arm].spread(metric))

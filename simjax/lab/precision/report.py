@@ -150,8 +150,8 @@ def _part_two(page: Page, study: Study, found: _Found) -> list[Plot]:
     page.heading("Part two: training")
     page.text(
         f"Texts: {study.corpus}; {study.texts['pairs']:,} pairs are trained on and "
-        f"{study.texts['held out']:,} are held out. An encoder of {settings['layers']} layer(s) and "
-        f"width {settings['width']} starts from random weights and takes "
+        f"{study.texts['held out']:,} are held out. An encoder of {settings['layers']} layer(s) "
+        f"and width {settings['width']} starts from random weights and takes "
         f"{settings['warm_up_steps']} updates with softplus(v), AdamW and float32 at batch "
         f"{settings['warm_up_batch']}, so that positives dominate; from there each arm goes on by "
         f"itself, with the same batches in the same order for all arms of a seed, for "

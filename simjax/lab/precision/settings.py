@@ -71,7 +71,7 @@ class TrainingSettings:
     arms: tuple[Arm, ...] = ("cross_entropy", "softplus", "rescaled", "flatnce")
     seeds: int = 5
     adamw_rates: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3)
-    sgd_rates: tuple[float, ...] = (3e-5, 1e-4, 3e-4, 1e-3)
+    sgd_rates: tuple[float, ...] = (3e-5, 1e-4, 3e-4, 1e-3, 3e-3)
     sgd_infonce_rates: tuple[float, ...] = (1e-3, 3e-3, 0.01, 0.03)
     examples: int = 3072
     least_steps: int = 16

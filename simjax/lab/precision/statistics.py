@@ -73,9 +73,7 @@ def difference(first: Sequence[float], second: Sequence[float]) -> Difference:
     found = np.asarray(first, np.float64) - np.asarray(second, np.float64)
     spread = Spread.of(found.tolist())
     if len(found) == 1:
-        return Difference(
-            spread.mean, 0.0, -math.inf, math.inf, 1, math.nan, math.nan, math.nan
-        )
+        return Difference(spread.mean, 0.0, -math.inf, math.inf, 1, math.nan, math.nan, math.nan)
     half = stats.t.ppf(1 - LEVEL / 2, len(found) - 1) * spread.deviation / math.sqrt(len(found))
     if spread.deviation == 0:
         t_test = wilcoxon = 1.0 if spread.mean == 0 else 0.0

@@ -93,6 +93,6 @@ def make_optimizer(
     return optax.inject_hyperparams(make)(learning_rate=0.0)
 
 
-def set_rate(opt_state: optax.OptState, rate: float) -> optax.OptState:
+def set_rate(opt_state: optax.OptState, rate: Float[Array, ""]) -> optax.OptState:
     """The state of an optimiser of `make_optimizer` with another peak learning rate."""
-    return optax.tree_utils.tree_set(opt_state, learning_rate=jnp.float32(rate))
+    return optax.tree_utils.tree_set(opt_state, learning_rate=rate)

@@ -72,7 +72,9 @@ def vanishing(records: Sequence[Record]) -> Rows:
     rows = []
     for place in places:
         part = [
-            r for r in records if tuple(r.key[k] for k in ("batch", "temperature", "noise")) == place
+            r
+            for r in records
+            if tuple(r.key[k] for k in ("batch", "temperature", "noise")) == place
         ]
         middles = {
             name: answers.number(answers.Middle.of(answers.exact_figures(part, name)).median)
@@ -97,7 +99,9 @@ def vanishing(records: Sequence[Record]) -> Rows:
 def scores(chosen: dict[tuple[Setting, Arm], Best], metrics: Sequence[str]) -> Rows:
     """Each arm at its best rate: mean and standard deviation over seeds."""
     rows = []
-    for setting, arm in sorted(chosen, key=lambda place: (place[0], list(ARM_NAMES).index(place[1]))):
+    for setting, arm in sorted(
+        chosen, key=lambda place: (place[0], list(ARM_NAMES).index(place[1]))
+    ):
         best = chosen[setting, arm]
         runs = list(best.runs.values())
         row: dict[str, Any] = {

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
@@ -26,7 +26,7 @@ from simjax.lab.precision.system import ArmSystem, make_optimizer, set_rate
 from simjax.lab.precision.texts import Corpus
 from simjax.models.encoder import EncoderConfig
 from simjax.models.sentence_model import SentenceModel, split
-from simjax.train.state import init_state, state_specs
+from simjax.train.state import TrainState, shardings, state_specs
 from simjax.train.step import Metrics, Step, StepOptions, make_step
 from simjax.types import Batch, Params
 
@@ -100,9 +100,14 @@ class Trainer:
         self._mesh = meshes.make_mesh(meshes.MeshConfig(data=1), jax.devices()[:1])
         self.score = Scorer(corpus, cutter, self._model("float32", 0)[0], settings.width)
         # What runs share, kept as long as runs that use it follow each other.
-        self._step = lru_cache(maxsize=1)(self._make_step)
+        self._compiled = lru_cache(maxsize=1)(self._compile)
         self._batches = lru_cache(maxsize=1)(self._make_batches)
-        self.start = lru_cache(maxsize=None)(self._warm_up)
+        self.start = cache(self._warm_up)
+        self._warm = cache(
+            lambda steps: self._compile(
+                "softplus", "adamw", settings.warm_up_batch, "float32", steps
+            )
+        )
 
     def run(self, key: RunKey) -> dict[str, Any]:
         """Train once and score.
@@ -112,9 +117,9 @@ class Trainer:
             `dropped`: updates left out because their gradient was not finite.
         """
         steps = self.settings.steps(key.batch)
-        step, tx = self._step(key.arm, key.optimizer, key.batch, key.dtype, steps)
+        compiled = self._compiled(key.arm, key.optimizer, key.batch, key.dtype, steps)
         made = self._batches(key.batch, steps)[key.seed]
-        params, logged = self._train(step, tx, self.start(key.seed), made, key.rate)
+        params, logged = compiled.train(self.start(key.seed), made, key.rate)
         norms = logged["grad_norm"]
         return {
             "scores": self.score(params),
@@ -125,9 +130,9 @@ class Trainer:
     def train(self, key: RunKey) -> Params:
         """The parameters that `run` would score."""
         steps = self.settings.steps(key.batch)
-        step, tx = self._step(key.arm, key.optimizer, key.batch, key.dtype, steps)
+        compiled = self._compiled(key.arm, key.optimizer, key.batch, key.dtype, steps)
         made = self._batches(key.batch, steps)[key.seed]
-        return self._train(step, tx, self.start(key.seed), made, key.rate)[0]
+        return compiled.train(self.start(key.seed), made, key.rate)[0]
 
     def dcl_difference(self) -> dict[str, float]:
         """How far DCL and FlatNCE come apart: the largest difference of any parameter.
@@ -160,8 +165,7 @@ class Trainer:
             steps, batch = settings.warm_up_steps, settings.warm_up_batch
             order = batches.order(1000 + seed, len(self.pairs.lengths), batch, steps)
             (made,) = batches.make(self.pairs, [order], settings.row_length)
-            step, tx = self._make_step("softplus", "adamw", batch, "float32", steps)
-            params, _ = self._train(step, tx, jax.device_get(params), made, settings.warm_up_rate)
+            params, _ = self._warm(steps).train(params, made, settings.warm_up_rate)
         return jax.device_get(params)
 
     def _model(self, dtype: Dtype, seed: int) -> tuple[Any, Params]:
@@ -174,25 +178,46 @@ class Trainer:
         orders = [batches.order(seed, count, batch, steps) for seed in range(settings.seeds)]
         return batches.make(self.pairs, orders, settings.row_length)
 
-    def _make_step(
+    def _compile(
         self, arm: Form, optimizer: Optimizer, batch: int, dtype: Dtype, steps: int
-    ) -> tuple[Step, Any]:
+    ) -> _Compiled:
         graphdef, params = self._model(dtype, 0)
         how = arms.FLOAT32 if dtype == "float32" else arms.BFLOAT16
         system = ArmSystem(graphdef, arm, how, self.settings.temperature)
         tx = make_optimizer(optimizer, steps, self.settings.weight_decay, params)
         options = StepOptions(micro_blocks=None, gather="step", clip_norm=None, seed=0)
         specs = state_specs(params, tx, self._mesh)
-        return make_step(system, tx, _no_schedule, specs, self._mesh, options), tx
 
-    def _train(
-        self, step: Step, tx: Any, params: Params, made: list[Batch], rate: float
+        def start(params: Params, rate: jax.Array) -> TrainState:
+            opt_state = set_rate(tx.init(params), rate)
+            return TrainState(params, opt_state, jnp.zeros((), jnp.int32))
+
+        return _Compiled(
+            jax.jit(start, out_shardings=shardings(specs, self._mesh)),
+            make_step(system, tx, _no_schedule, specs, self._mesh, options),
+        )
+
+
+@dataclass(frozen=True)
+class _Compiled:
+    """What runs of one kind share, whatever their seed and learning rate.
+
+    Attributes:
+        start: The state before the first step, from parameters and the peak learning rate.
+        step: The update.
+    """
+
+    start: Callable[[Params, Any], TrainState]
+    step: Step
+
+    def train(
+        self, params: Params, made: list[Batch], rate: float
     ) -> tuple[Params, dict[str, np.ndarray]]:
-        state = init_state(params, tx, self._mesh)
-        state = dataclasses.replace(state, opt_state=set_rate(state.opt_state, rate))
+        """The parameters after all batches, and what was logged at each."""
+        state = self.start(params, np.float32(rate))
         logged: list[Metrics] = []
         for batch in made:
-            state, metrics = step(state, batch)
+            state, metrics = self.step(state, batch)
             logged.append({name: metrics[name] for name in LOGGED})
         values = jax.device_get(logged)
         return state.params, {name: np.asarray([one[name] for one in values]) for name in LOGGED}
@@ -200,7 +225,7 @@ class Trainer:
 
 def _no_schedule(count: Any) -> jax.Array:
     """The rate stands in the optimiser's state; the step asks for one to log."""
-    return jax.numpy.float32(math.nan)
+    return jnp.float32(math.nan)
 
 
 def _stretches(values: np.ndarray) -> list[float]:
