@@ -167,31 +167,61 @@ def remaining(records: Sequence[Record]) -> list[str]:
 
 
 def summary(records: Sequence[Record]) -> list[tuple[str, str]]:
-    """The three answers, a sentence or two each, for float32 and the dense forms."""
-    written = Middle.of(errors(records, "float32", "dense", "cross_entropy"))
-    stable = Middle.of(errors(records, "float32", "dense", "softplus"))
-    flat = Middle.of(errors(records, "float32", "dense", "flatnce"))
-    share = cancelled(records, "float32", "dense")
-    mostly = sum(value > 0.5 for value in share)
-    how = "nearly all" if mostly >= 0.9 * len(share) else "most" if mostly > len(share) / 2 else "a minor part"  # fmt: skip  # noqa: E501
-    ratio = Middle.of(exact_figures(records, "length_ratio"))
+    """The three questions, each answered in a few sentences, for the dense forms."""
+    stable, flat = (
+        Middle.of(errors(records, "float32", "dense", form)) for form in ("softplus", "flatnce")
+    )
+    length = Middle.of(exact_figures(records, "length_ratio"))
+    cosine = Middle.of(exact_figures(records, "cosine"))
+    remains = f"{stable} for softplus(v) and {flat} for FlatNCE in float32"
+    for name in ("bfloat16 operands", "bfloat16"):
+        if (name, "dense") in measured(records):
+            sides = (errors(records, name, "dense", form) for form in ("softplus", "flatnce"))
+            first, second = (number(Middle.of(side).median) for side in sides)
+            remains += f"; {first} and {second} with {_meant(name)}"
     return [
-        (
-            "How much of InfoNCE's trouble is cancellation?",
-            f"Of the rounding error in float32, {how}: the gradient of cross-entropy is off by "
-            f"{written} of its length, that of softplus(v), the same function, by {stable}. "
-            f"Cancellation is more than half of the error on {mostly} of {len(share)} inputs.",
-        ),
+        ("How much of InfoNCE's trouble is cancellation?", _cancellation_in_short(records)),
         (
             "How much is the vanishing factor sigmoid(v)?",
             f"It is no rounding error and is there in float64: InfoNCE's exact gradient has "
-            f"{ratio} of the length of FlatNCE's.",
+            f"{length} of the length of FlatNCE's. Were it one factor for the whole batch, the "
+            f"cosine of the two would be 1; it is {cosine}.",
         ),
-        (
-            "What remains?",
-            f"The type's own rounding: {stable} for softplus(v) and {flat} for FlatNCE in float32.",
-        ),
+        ("What remains?", f"The rounding of the type itself: {remains}."),
     ]
+
+
+def _cancellation_in_short(records: Sequence[Record]) -> str:
+    written = Middle.of(errors(records, "float32", "dense", "cross_entropy"))
+    stable = Middle.of(errors(records, "float32", "dense", "softplus"))
+    share = cancelled(records, "float32", "dense")
+    mostly = sum(value > 0.5 for value in share)
+    if mostly >= 0.9 * len(share):
+        how = "nearly all"
+    else:
+        how = "most" if mostly > len(share) / 2 else "a minor part"
+    said = (
+        f"Of the rounding error in float32, {how}: the gradient of cross-entropy is off by "
+        f"{written} of its length, that of softplus(v), the same function, by {stable}. "
+        f"Cancellation is more than half of the error on {mostly} of {len(share)} inputs."
+    )
+    for name in ("float32", "bfloat16"):
+        if (name, "dense") in measured(records):
+            before, after = (
+                _wrong(errors(records, name, "dense", form))
+                for form in ("cross_entropy", "softplus")
+            )
+            said += (
+                f" With {_meant(name)}, cross-entropy is off by more than {WRONG:.0%} on {before} "
+                f"inputs, softplus(v) on {after}."
+            )
+    return said
+
+
+def _meant(arithmetic: str) -> str:
+    if arithmetic in ("bfloat16", "float16"):
+        return f"everything in {arithmetic}"
+    return arithmetic
 
 
 def table_rows(records: Sequence[Record]) -> list[dict[str, Any]]:

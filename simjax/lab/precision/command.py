@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +23,12 @@ from simjax.lab.precision.settings import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from rich.console import Console
+
     from simjax.lab.precision.study import Study
     from simjax.lab.precision.texts import Corpus
 
+SELDOM = 300.0
 OUTPUT, QUICK_OUTPUT = Path("runs/precision"), Path("runs/precision-quick")
 
 
@@ -114,7 +118,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return {"report": str(path)}
 
 
-def _measure(args: argparse.Namespace, folder: Path, console: Any) -> str | None:
+def _measure(args: argparse.Namespace, folder: Path, console: Console) -> str | None:
     """Make the measurements that are missing; returns the signal that ended it early."""
     from simjax.lab.bench import machine
 
@@ -138,11 +142,9 @@ def _measure(args: argparse.Namespace, folder: Path, console: Any) -> str | None
         markup=False,
     )
     with StopRequest() as stop, telling() as said:
+        tell = said if console.is_terminal else _seldom(console)
 
         def part(name: str, keys: list, one: Callable[[dict], dict]) -> bool:
-            def tell(line: str) -> None:
-                said(line.replace("[", "\\["))
-
             return studies.measure(
                 parts[name], keys, one, stopped=lambda: stop.requested, said=tell
             )
@@ -164,6 +166,19 @@ def _measure(args: argparse.Namespace, folder: Path, console: Any) -> str | None
     return name or "stopped"
 
 
+def _seldom(console: Console) -> Callable[[str], None]:
+    """Prints a line in `SELDOM` seconds, for files that collect what a long study says."""
+    printed = time.monotonic()
+
+    def tell(line: str) -> None:
+        nonlocal printed
+        if time.monotonic() - printed > SELDOM:
+            printed = time.monotonic()
+            console.print(line, markup=False)
+
+    return tell
+
+
 def _describe(
     args: argparse.Namespace,
     arithmetic: ArithmeticSettings,
@@ -173,7 +188,8 @@ def _describe(
     from simjax.lab.bench import machine
     from simjax.lab.precision.study import Study, identity
 
-    where = {k: v for k, v in machine.describe().items() if k in ("device", "processor", "cores", "Python", "jax")}  # fmt: skip  # noqa: E501
+    told = machine.describe()
+    where = {name: told[name] for name in ("device", "processor", "cores", "Python", "jax")}
     return Study(
         commands=[command_line(args)],
         machine=where,

@@ -118,9 +118,12 @@ def errors_by_batch(records: Sequence[Record], temperature: float, noise: float)
 
 def errors_by_weight(records: Sequence[Record]) -> Plot:
     """Error of each form in float32 against the mean of sigmoid(v), over all inputs."""
-    figure, axes = _figure(1, 2, sharey=True)
+    shown = [
+        name for name in ("float32", "bfloat16") if (name, "dense") in answers.measured(records)
+    ]
+    figure, axes = _figure(1, len(shown), sharey=True)
     weights = np.maximum(answers.exact_figures(records, "mean_weight"), 1e-30)
-    for axis, arithmetic in zip(axes[0], ("float32", "bfloat16"), strict=True):
+    for axis, arithmetic in zip(axes[0], shown, strict=True):
         for form in ("cross_entropy", "softplus", "flatnce"):
             found = answers.errors(records, arithmetic, "dense", form)
             axis.loglog(
