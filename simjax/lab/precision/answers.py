@@ -103,13 +103,13 @@ def cancellation(records: Sequence[Record]) -> list[str]:
         said.append(
             f"{arithmetic}, {way}: the gradient of cross-entropy is wrong (off by more than "
             f"{WRONG:.0%}) on {before} of {count} inputs, that of softplus(v) on {after}: "
-            f"{verdict}. Of cross-entropy's error, softplus(v) does not have {_percent(share)}."
+            f"{verdict}. Softplus(v) is free of {_percent(share)} of cross-entropy's error."
         )
     return said
 
 
 def _percent(share: Middle) -> str:
-    return f"{share.median:.1%} in the median (middle half {share.low:.1%} to {share.high:.1%})"
+    return f"a median of {share.median:.1%} (middle half {share.low:.1%} to {share.high:.1%})"
 
 
 def exact_figures(records: Sequence[Record], name: str) -> list[float]:
@@ -141,8 +141,8 @@ def vanishing(records: Sequence[Record]) -> list[str]:
             stable = _wrong(found := errors(records, arithmetic, "dense", "softplus"))
             flat = _wrong(errors(records, arithmetic, "dense", "flatnce"))
             because = (
-                "the factor takes gradients below the smallest number of float16, and only loss "
-                "scaling would bring them back"
+                "FlatNCE lacks nothing but the factor, so it is the factor that takes gradients "
+                "below what float16 can hold; loss scaling is there to bring them back"
                 if stable > flat
                 else "float16's range is wide enough for the factor here"
             )
@@ -154,7 +154,11 @@ def vanishing(records: Sequence[Record]) -> list[str]:
 
 
 def remaining(records: Sequence[Record]) -> list[str]:
-    """What remains once neither cancels: the type's own rounding."""
+    """What remains once neither cancels: the type's own rounding.
+
+    Rounding v changes sigmoid(v) by the share that v is off by, so that softplus(v) keeps an error
+    of |v| units of roundoff where v is far below 0. FlatNCE has no such factor.
+    """
     said = []
     for arithmetic, way in measured(records):
         parts = []

@@ -63,8 +63,8 @@ def conclusion(
     return (
         f"{said} In {len(apart)} of {len(rows)} single settings the interval does not cover 0 "
         f"({better} better, {len(apart) - better} worse; about {_by_chance(len(rows))} would be so "
-        f"by chance); after Holm's correction {kept} "
-        f"{'differs' if kept == 1 else 'differ'}. The largest of them: "
+        f"by chance); after Holm's correction {kept or 'none'} "
+        f"{'differs' if kept < 2 else 'differ'}. The largest of them: "
         f"{interval(largest.difference)} with {largest.setting}."
     )
 

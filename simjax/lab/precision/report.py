@@ -7,7 +7,7 @@ from typing import Any
 
 from simjax.errors import SimjaxError
 from simjax.lab.precision import answers, outcomes, plots, tables
-from simjax.lab.precision.comparisons import Comparison, best, compare, primary
+from simjax.lab.precision.comparisons import QUESTIONS, Comparison, best, compare, primary
 from simjax.lab.precision.page import Page, write_csv
 from simjax.lab.precision.plots import Plot
 from simjax.lab.precision.records import Record
@@ -120,6 +120,10 @@ def _part_one(page: Page, study: Study, found: _Found) -> list[Plot]:
     page.heading("How much is the vanishing factor?", 3)
     page.bullets(answers.vanishing(records))
     page.heading("What remains?", 3)
+    page.text(
+        "Where v is rounded, sigmoid(v) is off by the share that v moved: far below 0 softplus(v) "
+        "keeps an error of about |v| units of roundoff. FlatNCE has no such factor."
+    )
     page.bullets(answers.remaining(records))
     place = tables.reference_setting(records)
     drawn = [
@@ -166,6 +170,10 @@ def _part_two(page: Page, study: Study, found: _Found) -> list[Plot]:
         "called within the spread.",
         f"{outcomes.edges(found.chosen)} {outcomes.dropped(found.chosen)}",
     )
+    if metric != "spearman":
+        page.text("STS-B dev is scored where --root names a folder of data sets; here it was not.")
+    page.text("Each question is a difference of two arms:")
+    page.bullets([f"{one.name}: {one.contrast}: {one.asks}." for one in QUESTIONS])
     page.text(_dcl(found))
     page.bullets(outcomes.conclusions(found.chosen, found.comparisons, metric))
     page.table(
