@@ -18,8 +18,11 @@ from simjax.lab.precision.statistics import LEVEL, Difference
 
 Chosen = dict[tuple[Setting, Arm], Best]
 
+LISTED = 8
+"""Most cases that are told by name."""
+
 METRICS = {
-    "spearman": "Spearman correlation on STS-B dev (times 100)",
+    "spearman": "Spearman on STS-B dev (times 100)",
     "ndcg@10": "nDCG@10 of held-out pairs (times 100)",
     "alignment": "alignment (lower is closer)",
     "uniformity": "uniformity (lower is more even)",
@@ -110,9 +113,10 @@ def edges(chosen: Chosen) -> str:
     )
     if not at_edge:
         return "Every arm's best learning rate lies inside of its grid."
+    listed = f": {'; '.join(at_edge)}" if len(at_edge) <= LISTED else ", marked in the table"
     return (
         f"In {len(at_edge)} of {len(chosen)} cases the best learning rate is the lowest or highest "
-        f"that was tried, so a better one may lie beyond: {'; '.join(at_edge)}."
+        f"that was tried, so a better one may lie beyond{listed}."
     )
 
 
