@@ -8,7 +8,7 @@ import importlib
 from simjax.cli.arguments import add_command
 from simjax.lab.precision import command as precision
 
-PRECISION = "study the float error of InfoNCE, DCL and FlatNCE"
+PRECISION = "study what rounding does to the gradients of contrastive losses, and to training"
 BENCHES = {
     "encode": "sentences per second beside sentence-transformers",
     "train": "training steps beside sentence-transformers",

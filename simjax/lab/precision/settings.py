@@ -95,16 +95,16 @@ class TrainingSettings:
 
 
 QUICK_ARITHMETIC = ArithmeticSettings(
-    batches=(2, 16, 64, 256, 1024), temperatures=(0.02, 0.05), draws=3
+    batches=(2, 16, 64, 1024), temperatures=(0.02, 0.05), draws=3
 )
 QUICK_TRAINING = TrainingSettings(
     batches=(4, 64),
     optimizers=("adamw",),
     seeds=3,
     adamw_rates=(3e-4, 1e-3),
-    examples=1024,
-    least_steps=16,
-    most_steps=60,
+    examples=768,
+    least_steps=12,
+    most_steps=40,
 )
 GRIDS = frozenset(
     {"batches", "temperatures", "noise", "draws", "dtypes", "optimizers", "arms", "seeds"}
