@@ -266,14 +266,16 @@ def differences(comparisons: Sequence[Comparison], metric: str) -> Plot:
 
 
 def courses(chosen: dict[tuple[Setting, Arm], Best]) -> Plot:
-    """Mean v and gradient norm along the runs of the smallest and the largest batch, in AdamW."""
-    first = sorted({setting for setting, _ in chosen})[0]
-    batches = sorted({setting.batch for setting, _ in chosen})
+    """Mean v and gradient norm along the runs of the smallest and the largest batch."""
+    # float32 stands behind bfloat16 in the alphabet, AdamW before SGD.
+    optimizer = min(setting.optimizer for setting, _ in chosen)
+    dtype = max(setting.dtype for setting, _ in chosen if setting.optimizer == optimizer)
+    batches = sorted({s.batch for s, _ in chosen if (s.optimizer, s.dtype) == (optimizer, dtype)})
     shown = list(dict.fromkeys((batches[0], batches[-1])))
     figure, axes = _figure(2, len(shown), sharex=True)
     told = []
     for column, batch in enumerate(shown):
-        setting = Setting(first.optimizer, "float32", batch)
+        setting = Setting(optimizer, dtype, batch)
         for arm, name in ARM_NAMES.items():
             if (setting, arm) not in chosen:
                 continue

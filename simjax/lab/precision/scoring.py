@@ -64,13 +64,18 @@ class Scorer:
 
         self._forward = jax.jit(forward)
 
-    def embed(self, params: Params) -> Float[np.ndarray, "T D"]:
-        """Unit vectors of all texts."""
+    @property
+    def names(self) -> list[str]:
+        """Of the scores."""
+        tasks = ["ndcg@10"] if self._sts is None else ["ndcg@10", "spearman"]
+        return [*(f"select/{name}" for name in tasks), *tasks, "alignment", "uniformity"]
+
+    def _embed(self, params: Params) -> Float[np.ndarray, "T D"]:
         started = [(call.texts, self._forward(params, call.block)) for call in self._calls]
         found = np.empty((self._count, started[0][1].shape[-1]), np.float32)
         for texts, values in started:
             found[texts] = np.asarray(values)[: len(texts)]
-        return geometry.unit_rows(found)
+        return found
 
     def __call__(self, params: Params) -> dict[str, float]:
         """All scores of a model.
@@ -78,14 +83,18 @@ class Scorer:
         Returns:
             `select/...` of the half that chooses, the others of the half that is reported:
             `ndcg@10` of held-out pairs, `spearman` of STS-B dev where there is one, both times
-            100; `alignment` of the reported pairs and `uniformity` (t = 2) of their texts.
+            100; `alignment` of the reported pairs and `uniformity` (t = 2) of their texts. All 0
+            of a model that has run away to embeddings that are not finite.
         """
-        unit = self.embed(params)
+        found = self._embed(params)
+        if not np.isfinite(found).all():
+            return dict.fromkeys(self.names, 0.0)
+        unit = geometry.unit_rows(found)
         scores: dict[str, float] = {}
         for prefix, start in (("select/", 0), ("", 1)):
             queries = unit[self._queries[start::2]]
-            found = score_retrieval(self._retrieval[start], queries, self._documents, unit)
-            scores[f"{prefix}ndcg@10"] = found.ndcg_at_10
+            ranking = score_retrieval(self._retrieval[start], queries, self._documents, unit)
+            scores[f"{prefix}ndcg@10"] = ranking.ndcg_at_10
             if self._sts is not None:
                 half = score_sts(self._sts[start], unit[self._sts_places[start]])
                 scores[f"{prefix}spearman"] = half.overall.spearman

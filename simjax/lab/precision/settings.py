@@ -94,9 +94,7 @@ class TrainingSettings:
         return min(max(self.examples // batch, self.least_steps), self.most_steps)
 
 
-QUICK_ARITHMETIC = ArithmeticSettings(
-    batches=(2, 16, 64, 1024), temperatures=(0.02, 0.05), draws=3
-)
+QUICK_ARITHMETIC = ArithmeticSettings(batches=(2, 16, 64, 1024), temperatures=(0.02, 0.05), draws=3)
 QUICK_TRAINING = TrainingSettings(
     batches=(4, 64),
     optimizers=("adamw",),

@@ -15,7 +15,7 @@ from simjax.lab.precision import arithmetic, arms, command, texts, training
 from simjax.lab.precision.settings import ArithmeticSettings, TrainingSettings
 from tests.lab.precision.tiny_corpus import CORPUS, TINY, TINY_ARITHMETIC
 
-TWO_ARMS = dataclasses.replace(TINY, arms=("cross_entropy", "flatnce"))
+TWO_ARMS = dataclasses.replace(TINY, arms=("cross_entropy", "flatnce"), warm_up_steps=0)
 COINCIDE = {"parameters": 0.0, "moved": 1.0, "steps": 2, "batch": 4}
 
 

@@ -90,6 +90,14 @@ def test_sgd_is_plain_and_unclipped(trainer):
         np.testing.assert_allclose(a, b - 0.5 * g, rtol=1e-4, atol=1e-4)
 
 
+def test_a_model_that_ran_away_scores_nothing(trainer):
+    start = trainer.start(0)
+    scores = trainer.score(start)
+    assert list(scores) and set(scores) == set(trainer.score.names)
+    lost = trainer.score(jax.tree.map(lambda x: x * np.nan, start))
+    assert lost == dict.fromkeys(scores, 0.0)
+
+
 def test_dcl_and_flatnce_coincide(trainer):
     found = trainer.dcl_difference()
     assert found["parameters"] <= 1e-6 < found["moved"]
