@@ -46,7 +46,7 @@ def add_command(
     name: str,
     summary: str,
     add_arguments: Callable[[argparse.ArgumentParser], None],
-    run: Callable[[argparse.Namespace], None],
+    run: Callable[[argparse.Namespace], object],
 ) -> None:
     """Add a command below a command, such as `check` below `data`."""
     parser = commands.add_parser(name, help=summary, description=f"{summary.capitalize()}.")

@@ -1,4 +1,4 @@
-"""Measure speed and memory beside other libraries."""
+"""Measure speed and memory beside other libraries, and study float error."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import argparse
 import importlib
 
 from simjax.cli.arguments import add_command
+from simjax.lab.precision import command as precision
 
+PRECISION = "study what rounding does to the gradients of contrastive losses, and to training"
 BENCHES = {
     "encode": "sentences per second beside sentence-transformers",
     "train": "training steps beside sentence-transformers",
@@ -16,7 +18,7 @@ BENCHES = {
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare `bench` and the benchmarks below it."""
+    """Declare the studies, and the benchmarks below `bench`."""
     studies = parser.add_subparsers(metavar="STUDY", title="studies", required=True)
     bench = studies.add_parser(
         "bench", help="run a benchmark", description="Run a benchmark and print its ratios."
@@ -25,3 +27,4 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     for name, summary in BENCHES.items():
         module = importlib.import_module(f"simjax.lab.bench.{name}")
         add_command(benches, name, summary, module.add_arguments, module.run)
+    add_command(studies, "precision", PRECISION, precision.add_arguments, precision.run)

@@ -39,7 +39,7 @@ COMMANDS = (
     Command("encode", "encode", "turn lines of text into embeddings"),
     Command("search", "search", "find the texts of a corpus that are nearest to a query"),
     Command("data", "data", "check a folder of data sets"),
-    Command("lab", "lab", "measure speed and memory beside other libraries"),
+    Command("lab", "lab", "measure speed, memory and float error beside other ways"),
 )
 
 

@@ -1,0 +1,132 @@
+"""Measurements as lines of a file: whole or not there, each made once.
+
+A line is a JSON object with `settings` (a fingerprint of all that decides a measurement beside its
+key), `key` (what was measured) and `values`. A study that was stopped, however hard, goes on after
+its last whole line.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from simjax.errors import SimjaxError
+
+Key: TypeAlias = Mapping[str, Any]
+FIELDS = frozenset({"settings", "key", "values"})
+
+
+@dataclass(frozen=True)
+class Record:
+    """One measurement.
+
+    Attributes:
+        key: What was measured: plain values by name.
+        values: What came out.
+    """
+
+    key: dict[str, Any]
+    values: dict[str, Any]
+
+
+def identity(key: Key) -> str:
+    """A key as a text; equal keys have equal texts, in whatever order their names come."""
+    return json.dumps(dict(key), sort_keys=True, allow_nan=False)
+
+
+def fingerprint(*parts: Any) -> str:
+    """Twelve hexadecimal digits that differ where dataclasses or plain values differ."""
+    plain = [dataclasses.asdict(x) if dataclasses.is_dataclass(x) else x for x in parts]  # type: ignore[arg-type]  # of instances
+    text = json.dumps(plain, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+class Records:
+    """The records of one file, read once and appended to.
+
+    Attributes:
+        path: The file, which need not exist yet.
+        found: The records in order of time, by the identity of their keys.
+    """
+
+    def __init__(self, path: Path, settings: str) -> None:
+        """Read what is there; cut off a last line that was not finished.
+
+        Args:
+            path: The file.
+            settings: Fingerprint of the settings that new records are made with.
+
+        Raises:
+            SimjaxError: A line is no record, or was made with other settings.
+        """
+        self.path = path
+        self.settings = settings
+        self.found: dict[str, Record] = {}
+        try:
+            data = path.read_bytes() if path.exists() else b""
+            whole = data.rfind(b"\n") + 1
+            if whole < len(data):
+                # The process died while it wrote, before it told anybody of this record.
+                os.truncate(path, whole)
+        except OSError as error:
+            raise SimjaxError(f"{path}: cannot be read ({error.strerror})") from error
+        for number, line in enumerate(data[:whole].splitlines(), start=1):
+            record = self._parse(line, number)
+            self.found[identity(record.key)] = record
+
+    def _parse(self, line: bytes, number: int) -> Record:
+        where = f"{self.path}:{number}"
+        try:
+            fields = json.loads(line)
+        except ValueError as error:
+            raise SimjaxError(f"{where}: no JSON: delete the line and run again") from error
+        if not isinstance(fields, dict) or set(fields) != FIELDS:
+            raise SimjaxError(
+                f"{where}: not a record with {', '.join(sorted(FIELDS))}: delete the line and run "
+                "again"
+            )
+        if not all(isinstance(fields[name], dict) for name in ("key", "values")):
+            raise SimjaxError(f"{where}: key and values must be objects: delete the line")
+        if fields["settings"] != self.settings:
+            raise SimjaxError(
+                f"{where}: measured with other settings, data, device or versions "
+                f"({fields['settings']}, now {self.settings}); choose another --output"
+            )
+        return Record(fields["key"], fields["values"])
+
+    def __contains__(self, key: object) -> bool:
+        return isinstance(key, Mapping) and identity(key) in self.found
+
+    def __iter__(self) -> Any:
+        return iter(self.found.values())
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    def append(self, key: Key, values: Mapping[str, Any]) -> None:
+        """Add a record, in one write that reaches the disk.
+
+        Raises:
+            ValueError: A value is NaN or infinite, which JSON does not have.
+            SimjaxError: The file cannot be written.
+        """
+        record = Record(dict(key), dict(values))
+        fields = {"settings": self.settings, "key": record.key, "values": record.values}
+        line = json.dumps(fields, allow_nan=False) + "\n"
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
+            try:
+                os.write(file, line.encode())
+                os.fsync(file)
+            finally:
+                os.close(file)
+        except OSError as error:
+            raise SimjaxError(f"{self.path}: cannot be written ({error.strerror})") from error
+        self.found[identity(key)] = record

@@ -1,0 +1,82 @@
+"""The same losses on the pair operator, which never holds the matrix of scores.
+
+Everything that this study asks of `simjax.ops` stands here.
+"""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+from simjax.lab.precision.arms import Form
+from simjax.objectives import losses
+from simjax.ops import AnchorIds, KeyIds, pair_lse, row_loss
+
+MAX_SCALE = 100.0
+
+
+def tiled_loss(
+    form: Form,
+    x: Float[Array, "B D"],
+    y: Float[Array, "N D"],
+    scale: Float[Array, ""],
+    dtype: DTypeLike,
+) -> Float[Array, ""]:
+    """Sum over anchors of the loss, as `simjax.lab.precision.arms.dense_loss`.
+
+    A streamed InfoNCE that is not softplus(v) reduces over all keys, the positive included, and
+    subtracts its score: `lse_minus_positive` does so with the operator that recomputes scores in
+    its backward pass, `cross_entropy` with the one that makes value and gradient in one sweep.
+    """
+    num_anchors, num_keys = x.shape[0], y.shape[0]
+    with_positive = form in ("cross_entropy", "lse_minus_positive")
+    # Keys of the anchors' own examples are left out; with other numbers, none are.
+    anchors = _anchor_ids(num_anchors)
+    keys = _key_ids(num_keys, first=num_keys if with_positive else 0)
+    positive = scale * (x * y[:num_anchors]).sum(axis=1)
+    if form == "lse_minus_positive":
+        stats = pair_lse(
+            x, y, anchors, keys, scale, max_scale=MAX_SCALE, false_negatives="none", dtype=dtype
+        )
+        return (stats.row - positive).sum()
+    value = {
+        "cross_entropy": _difference,
+        "softplus": _softplus,
+        "dcl": _difference,
+        "flatnce": _flatnce,
+    }[form]
+    return row_loss(
+        value,
+        positive,
+        x,
+        y,
+        anchors,
+        keys,
+        scale,
+        max_scale=MAX_SCALE,
+        false_negatives="none",
+        dtype=dtype,
+    )[0]
+
+
+def _difference(lse: Float[Array, "R"], positive: Float[Array, "R"]) -> Float[Array, "R"]:
+    return lse - positive
+
+
+def _softplus(lse: Float[Array, "R"], positive: Float[Array, "R"]) -> Float[Array, "R"]:
+    return losses.infonce(lse - positive)
+
+
+def _flatnce(lse: Float[Array, "R"], positive: Float[Array, "R"]) -> Float[Array, "R"]:
+    return losses.flatnce(lse - positive)
+
+
+def _anchor_ids(count: int) -> AnchorIds:
+    number = jnp.arange(count, dtype=jnp.int32)
+    return AnchorIds(number, number, number[:, None], jnp.full(count, -1, jnp.int32))
+
+
+def _key_ids(count: int, first: int) -> KeyIds:
+    number = first + jnp.arange(count, dtype=jnp.int32)
+    return KeyIds(number, number, number[:, None], jnp.full(count, -1, jnp.int32))
