@@ -5,13 +5,15 @@ Everything that this study asks of `simjax.ops` stands here.
 
 from __future__ import annotations
 
+from typing import TypeAlias
+
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from simjax.lab.precision.arms import Form
 from simjax.objectives import losses
-from simjax.ops import AnchorIds, KeyIds, pair_lse, row_loss
+from simjax.ops import AnchorIds, KeyIds, Reduction, reduce_pairs, row_loss
 
 MAX_SCALE = 100.0
 
@@ -35,41 +37,32 @@ def tiled_loss(
     anchors = _anchor_ids(num_anchors)
     keys = _key_ids(num_keys, first=num_keys if with_positive else 0)
     positive = scale * (x * y[:num_anchors]).sum(axis=1)
+    reductions = [Reduction(scale, over="none", max_scale=MAX_SCALE)]
     if form == "lse_minus_positive":
-        stats = pair_lse(
-            x, y, anchors, keys, scale, max_scale=MAX_SCALE, false_negatives="none", dtype=dtype
-        )
-        return (stats.row - positive).sum()
+        stats = reduce_pairs(x, y, anchors, keys, reductions, dtype=dtype)
+        return (stats.rows[0] - positive).sum()
     value = {
         "cross_entropy": _difference,
         "softplus": _softplus,
         "dcl": _difference,
         "flatnce": _flatnce,
     }[form]
-    return row_loss(
-        value,
-        positive,
-        x,
-        y,
-        anchors,
-        keys,
-        scale,
-        max_scale=MAX_SCALE,
-        false_negatives="none",
-        dtype=dtype,
-    )[0]
+    return row_loss(value, positive, x, y, anchors, keys, reductions, dtype=dtype)[0]
 
 
-def _difference(lse: Float[Array, "R"], positive: Float[Array, "R"]) -> Float[Array, "R"]:
-    return lse - positive
+Reduced: TypeAlias = tuple[Float[Array, "R"], ...]
 
 
-def _softplus(lse: Float[Array, "R"], positive: Float[Array, "R"]) -> Float[Array, "R"]:
-    return losses.infonce(lse - positive)
+def _difference(reduced: Reduced, positive: Float[Array, "R"]) -> Float[Array, "R"]:
+    return reduced[0] - positive
 
 
-def _flatnce(lse: Float[Array, "R"], positive: Float[Array, "R"]) -> Float[Array, "R"]:
-    return losses.flatnce(lse - positive)
+def _softplus(reduced: Reduced, positive: Float[Array, "R"]) -> Float[Array, "R"]:
+    return losses.infonce(reduced[0] - positive)
+
+
+def _flatnce(reduced: Reduced, positive: Float[Array, "R"]) -> Float[Array, "R"]:
+    return losses.flatnce(reduced[0] - positive)
 
 
 def _anchor_ids(count: int) -> AnchorIds:
