@@ -28,8 +28,8 @@ lint: $(VENV)/.installed-test
 types: $(VENV)/.installed-test
 	$(BIN)/mypy
 
-test: lint types
-	$(BIN)/pytest -n $(WORKERS) -m "not slow and not multiprocess and not tpu_aot and not faults" $(ARGS)
+test: lint types $(VENV)/.installed-tpu
+	PYTHONPATH=$(abspath $(TPU)) $(BIN)/pytest -n $(WORKERS) -m "not slow and not multiprocess and not tpu_aot and not faults" $(ARGS)
 
 test-full: lint types $(VENV)/.installed-tpu
 	PYTHONPATH=$(abspath $(TPU)) $(BIN)/pytest -n $(WORKERS) $(ARGS)

@@ -4,22 +4,24 @@ The grid goes through the tiles row by row. Sums of the present rows and of all 
 VMEM, as do the gradients of the present anchors; those of the keys lie in HBM and are fetched,
 added to and sent back for each tile while the next products run. Per tile of R x C scores that is
 2 R C D operations forward and 6 R C D backward, and backward 8 C D bytes to and from HBM: with 512
-anchors to a tile 384 operations for each byte, more than a TPU asks for.
+anchors to a tile 384 operations for each byte, more than a TPU asks for. What one step adds to the
+columns the next one needs, so that of the two cores of a v4 or v5p one does the work.
 
 The mathematics of a tile is that of `simjax.ops.tiled`, by the same functions.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
 from simjax.ops.operands import product
+from simjax.ops.packed import LANES, Facts, Packed, lane, line, pack, read, unpack, whole, write
 from simjax.ops.tiles import (
     Cols,
     ColSums,
@@ -34,10 +36,8 @@ from simjax.ops.tiles import (
     make_tile,
     no_columns,
     pull_back_tile,
-    split,
 )
 
-LANES = 128
 _TILE = 512
 _VMEM = 64 * 2**20
 """Bytes that a kernel may ask for, of 128 MiB on a v5e or v6e and 64 MiB on a v5p."""
@@ -71,91 +71,7 @@ def _empty(tiling: Tiling) -> tuple[RowSums, ColSums]:
     return RowSums.empty((1, 1), tiling), no_columns((1, 1), tiling)
 
 
-class Packed(NamedTuple):
-    """One side, cut into tiles, its facts side by side in few arrays.
-
-    Attributes:
-        vectors: [B, D].
-        seen: The guide's [B, G].
-        whole: Facts in whole numbers.
-        real: Facts in floats.
-    """
-
-    vectors: Float[Array, "B D"]
-    seen: Float[Array, "B G"] | None
-    whole: Int[Array, "I F R"]
-    real: Float[Array, "I F R"] | None
-
-
-def _pack(vectors: Array, seen: Array | None, facts: Any, size: int) -> Packed:
-    """Pads to whole tiles; facts of float and int32 go where `_unpack` finds them."""
-
-    def padded(x: Array | None) -> Array | None:
-        return None if x is None else split(x, size).reshape(-1, x.shape[-1])
-
-    def stacked(dtype: Any) -> Array | None:
-        found = [split(x, size) for x in jax.tree.leaves(facts) if x.dtype == dtype]
-        if not found:
-            return None
-        # Whole registers of eight rows, for the kernel to turn them into columns.
-        rows = [*found, *[found[0]] * (-len(found) % 8)]
-        return jnp.stack(rows, axis=1)
-
-    whole = stacked(jnp.int32)
-    assert whole is not None  # ids are there
-    packed = padded(vectors)
-    assert packed is not None
-    return Packed(packed, padded(seen), whole, stacked(jnp.float32))
-
-
-def _specs(side: Packed, size: int, axis: int) -> Any:
-    """One tile of a side at a time, along an axis of the grid."""
-
-    def vectors(x: Array) -> pl.BlockSpec:
-        return pl.BlockSpec((size, x.shape[1]), lambda *at: (at[axis], 0))
-
-    def facts(x: Array) -> pl.BlockSpec:
-        return pl.BlockSpec((None, *x.shape[1:]), lambda *at: (at[axis], 0, 0))
-
-    specs: Any = Packed  # of blocks instead of arrays
-    return specs(
-        vectors(side.vectors),
-        None if side.seen is None else vectors(side.seen),
-        facts(side.whole),
-        None if side.real is None else facts(side.real),
-    )
-
-
-def _unpack(side: Packed, like: Any, *, upright: bool) -> Any:
-    """Inside of a kernel: the facts of a tile, as columns of anchors or as rows of keys."""
-    tables = {}
-    for name, ref in (("int32", side.whole), ("float32", side.real)):
-        if ref is not None:
-            tables[name] = (ref[...].T if upright else ref[...], iter(range(ref.shape[0])))
-
-    def one(leaf: Any) -> Array:
-        table, place = tables[leaf.dtype.name]
-        k = next(place)
-        return table[:, k : k + 1] if upright else table[k : k + 1, :]
-
-    return jax.tree.map(one, like)
-
-
-class _Facts(NamedTuple):
-    """What a kernel is told of one side beside its vectors, as shapes."""
-
-    ids: Any
-    limit: Any
-    biases: Any
-    factors: Any
-
-
-def _facts(side: Rows | Cols, factors: Any) -> _Facts:
-    limit = None if side.guide is None else side.guide.limit
-    return _Facts(side.ids, limit, side.biases if isinstance(side, Cols) else (), factors)
-
-
-def _tile(rows: Packed, cols: Packed, row: _Facts, col: _Facts, tiling: Tiling) -> Any:
+def _tile(rows: Packed, cols: Packed, row: Facts, col: Facts, tiling: Tiling) -> Any:
     """Inside of a kernel: the present tile of scores."""
     guides = [
         None if side.seen is None else Sight(side.seen[...], facts.limit)
@@ -174,46 +90,14 @@ def _out(shape: tuple[int, ...], like: Array) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(shape, jnp.float32, manual_axis_type=axes)
 
 
-def _shapes(tree: Any) -> Any:
-    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), tree)
-
-
-def _read(ref: Any, like: Any, at: Any) -> Any:
-    """The arrays of ``like`` from where they are kept in VMEM."""
-    leaves, structure = jax.tree.flatten(like)
-    return jax.tree.unflatten(structure, [ref[at(k)] for k in range(len(leaves))])
-
-
-def _write(ref: Any, tree: Any, at: Any) -> None:
-    for k, leaf in enumerate(jax.tree.leaves(tree)):
-        ref[at(k)] = leaf
-
-
-def _lane(k: int) -> tuple[slice, slice]:
-    """Where the k-th fact of the present anchors is kept."""
-    return slice(None), slice(k, k + 1)
-
-
-def _line(j: Any) -> Any:
-    """Where the k-th fact of the keys of column j is kept."""
-    return lambda k: (k, pl.ds(j, 1), slice(None))
-
-
 def reduce(
-    rows: Rows,
-    cols: Cols,
-    scales: Float[Array, "S"],
-    tiling: Tiling,
+    rows: Rows, cols: Cols, scales: Float[Array, "S"], tiling: Tiling
 ) -> tuple[RowSums, ColSums]:
     """`simjax.ops.tiled.reduce` in one kernel."""
     tiling = tiling.shaped(tile_shape, len(rows.x), len(cols.y))
-    row_facts, col_facts = _facts(rows, ()), _facts(cols, ())
-    packed = (
-        _pack(rows.x, _seen(rows), row_facts, tiling.rows),
-        _pack(cols.y, _seen(cols), col_facts, tiling.cols),
-    )
-    row_facts, col_facts = _shapes((row_facts, col_facts))
-    num_rows, num_cols = (len(side.whole) for side in packed)
+    row_side, row_facts = pack(rows, (), tiling.rows)
+    col_side, col_facts = pack(cols, (), tiling.cols)
+    num_rows, num_cols = len(row_side.whole), len(col_side.whole)
     of_rows, of_cols = _empty(tiling)
     num_sums, num_columns = len(jax.tree.leaves(of_rows)), len(jax.tree.leaves(of_cols))
 
@@ -224,37 +108,37 @@ def reduce(
 
         @pl.when(j == 0)
         def _() -> None:
-            _write(kept, RowSums.empty((tiling.rows, 1), tiling), _lane)
+            write(kept, RowSums.empty((tiling.rows, 1), tiling), lane)
 
         if num_columns:
 
             @pl.when(i == 0)
             def _() -> None:
-                _write(columns, no_columns((1, tiling.cols), tiling), _line(j))
+                write(columns, no_columns((1, tiling.cols), tiling), line(j))
 
-        row = _unpack(rows, row_facts, upright=True)
-        col = _unpack(cols, col_facts, upright=False)
+        row = rows.facts(row_facts, upright=True)
+        col = cols.facts(col_facts, upright=False)
         tile = _tile(rows, cols, row, col, tiling)
-        sums = _read(kept, of_rows, _lane)
-        so_far = _read(columns, of_cols, _line(j)) if num_columns else of_cols
+        sums = read(kept, of_rows, lane)
+        so_far = read(columns, of_cols, line(j)) if num_columns else of_cols
         sums, so_far = add_tile(sums, so_far, tile, scales, tiling)
-        _write(kept, sums, _lane)
+        write(kept, sums, lane)
         if num_columns:
-            _write(columns, so_far, _line(j))
+            write(columns, so_far, line(j))
 
         @pl.when(j == num_cols - 1)
         def _() -> None:
             found[...] = kept[...].T[: found.shape[0]]
 
-    shape = (num_rows, -(-num_sums // 8) * 8, tiling.rows)
+    shape = (num_rows, whole(num_sums), tiling.rows)
     column_shape = (max(num_columns, 1), num_cols, tiling.cols)
     found, columns = pl.pallas_call(
         kernel,
         grid=(num_rows, num_cols),
         in_specs=[
             pl.BlockSpec(memory_space=pltpu.SMEM),
-            _specs(packed[0], tiling.rows, 0),
-            _specs(packed[1], tiling.cols, 1),
+            row_side.specs(tiling.rows, 0),
+            col_side.specs(tiling.cols, 1),
         ],
         out_specs=[
             pl.BlockSpec((None, *shape[1:]), lambda i, j: (i, 0, 0)),
@@ -264,20 +148,9 @@ def reduce(
         scratch_shapes=[pltpu.VMEM((tiling.rows, LANES), jnp.float32)],
         compiler_params=_params(),
         name="simjax_reduce_pairs",
-    )(scales, *packed)
-    sums = _gathered(of_rows, found.swapaxes(0, 1), len(rows.x))
-    return sums, _gathered(of_cols, columns, len(cols.y))
-
-
-def _gathered(like: Any, found: Float[Array, "F I R"], length: int) -> Any:
-    """Facts of all anchors or keys from what a kernel has written."""
-    leaves, structure = jax.tree.flatten(like)
-    lines = [found[k].reshape(-1)[:length] for k in range(len(leaves))]
-    return jax.tree.unflatten(structure, lines)
-
-
-def _seen(side: Rows | Cols) -> Array | None:
-    return None if side.guide is None else side.guide.vectors
+    )(scales, row_side, col_side)
+    sums = unpack(found.swapaxes(0, 1), of_rows, len(rows.x))
+    return sums, unpack(columns, of_cols, len(cols.y))
 
 
 def _params() -> Any:
@@ -287,21 +160,13 @@ def _params() -> Any:
 
 
 def pull_back(
-    rows: Rows,
-    cols: Cols,
-    factors: Factors,
-    scales: Float[Array, "S"],
-    tiling: Tiling,
+    rows: Rows, cols: Cols, factors: Factors, scales: Float[Array, "S"], tiling: Tiling
 ) -> Gradients:
     """`simjax.ops.tiled.pull_back` in one kernel."""
     tiling = tiling.shaped(tile_shape, len(rows.x), len(cols.y))
-    row_facts, col_facts = _facts(rows, factors.rows), _facts(cols, factors.cols)
-    packed = (
-        _pack(rows.x, _seen(rows), row_facts, tiling.rows),
-        _pack(cols.y, _seen(cols), col_facts, tiling.cols),
-    )
-    row_facts, col_facts = _shapes((row_facts, col_facts))
-    num_rows, num_cols = (len(side.whole) for side in packed)
+    row_side, row_facts = pack(rows, factors.rows, tiling.rows)
+    col_side, col_facts = pack(cols, factors.cols, tiling.cols)
+    num_rows, num_cols = len(row_side.whole), len(col_side.whole)
     width, steps = rows.x.shape[1], num_rows * num_cols
     nothing = Shares.empty((1, 1), (1, 1), cols.biases, tiling)
     by_scale, by_bias = (len(jax.tree.leaves(part)) for part in nothing)
@@ -354,16 +219,16 @@ def pull_back(
             @pl.when(i == 0)
             def _() -> None:
                 zeros = Shares.empty((1, 1), (1, tiling.cols), col_facts.biases, tiling)
-                _write(biases, zeros.biases, _line(j))
+                write(biases, zeros.biases, line(j))
 
-        row = _unpack(rows, row_facts, upright=True)
-        col = _unpack(cols, col_facts, upright=False)
+        row = rows.facts(row_facts, upright=True)
+        col = cols.facts(col_facts, upright=False)
         tile = _tile(rows, cols, row, col, tiling)
-        shares = Shares(_read(kept, nothing.scales, _lane), _read(biases, nothing.biases, _line(j)))
+        shares = Shares(read(kept, nothing.scales, lane), read(biases, nothing.biases, line(j)))
         both = Factors(row.factors, col.factors)
         weight, shares = pull_back_tile(tile, both, shares, scales, tiling)
-        _write(kept, shares.scales, _lane)
-        _write(biases, shares.biases, _line(j))
+        write(kept, shares.scales, lane)
+        write(biases, shares.biases, line(j))
         x, y = rows.vectors[...], cols.vectors[...]
         weight = weight.astype(y.dtype)
         d_x[...] += product(weight, y, (1, 0))
@@ -389,7 +254,7 @@ def pull_back(
             for last in range(max(steps - depth, 0), steps):
                 send(last).wait()
 
-    shape = (num_rows, -(-max(by_scale, 1) // 8) * 8, tiling.rows)
+    shape = (num_rows, whole(by_scale), tiling.rows)
     bias_shape = (max(by_bias, 1), num_cols, tiling.cols)
     tile_of_keys = (tiling.cols, width)
     d_x, d_y, found, biases = pl.pallas_call(
@@ -397,8 +262,8 @@ def pull_back(
         grid=(num_rows, num_cols),
         in_specs=[
             pl.BlockSpec(memory_space=pltpu.SMEM),
-            _specs(packed[0], tiling.rows, 0),
-            _specs(packed[1], tiling.cols, 1),
+            row_side.specs(tiling.rows, 0),
+            col_side.specs(tiling.cols, 1),
         ],
         out_specs=[
             pl.BlockSpec((tiling.rows, width), lambda i, j: (i, 0)),
@@ -407,8 +272,8 @@ def pull_back(
             pl.BlockSpec(bias_shape, lambda i, j: (0, 0, 0)),
         ],
         out_shape=[
-            _out(packed[0].vectors.shape, rows.x),
-            _out(packed[1].vectors.shape, rows.x),
+            _out(row_side.vectors.shape, rows.x),
+            _out(col_side.vectors.shape, rows.x),
             _out(shape, rows.x),
             _out(bias_shape, rows.x),
         ],
@@ -420,9 +285,9 @@ def pull_back(
         ],
         compiler_params=_params(),
         name="simjax_pull_back_pairs",
-    )(scales, *packed)
+    )(scales, row_side, col_side)
     shares = Shares(
-        _gathered(nothing.scales, found.swapaxes(0, 1), len(rows.x)),
-        _gathered(nothing.biases, biases, len(cols.y)),
+        unpack(found.swapaxes(0, 1), nothing.scales, len(rows.x)),
+        unpack(biases, nothing.biases, len(cols.y)),
     )
     return Gradients.of(d_x[: len(rows.x)], d_y[: len(cols.y)], shares, rows, cols, scales, tiling)
