@@ -8,7 +8,7 @@ import pytest
 from scipy.special import logsumexp
 
 from simjax.errors import SimjaxError
-from simjax.lab.bench import contenders, loss, memory, peers
+from simjax.lab.bench import contenders, loss, memory, peers, reductions
 
 
 def expected(size: int, width: int, symmetric: bool) -> float:
@@ -25,6 +25,25 @@ def test_contenders_compute_one_loss(name: str) -> None:
     made = contenders.make(name, contenders.embeddings(48, 16), "float32", torch)
     assert made.run() == pytest.approx(expected(48, 16, name.endswith("symmetric")), rel=1e-5)
     assert (made.temporary_bytes is None) == ("PyTorch" in name)
+
+
+@pytest.mark.parametrize("name", reductions.NAMES)
+def test_reductions_are_of_the_pairs_they_name(name: str) -> None:
+    x = contenders.unit_embeddings(48, 16).astype(np.float64)
+    cosines = x[:, 0] @ x[:, 1].T
+    off = np.where(np.eye(48, dtype=bool), -np.inf, 0.0)
+
+    def part(scale: float, axis: int = 1) -> float:
+        return np.logaddexp(0, logsumexp(scale * cosines + off, axis=axis)).mean()
+
+    further = {
+        reductions.ROWS: 0.0,
+        reductions.BOTH: part(20, axis=0),
+        reductions.WATCHED: part(4),
+        reductions.TWO: part(5),
+    }
+    made = contenders.make_reduction(name, x.astype(np.float32), "float32")
+    assert made.run() == pytest.approx(part(20) + further[name], rel=1e-5)
 
 
 @pytest.mark.parametrize("name", ["simjax", "dense PyTorch", "dense JAX"])
@@ -51,7 +70,8 @@ def test_figures_agree_with_each_other(run, tmp_path: Path, monkeypatch) -> None
     figures = run(loss, "--sizes", 32, 64, "--width", 8, "--rounds", 3, "--large", "--json", file)
     assert json.loads(file.read_text()) == figures
     rows, ratios = figures["contenders"], figures["ratios"]
-    names = {f"{name}, {size}" for name in contenders.NAMES for size in (32, 64)}
+    measured = (*contenders.NAMES, *reductions.NAMES)
+    names = {f"{name}, {size}" for name in measured for size in (32, 64)}
     assert set(rows) == names | {"simjax, 96"}
     for size in (32, 64):
         ours, peer = rows[f"simjax, {size}"], rows[f"dense PyTorch, {size}"]
@@ -64,6 +84,13 @@ def test_figures_agree_with_each_other(run, tmp_path: Path, monkeypatch) -> None
     assert ratios["memory of simjax over dense PyTorch, 64"]["met"]
     assert not ratios["memory of simjax over dense JAX, 64"]["met"]
     assert ratios["exponent of the memory of simjax, 32 to 64"]["value"] == pytest.approx(1.0)
+    for name in (reductions.BOTH, reductions.WATCHED, reductions.TWO):
+        ratio = ratios[f"time of {name} over {reductions.ROWS}, 64"]
+        rounds = np.divide(
+            rows[f"{name}, 64"]["seconds"], rows[f"{reductions.ROWS}, 64"]["seconds"]
+        )
+        assert ratio["value"] == pytest.approx(np.median(rounds))
+        assert "goal" in ratio
     assert rows["simjax, 96"]["seconds"] == [1.5]
     assert ratios["peak of the process at 96, in GB"]["met"]
 

@@ -61,6 +61,12 @@ def embeddings(size: int, width: int, seed: int = 0) -> Float32[np.ndarray, "B 2
     return made
 
 
+def unit_embeddings(size: int, width: int) -> Float32[np.ndarray, "B 2 D"]:
+    """The same at length 1."""
+    made = embeddings(size, width)
+    return made / np.linalg.norm(made, axis=-1, keepdims=True)
+
+
 def vectors(size: int, width: int, seed: int = 0) -> Float32[np.ndarray, "B D"]:
     """Random unit vectors, not quite around zero."""
     made = np.random.default_rng(seed).standard_normal((size, width), np.float32)
@@ -94,6 +100,13 @@ def make(name: str, x: Float32[np.ndarray, "..."], dtype: str, torch: Torch | No
         return _dense_torch(x, dtype, symmetric, torch)
     loss = _ours if name in (OURS, OURS_SYMMETRIC) else _dense_jax
     return _compile(partial(loss, dtype=dtype, symmetric=symmetric), x)
+
+
+def make_reduction(name: str, x: Float32[np.ndarray, "B 2 D"], dtype: str) -> Contender:
+    """Prepare one of `simjax.lab.bench.reductions`, for unit vectors."""
+    from simjax.lab.bench import reductions
+
+    return _compile(partial(reductions.loss, name=name, dtype=dtype), x)
 
 
 def _compile(loss: Callable[..., Any], x: np.ndarray) -> Contender:

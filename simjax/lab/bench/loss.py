@@ -1,5 +1,7 @@
 """Time and memory of the loss, value and gradient, beside dense PyTorch and dense JAX.
 
+Beside it the operator alone: what columns and further scales cost over the rows of one scale.
+
 Times are taken in turns in one process. Memory is taken in one process per contender and size: the
 peak during one call over what was in use before it, with the inputs in place.
 """
@@ -65,6 +67,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     with report.telling() as said:
         for size in sizes:
             _times(result, args, size, names, torch, said)
+            _operator_times(result, args, size, said)
             if not args.no_memory:
                 for name in names:
                     said(f"memory of {name} at {size:,}")
@@ -125,6 +128,30 @@ def _times(
                 goal = Goal(0.65, "at most")
             ratio = paired_ratio(times[name], times[peer])
             result.ratios.append(Ratio.of(f"time of {name} over {peer}, {size:,}", ratio, goal))
+
+
+def _operator_times(
+    result: Report, args: argparse.Namespace, size: int, said: Callable[[str], None]
+) -> None:
+    from simjax.lab.bench import contenders, reductions
+    from simjax.lab.bench.report import Ratio
+    from simjax.lab.bench.timing import interleave, paired_ratio
+
+    x = contenders.unit_embeddings(size, args.width)
+    made = {name: contenders.make_reduction(name, x, args.dtype) for name in reductions.NAMES}
+    losses = {name: contender.run() for name, contender in made.items()}
+    runs = {name: contender.run for name, contender in made.items()}
+    times = interleave(runs, args.rounds, said=lambda line: said(f"{size:,} pairs, {line}"))
+    for name, contender in made.items():
+        result.contenders[_row(name, size)] = {
+            "seconds": times[name],
+            "loss": losses[name],
+            "temporary_bytes": contender.temporary_bytes,
+        }
+    for name, goal in reductions.GOALS.items():
+        ratio = paired_ratio(times[name], times[reductions.ROWS])
+        told = f"time of {name} over {reductions.ROWS}, {size:,}"
+        result.ratios.append(Ratio.of(told, ratio, goal if size == GOAL_SIZE else None))
 
 
 def _memory(result: Report, args: argparse.Namespace, name: str, size: int) -> Peak:
