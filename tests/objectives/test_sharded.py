@@ -1,0 +1,71 @@
+"""Every objective gives the value and gradient of one device on any mesh."""
+
+import itertools
+import math
+from functools import cache
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import P
+from jax.sharding import AxisType, Mesh
+
+from simjax.objectives.config import ObjectiveConfig
+from simjax.objectives.contrastive import Views, contrastive_loss
+
+pytestmark = pytest.mark.usefixtures("strict_promotion")
+EXAMPLES, VIEWS, WIDTH = 32, 3, 10
+AXES = ("slice", "data", "fsdp")
+OBJECTIVES = list(
+    itertools.product(["infonce", "flatnce", "dcl"], ["forward", "symmetric", "joint"])
+)
+
+
+@cache
+def on_mesh(shape, config, exchange):
+    """Loss, metrics and gradients of embeddings and scale; texts repeat within and across."""
+    shape = (1,) * (3 - len(shape)) + shape
+    devices = np.asarray(jax.devices()[: math.prod(shape)]).reshape(shape)
+    mesh = Mesh(devices, AXES, axis_types=(AxisType.Auto,) * 3)
+    random = np.random.default_rng(0)
+    x = random.normal(size=(EXAMPLES, VIEWS, WIDTH)).astype(np.float32)
+    x[:, 1] += x[:, 0]
+    ids = random.integers(0, 80, (EXAMPLES, VIEWS)).astype(np.int32)
+    ids[3, 2] = ids[20, 1] = -1  # one without a hard negative, one without a positive
+    views = Views(positives=1, one_distribution=False, group=4)
+
+    def local(x, ids, example):
+        scale = jax.lax.pcast(jnp.float32(1 / config.temperature), AXES, to="varying")
+        labels = jnp.full_like(example, -1)
+
+        def loss(x, scale):
+            options = {"exchange": exchange}
+            return contrastive_loss(x, ids, labels, example, scale, config, views, **options)
+
+        (value, metrics), (d_x, d_scale) = jax.value_and_grad(loss, (0, 1), has_aux=True)(x, scale)
+        return jax.lax.psum((value, d_scale), AXES), metrics, d_x
+
+    part = P(AXES)
+    run = jax.shard_map(local, mesh=mesh, in_specs=part, out_specs=(P(), P(), part))
+    found = jax.jit(run)(x, ids, np.arange(EXAMPLES, dtype=np.int32))
+    return jax.tree.map(np.asarray, found)
+
+
+def assert_same(ours, expected):
+    for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, rtol=2e-5, atol=5e-6 * max(1, np.abs(other).max()))
+
+
+@pytest.mark.parametrize("exchange", ["all_gather", pytest.param("ring", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("objective", OBJECTIVES, ids="-".join)
+def test_three_axes_are_one_device(objective, exchange):
+    config = ObjectiveConfig(*objective, hard_negative_weight=2.0)
+    assert_same(on_mesh((2, 2, 2), config, exchange), on_mesh((1,), config, "all_gather"))
+
+
+@pytest.mark.parametrize("exchange", ["all_gather", "ring"])
+@pytest.mark.parametrize("shape", [(2,), (4,), (8,), (4, 2)], ids=str)
+def test_the_gradient_does_not_depend_on_the_device_count(shape, exchange):
+    config = ObjectiveConfig("infonce", "symmetric", temperature=0.02, learnable_temperature=True)
+    assert_same(on_mesh(shape, config, exchange), on_mesh((1,), config, "all_gather"))
