@@ -12,12 +12,15 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float32
 
 from simjax.lab.bench.peers import Torch
+
+if TYPE_CHECKING:
+    from simjax.ops.dispatch import Implementation
 
 SCALE = 20.0
 OURS, OURS_SYMMETRIC = "simjax", "simjax symmetric"
@@ -97,16 +100,22 @@ def make(name: str, x: Float32[np.ndarray, "..."], dtype: str, torch: Torch | No
             raise ValueError(f"{name} without PyTorch")
         if name in SETS:
             return _torch_pairs(x, torch, reduce=name == TORCH_UNIFORMITY)
-        return _dense_torch(x, dtype, symmetric, torch)
+        return dense_torch(x, dtype, symmetric=symmetric, torch=torch)
     loss = _ours if name in (OURS, OURS_SYMMETRIC) else _dense_jax
     return _compile(partial(loss, dtype=dtype, symmetric=symmetric), x)
 
 
-def make_reduction(name: str, x: Float32[np.ndarray, "B 2 D"], dtype: str) -> Contender:
+def make_reduction(
+    name: str,
+    x: Float32[np.ndarray, "B 2 D"],
+    dtype: str,
+    implementation: Implementation | None = None,
+) -> Contender:
     """Prepare one of `simjax.lab.bench.reductions`, for unit vectors."""
     from simjax.lab.bench import reductions
 
-    return _compile(partial(reductions.loss, name=name, dtype=dtype), x)
+    made = partial(reductions.loss, name=name, dtype=dtype, implementation=implementation)
+    return _compile(made, x)
 
 
 def _compile(loss: Callable[..., Any], x: np.ndarray) -> Contender:
@@ -168,20 +177,35 @@ def _dense_jax(x: Any, *, dtype: str, symmetric: bool) -> Any:
     return one_way(scores)
 
 
-def _dense_torch(x: np.ndarray, dtype: str, symmetric: bool, torch: Torch) -> Contender:
+def dense_torch(
+    x: Float32[np.ndarray, "B 2 D"],
+    dtype: str,
+    *,
+    symmetric: bool,
+    torch: Torch,
+    compiled: bool = False,
+) -> Contender:
+    """Prepare PyTorch's cross-entropy of all scores, eager or through torch.compile."""
     module = torch.torch
     functional = module.nn.functional
     placed = module.from_numpy(x).to(torch.device).requires_grad_(True)
     labels = module.arange(len(x), device=torch.device)
 
-    def run() -> float:
-        placed.grad = None
-        unit = functional.normalize(placed, dim=-1)
+    def of(embeddings: Any) -> Any:
+        unit = functional.normalize(embeddings, dim=-1)
         anchors, keys = (unit[:, view].to(getattr(module, dtype)) for view in (0, 1))
         scores = SCALE * (anchors @ keys.T).float()
         loss = functional.cross_entropy(scores, labels)
         if symmetric:
             loss = (loss + functional.cross_entropy(scores.T, labels)) / 2
+        return loss
+
+    if compiled:
+        of = module.compile(of)
+
+    def run() -> float:
+        placed.grad = None
+        loss = of(placed)
         loss.backward()
         torch.wait()
         return float(loss.detach())

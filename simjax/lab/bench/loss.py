@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import statistics
 from typing import TYPE_CHECKING, Any
 
 from simjax.lab.bench import arguments
@@ -51,6 +52,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--no_memory", action="store_true", help="leave out memory, which starts many processes"
     )
+    parser.add_argument(
+        "--peers",
+        action="store_true",
+        help="also torch.compile, tokamax and siglip-kernel where installed, and what share of "
+        "the peak of the matrix units each reaches; meant for accelerators",
+    )
     arguments.add_json(parser)
 
 
@@ -68,6 +75,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         for size in sizes:
             _times(result, args, size, names, torch, said)
             _operator_times(result, args, size, said)
+            if args.peers:
+                _peer_times(result, args, size, torch, said)
             if not args.no_memory:
                 for name in names:
                     said(f"memory of {name} at {size:,}")
@@ -152,6 +161,41 @@ def _operator_times(
         ratio = paired_ratio(times[name], times[reductions.ROWS])
         told = f"time of {name} over {reductions.ROWS}, {size:,}"
         result.ratios.append(Ratio.of(told, ratio, goal if size == GOAL_SIZE else None))
+
+
+def _peer_times(
+    result: Report,
+    args: argparse.Namespace,
+    size: int,
+    torch: Any,
+    said: Callable[[str], None],
+) -> None:
+    from simjax.lab.bench import accelerated, contenders
+    from simjax.lab.bench.report import Goal, Ratio
+    from simjax.lab.bench.timing import interleave, paired_ratio
+
+    x = contenders.embeddings(size, args.width)
+    made = {contenders.OURS: contenders.make(contenders.OURS, x, args.dtype, torch)}
+    made |= accelerated.make(x, args.dtype, torch, result.notes)
+    losses = {name: contender.run() for name, contender in made.items()}
+    runs = {name: contender.run for name, contender in made.items()}
+    times = interleave(runs, args.rounds, said=lambda line: said(f"{size:,} pairs, {line}"))
+    peak = accelerated.peak(args.dtype)
+    for name, contender in made.items():
+        if name != contenders.OURS:
+            row = {"seconds": times[name], "loss": losses[name]}
+            if contender.temporary_bytes is not None:
+                row["temporary_bytes"] = contender.temporary_bytes
+            result.contenders[_row(name, size)] = row
+        needed = accelerated.operations(name, size, args.width) / peak
+        goal = Goal(0.6, "at least") if name == contenders.OURS else None
+        shares = [needed / seconds for seconds in times[name]]
+        told = f"share of the peak of {peak / 1e12:.3g} TFLOP/s that {name} reaches, {size:,}"
+        result.ratios.append(Ratio(told, statistics.median(shares), goal=goal))
+    for ours, peer in accelerated.RIVALS:
+        if peer in times:
+            ratio = paired_ratio(times[ours], times[peer])
+            result.ratios.append(Ratio.of(f"time of {ours} over {peer}, {size:,}", ratio, None))
 
 
 def _memory(result: Report, args: argparse.Namespace, name: str, size: int) -> Peak:

@@ -27,7 +27,7 @@ GOALS = {
 """Of the time of `ROWS`."""
 
 
-def loss(x: Any, *, name: str, dtype: str) -> Any:
+def loss(x: Any, *, name: str, dtype: str, implementation: Any = None) -> Any:
     """A sum over rows, and columns, of log-sum-exps of the pairs of unit vectors [B, 2, D]."""
     import jax
     import jax.numpy as jnp
@@ -43,6 +43,7 @@ def loss(x: Any, *, name: str, dtype: str) -> Any:
         kinds.append(Reduction(4.0, over="spread", max_scale=4.0, counted=True, gradient=False))
     if name == TWO:
         kinds.append(Reduction(SCALE / 4, over="none", max_scale=SCALE))
-    stats = reduce_pairs(x[:, 0], x[:, 1], anchors, keys, kinds, dtype=jnp.dtype(dtype))
+    options = {"dtype": jnp.dtype(dtype), "implementation": implementation}
+    stats = reduce_pairs(x[:, 0], x[:, 1], anchors, keys, kinds, **options)
     reduced = [*stats.rows, *(col for col in stats.cols if col is not None)]
     return sum(jax.nn.softplus(lse).sum() for lse in reduced) / np.float32(len(x))

@@ -1,0 +1,182 @@
+"""Peers of the loss on accelerators, and what share of the matrix units' peak each reaches.
+
+Value and gradient of InfoNCE of one direction take 2 B^2 D operations for the scores, as many
+again for each of the two gradients, and the scores once more where they are not kept: 8 B^2 D are
+counted for every InfoNCE, 6 B^2 D for every sigmoid loss, whatever a contender really does.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from simjax.lab.bench.contenders import OURS, SCALE, Contender, make_reduction
+from simjax.lab.bench.reductions import ROWS
+
+if TYPE_CHECKING:
+    from jaxtyping import Float32
+
+    from simjax.lab.bench.peers import Torch
+    from simjax.ops.dispatch import Implementation
+
+COMPILED_TORCH, TOKAMAX = "compiled PyTorch", "tokamax"
+OUR_SIGMOID, SIGLIP_KERNEL = "simjax sigmoid", "siglip-kernel"
+RIVALS = ((OURS, TOKAMAX), (OURS, COMPILED_TORCH), (OUR_SIGMOID, SIGLIP_KERNEL))
+"""What is compared with what."""
+INFONCE_OPERATIONS, SIGMOID_OPERATIONS = 8, 6
+BIAS = -10.0
+KERNELS: dict[str, tuple[Implementation, ...]] = {"tpu": ("pallas_tpu",)}
+"""Of each platform, beside what serves all."""
+
+
+def operations(name: str, size: int, width: int) -> int:
+    """What is counted for one value and gradient."""
+    each = SIGMOID_OPERATIONS if name in (OUR_SIGMOID, SIGLIP_KERNEL) else INFONCE_OPERATIONS
+    return each * size * size * width
+
+
+def peak(dtype: str, size: int = 8192, rounds: int = 20) -> float:
+    """Operations per second of a large matrix product, the best of several."""
+    import jax
+    import jax.numpy as jnp
+
+    x = jnp.ones((size, size), dtype)
+    precision = jax.lax.Precision.HIGHEST if dtype == "float32" else None
+    product = jax.jit(lambda x: jnp.matmul(x, x, precision=precision))
+    product(x).block_until_ready()
+    best = math.inf
+    for _ in range(rounds):
+        start = time.perf_counter()
+        product(x).block_until_ready()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best
+
+
+def make(
+    x: Float32[np.ndarray, "B 2 D"], dtype: str, torch: Torch | None, notes: list[str]
+) -> dict[str, Contender]:
+    """The contenders that are installed; what is missing is noted.
+
+    Args:
+        x: Embeddings of any length.
+        dtype: Of the operands of the products.
+        torch: PyTorch, if it is there.
+        notes: Gets a line for each peer that is not.
+    """
+    import jax
+
+    found = {OUR_SIGMOID: _our_sigmoid(x, dtype)}
+    unit = x / np.linalg.norm(x, axis=-1, keepdims=True)
+    for implementation in ("tiled", *KERNELS.get(jax.default_backend(), ())):
+        made = make_reduction(ROWS, unit, dtype, implementation)
+        found[f"{ROWS}, {implementation}"] = made
+    for name, prepare in ((TOKAMAX, _tokamax), (SIGLIP_KERNEL, _siglip_kernel)):
+        try:
+            found[name] = prepare(x, dtype, torch)
+        except ImportError as error:
+            notes.append(f"{name} is left out: {error}")
+    if torch is not None:
+        found[COMPILED_TORCH] = _compiled_torch(x, dtype, torch)
+    return found
+
+
+def sigmoid_loss(x: Any, scale: Any, bias: Any, *, dtype: str) -> Any:
+    """The mean over anchors of SigLIP's loss (arXiv 2303.15343) of embeddings [B, 2, D]."""
+    import jax
+    import jax.numpy as jnp
+
+    from simjax.objectives.contrastive import unit
+    from simjax.ops import AnchorIds, KeyIds, Reduction, row_loss
+
+    number = jnp.arange(x.shape[0], dtype=jnp.int32)
+    unknown = jnp.full_like(number, -1)
+    anchors = AnchorIds(number, number, number[:, None], unknown)
+    keys = KeyIds(number, number, number[:, None], unknown)
+    vectors = unit(x)
+    positive = scale * (vectors[:, 0] * vectors[:, 1]).sum(axis=1) + bias
+    pushed = Reduction(scale, bias, kind="softplus", over="none")
+    total, _ = row_loss(
+        lambda reduced, positive: reduced[0] + jax.nn.softplus(-positive),
+        positive,
+        vectors[:, 0],
+        vectors[:, 1],
+        anchors,
+        keys,
+        [pushed],
+        dtype=jnp.dtype(dtype),
+    )
+    return total / x.shape[0]
+
+
+def _our_sigmoid(x: Any, dtype: str) -> Contender:
+    import jax
+    import jax.numpy as jnp
+
+    def loss(x: Any, scale: Any, bias: Any) -> Any:
+        return sigmoid_loss(x, scale, bias, dtype=dtype)
+
+    arguments = jax.device_put(x), jnp.float32(SCALE), jnp.float32(BIAS)
+    compiled = jax.jit(jax.value_and_grad(loss, (0, 1, 2))).lower(*arguments).compile()
+
+    def run() -> float:
+        value, grads = compiled(*arguments)
+        jax.block_until_ready(grads)
+        return float(value)
+
+    return Contender(run, compiled.memory_analysis().temp_size_in_bytes)
+
+
+def _tokamax(x: Any, dtype: str, torch: Torch | None) -> Contender:
+    import jax
+    import jax.numpy as jnp
+    from tokamax import linear_softmax_cross_entropy_loss
+
+    from simjax.objectives.contrastive import unit
+
+    def loss(x: Any) -> Any:
+        vectors = unit(x)
+        anchors, keys = (SCALE * vectors[:, 0]).astype(dtype), vectors[:, 1].astype(dtype)
+        labels = jnp.arange(x.shape[0], dtype=jnp.int32)
+        return linear_softmax_cross_entropy_loss(anchors, labels, keys.T, reduction="mean")
+
+    placed = jax.device_put(x)
+    compiled = jax.jit(jax.value_and_grad(loss)).lower(placed).compile()
+
+    def run() -> float:
+        value, grad = compiled(placed)
+        grad.block_until_ready()
+        return float(value)
+
+    return Contender(run, compiled.memory_analysis().temp_size_in_bytes)
+
+
+def _siglip_kernel(x: Any, dtype: str, torch: Torch | None) -> Contender:
+    from siglip_kernel import fused_siglip_loss
+
+    if torch is None or not torch.torch.cuda.is_available():
+        raise ImportError("it needs PyTorch with CUDA")
+    module = torch.torch
+    placed = module.from_numpy(x).to(torch.device).requires_grad_(True)
+    scale, bias = (
+        module.tensor(value, device=torch.device, requires_grad=True)
+        for value in (math.log(SCALE), BIAS)
+    )
+
+    def run() -> float:
+        placed.grad = scale.grad = bias.grad = None
+        vectors = module.nn.functional.normalize(placed, dim=-1).to(getattr(module, dtype))
+        loss = fused_siglip_loss(vectors[:, 0], vectors[:, 1], scale, bias)
+        loss.backward()
+        torch.wait()
+        return float(loss.detach())
+
+    return Contender(run)
+
+
+def _compiled_torch(x: Any, dtype: str, torch: Torch) -> Contender:
+    from simjax.lab.bench import contenders
+
+    return contenders.dense_torch(x, dtype, symmetric=False, torch=torch, compiled=True)
