@@ -140,7 +140,8 @@ def _unpack(refs: list[Any], axis: int, shape: tuple[int, ...], tree: Any, lay: 
 
 def columns_of(x: Float[Array, "R C"], size: int) -> list[Float[Array, "R c"]]:
     """Cuts columns into pieces."""
-    return [lax.slice_in_dim(x, c, c + size, axis=1) for c in range(0, x.shape[1], size)]
+    rows, cols = x.shape
+    return [lax.slice(x, (0, c), (rows, c + size)) for c in range(0, cols, size)]
 
 
 @dataclass(frozen=True)
