@@ -23,6 +23,8 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float, Int
 
+from simjax.mesh import vary_like
+
 ROWS = 128
 """Anchors of a warpgroup's tile."""
 
@@ -50,6 +52,9 @@ BLOCKS_WANTED = 1024
 SHARED_MEMORY = 227 * 1024
 """Bytes of shared memory that a thread block may use."""
 
+CLUSTER = 1
+"""Thread blocks, 1 or 2, that share each copy of their anchors; see `Sweep.cluster`."""
+
 _MEMORY_REGISTERS, _COMPUTE_REGISTERS = 40, 232
 
 
@@ -62,6 +67,8 @@ class Sweep:
         chunks: Thread blocks along the keys.
         span: Tiles of keys of one chunk.
         steps: Stages of one tile: the width in units of `DEPTH`.
+        cluster: Neighbouring chunks whose thread blocks run together and copy their anchors, which
+            are the same, once for all.
         interpret: Run on the CPU, in the interpreter of Pallas.
     """
 
@@ -69,14 +76,17 @@ class Sweep:
     chunks: int
     span: int
     steps: int
+    cluster: int
     interpret: bool
 
     @classmethod
     def of(cls, num_anchors: int, num_keys: int, width: int, *, interpret: bool) -> Sweep:
         """For so many pairs, with little padding."""
         blocks, tiles = -(-num_anchors // BLOCK_ROWS), -(-num_keys // COLS)
+        cluster = 1 if interpret or tiles < CLUSTER else CLUSTER
         span = -(-tiles // min(tiles, -(-BLOCKS_WANTED // blocks)))
-        return cls(blocks, -(-tiles // span), span, -(-width // DEPTH), interpret)
+        chunks = -(-tiles // (span * cluster)) * cluster
+        return cls(blocks, chunks, span, -(-width // DEPTH), cluster, interpret)
 
     @property
     def padded(self) -> tuple[int, int, int]:
@@ -256,12 +266,23 @@ def sweep(
         "came": plgpu.Barrier(num_arrivals=2, num_barriers=stages),
         "left": plgpu.Barrier(num_arrivals=2, num_barriers=stages),
     }
+    together: dict[str, Any] = {}
+    shared: dict[str, Any] = {}
+    if shape.cluster > 1:
+        together = {"cluster": (shape.cluster,), "cluster_names": ("cluster",)}
+        shared = {"collective_axes": "cluster"}
+        # A stage of both blocks is filled at once, when both have left theirs.
+        scratch["left"] = plgpu.ClusterBarrier(
+            collective_axes=("cluster",), num_arrivals=2, num_barriers=stages
+        )
 
     def kernel(*refs: Any, **own: Any) -> None:
         x, y, of_rows, of_cols, scales, *results = refs
         out = {name: ref for (name, _, _), ref in zip(given, results, strict=True)}
         group = lax.axis_index("wg")
         block, chunk = _place(lax.axis_index("block"), shape)
+        if shape.cluster > 1:
+            chunk = chunk * shape.cluster + lax.axis_index("cluster")
         row, first = block * BLOCK_ROWS, chunk * shape.span
 
         @pl.when(group == 2)
@@ -285,6 +306,7 @@ def sweep(
                     x.at[pl.ds(row, BLOCK_ROWS), pl.ds(k * DEPTH, DEPTH)],
                     own["x"].at[slot],
                     own["came"].at[slot],
+                    **shared,
                 )
                 plgpu.copy_gmem_to_smem(
                     y.at[pl.ds(k * DEPTH, DEPTH), pl.ds(col, COLS)],
@@ -397,13 +419,16 @@ def sweep(
         kernel,
         out_type=[jax.ShapeDtypeStruct(size, dtype) for _, size, dtype in given],
         scratch_types=scratch,
-        grid=(shape.blocks * shape.chunks,),
+        grid=(shape.blocks * shape.chunks // shape.cluster,),
         grid_names=("block",),
         num_threads=3,
         thread_name="wg",
+        **together,
         compiler_params=plgpu.CompilerParams(approx_math=True),
         interpret=_interpreter() if shape.interpret else None,
     )(x, y, row_facts, col_facts, scales)
+    # Kernels return what they call the same on all devices.
+    found = vary_like(found, x)
     by_name: dict[str, Array] = {name: v for (name, _, _), v in zip(given, found, strict=True)}
     return by_name.get("rows"), by_name.get("cols"), by_name.get("weights")
 
@@ -420,7 +445,7 @@ def _place(index: Any, shape: Sweep) -> tuple[Any, Any]:
     time, a few megabytes, stays in the L2 cache, and the keys come from memory once for 4,096
     anchors.
     """
-    size = GROUP * shape.chunks
+    size = GROUP * (shape.chunks // shape.cluster)
     group, place = lax.div(index, size), lax.rem(index, size)
     wide = jnp.minimum(GROUP, shape.blocks - group * GROUP)
     return group * GROUP + lax.rem(place, wide), lax.div(place, wide)
