@@ -12,10 +12,11 @@ from jaxtyping import Array, Bool, Float
 
 from simjax.mesh import Tree, vary_like
 from simjax.ops import hopper
-from simjax.ops.hopper import LANE, Lay, Outputs, Part, Sweep, along, columns_of
+from simjax.ops.hopper import LANE, Outputs, Sweep
 from simjax.ops.operands import product
 from simjax.ops.pairs import Facing, pairs_over
 from simjax.ops.reductions import Factor, Masks, Reduction, Sums, logits, terms, weights
+from simjax.ops.registers import Lay, Part, along, columns_of
 from simjax.ops.tiles import (
     Cols,
     ColSums,
@@ -83,8 +84,9 @@ def reduce(
     shape = Sweep.of(num_anchors, num_keys, rows.x.shape[1], interpret=interpret)
     x, y, row, col = _operands(rows, cols, shape)
     of_rows, of_cols = _facts(row, col)
-    structure = [jax.tree.structure(sums) for sums in _kept(tiling)]
-    numbers = [each.num_leaves for each in structure]
+    kept = _kept(tiling)
+    structure = [jax.tree.structure(sums) for sums in kept]
+    num_of_row, num_of_col = (len(jax.tree.leaves(sums)) for sums in kept)
 
     def start(lay: Lay) -> RowSums:
         empty = jax.eval_shape(lambda: RowSums.empty((hopper.ROWS, LANE), tiling))
@@ -117,7 +119,7 @@ def reduce(
     by_row, by_col, _ = hopper.sweep(
         *(x, y, of_rows, of_cols, scales),
         shape,
-        Outputs(*numbers, weights=False),
+        Outputs(num_of_row, num_of_col, weights=False),
         start=start,
         reduce=add,
         end=end,
@@ -157,8 +159,9 @@ def pull_back(
             weight, shares = _weights(
                 row, col, Factors(by_row, by_col), scales, tiling, interpret=interpret
             )
-            d_row += product(weight, col.y, (1, 0))
-            d_cols = d_cols.at[j].add(product(weight, row.x, (0, 0)))
+            x, y = _padded(row.x, len(weight)), _padded(col.y, weight.shape[1])
+            d_row += product(weight, y, (1, 0))[:num_rows]
+            d_cols = d_cols.at[j].add(product(weight, x, (0, 0))[:num_cols])
             shares = jax.tree.map(jnp.add, Shares(d_scales, d_biases), shares)
             return (d_row, shares.scales, d_cols), shares.biases
 
@@ -185,7 +188,10 @@ def _weights(
     *,
     interpret: bool,
 ) -> tuple[Float[Array, "R C"], Shares]:
-    """Gradients of the cosines of some anchors with some keys, in the operands' type."""
+    """Gradients of the cosines of some anchors with some keys, in the operands' type.
+
+    They are padded with zeros, as they leave the kernel: to cut them would be to copy them.
+    """
     num_rows, num_cols = len(rows.x), len(cols.y)
     shape = Sweep.of(num_rows, num_cols, rows.x.shape[1], interpret=interpret)
     x, y, row, col = _operands(rows, cols, shape)
@@ -231,9 +237,9 @@ def _weights(
     )
     assert weight is not None
     of_scales = () if by_row is None else tuple(by_row.sum(axis=0)[:, :num_rows])
-    of_cols = iter(() if by_col is None else by_col.sum(axis=0)[:, :num_cols])
-    of_biases = tuple(next(of_cols) if k in biased else None for k in kinds)
-    return weight[:num_rows, :num_cols], Shares(of_scales, of_biases)
+    found = iter(() if by_col is None else by_col.sum(axis=0)[:, :num_cols])
+    of_biases = tuple(next(found) if k in biased else None for k in kinds)
+    return weight, Shares(of_scales, of_biases)
 
 
 def _kept(tiling: Tiling) -> tuple[RowSums, ColSums]:
