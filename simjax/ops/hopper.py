@@ -150,7 +150,8 @@ def sweep(
     num_rows, num_cols, _ = shape.padded
     lay, per_chunk = Lay(shape.interpret), shape.span * shape.steps
     swizzled = (plgpu.TilingTransform((8, DEPTH)), plgpu.SwizzleTransform(128))
-    narrow = (plgpu.TilingTransform((8, PART)), plgpu.SwizzleTransform(2 * PART))
+    piece = min(PART, DEPTH)
+    narrow = (plgpu.TilingTransform((8, piece)), plgpu.SwizzleTransform(2 * piece))
     possible: list[tuple[str, tuple[int, ...], Any]] = [
         ("rows", (shape.chunks, outputs.rows, num_rows), jnp.float32),
         ("cols", (num_rows // ROWS, outputs.cols, num_cols), jnp.float32),
@@ -198,7 +199,7 @@ def sweep(
         x, y, of_rows, of_cols, scales, *results = refs
         out = {name: ref for (name, _, _), ref in zip(given, results, strict=True)}
         group = lax.axis_index("wg")
-        block, chunk = _place(lax.axis_index("block"), shape)
+        block, chunk = place(lax.axis_index("block"), shape)
         if shape.cluster > 1:
             chunk = chunk * shape.cluster + lax.axis_index("cluster")
         row, first = block * BLOCK_ROWS, chunk * shape.span
@@ -356,7 +357,7 @@ def stage_bytes(dtype: Any) -> int:
     return (BLOCK_ROWS + COLS) * DEPTH * jnp.dtype(dtype).itemsize
 
 
-def _place(index: Any, shape: Sweep) -> tuple[Any, Any]:
+def place(index: Any, shape: Sweep) -> tuple[Any, Any]:
     """The block of rows and the chunk of keys of a thread block.
 
     `GROUP` blocks of rows go through all chunks together: what the multiprocessors read at one

@@ -1,7 +1,8 @@
 """The kernels for Hopper GPUs: their numbers in Pallas' interpreter, and that they lower.
 
 The interpreter holds up a thread of the CPU client for each warpgroup that waits, and needs the
-eight that eight devices give.
+eight that eight devices give. It compiles a kernel anew for each warpgroup of each thread block,
+so that kernels are small here and thread blocks few.
 """
 
 import jax
@@ -17,6 +18,13 @@ from simjax.ops.tiles import Cols, Factors, Rows, Tiling, finish
 from tests.ops.cases import PLANS, Case, make
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
+
+
+@pytest.fixture
+def small(monkeypatch):
+    """One thread block for all keys, and tiles in one part."""
+    monkeypatch.setattr(hopper, "BLOCKS_WANTED", 1)
+    monkeypatch.setattr(hopper, "PART", 128)
 
 
 def operands(case, plan, dtype=jnp.bfloat16):
@@ -86,40 +94,44 @@ def assert_kernels_give_the_reference(case, plan, dtype=jnp.bfloat16):
 @pytest.mark.parametrize(
     ("case", "plan"),
     [
-        (Case("ragged", 37, 70, width=64, duplicates=True), "rows"),
         (
             Case(
                 "two positives, absent keys", 21, 63, 40, positives=2, duplicates=True, absent=True
             ),
             "several scales",
         ),
-        (Case("steep scores", 24, 140, width=72, scale=100.0, duplicates=True), "rows and columns"),
-        (Case("rows without negatives", 12, 24, lonely=True), "sigmoid of keys"),
-        (Case("one pair", 1, 1), "of a class"),
+        (Case("two blocks", 260, 140, width=72, scale=100.0, duplicates=True), "rows and columns"),
     ],
     ids=lambda value: getattr(value, "name", value),
 )
+@pytest.mark.usefixtures("small")
 def test_kernels_give_the_reference(case, plan):
     assert_kernels_give_the_reference(case, plan)
 
 
-def test_float16_operands():
-    case = Case("ragged", 37, 70, width=64, duplicates=True)
-    assert_kernels_give_the_reference(case, "sigmoid", jnp.float16)
+@pytest.mark.usefixtures("small")
+def test_float16_operands_and_strips_of_weights(monkeypatch):
+    monkeypatch.setattr(pallas_gpu, "STRIP", (8, 24))
+    case = Case("rows without negatives", 12, 24, lonely=True)
+    assert_kernels_give_the_reference(case, "sigmoid of keys", jnp.float16)
 
 
 def test_stages_and_chunks_follow_one_another(monkeypatch):
-    # Two blocks of rows, two chunks of three tiles (one of them padding) of two stages each.
-    monkeypatch.setattr(hopper, "BLOCKS_WANTED", 4)
-    case = Case("several blocks", 270, 600, width=128, duplicates=True)
+    # Two chunks of three tiles (one of them padding) of two stages each: more than there are
+    # stages, and more tiles than there are halves of facts.
+    monkeypatch.setattr(hopper, "BLOCKS_WANTED", 2)
+    case = Case("several chunks", 140, 600, width=128, duplicates=True)
     shape = hopper.Sweep.of(case.anchors, case.keys, case.width, interpret=True)
-    assert (shape.blocks, shape.chunks, shape.span, shape.steps) == (2, 2, 3, 2)
-    assert_kernels_give_the_reference(case, "rows and columns")
+    assert (shape.blocks, shape.chunks, shape.span, shape.steps) == (1, 2, 3, 2)
+    assert_kernels_give_the_reference(case, "rows")
 
 
-def test_strips_of_weights_are_summed(monkeypatch):
-    monkeypatch.setattr(pallas_gpu, "STRIP", (24, 40))
-    assert_kernels_give_the_reference(Case("ragged", 37, 70, duplicates=True), "rows and columns")
+@pytest.mark.parametrize("cluster", [1, 2])
+def test_every_block_meets_every_chunk(cluster):
+    shape = hopper.Sweep(37, 6, 1, 1, cluster, interpret=False)
+    seen = [hopper.place(jnp.int32(n), shape) for n in range(37 * 6 // cluster)]
+    found = {(int(block), int(chunk)) for block, chunk in seen}
+    assert found == {(block, chunk) for block in range(37) for chunk in range(6 // cluster)}
 
 
 def test_softplus_has_no_cancellation():
