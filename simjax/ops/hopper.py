@@ -179,6 +179,8 @@ def sweep(
         if isinstance(s, type(scratch["row_facts"]))
     )
     stages = min(4, per_chunk, (SHARED_MEMORY - 4096 - taken) // stage_bytes(operand))
+    # A stage is left when the product after it has begun, in another one.
+    assert stages >= min(2, per_chunk), "shared memory does not hold two stages"
     scratch |= {
         "x": plgpu.SMEM((stages, BLOCK_ROWS, DEPTH), operand, transforms=swizzled),
         "y": plgpu.SMEM((stages, DEPTH, COLS), operand, transforms=swizzled),

@@ -1,4 +1,30 @@
-"""The operator in kernels for Hopper GPUs: bfloat16 or float16 operands, float32 sums."""
+"""The operator in kernels for Hopper GPUs: bfloat16 or float16 operands, float32 sums.
+
+Forward, one kernel makes each tile of cosines in registers and reduces it there: nothing of size
+B N is written. Backward, the same kernel makes the weights of some thousand anchors and keys, in
+the operands' type, and the compiler's own products take them to both sides' gradients::
+
+    value      2 B N D operations    in the kernel
+    weights    2 B N D               in the kernel, which writes 2 bytes a pair
+    d x, d y   4 B N D               in the compiler's products, which read them twice
+
+A kernel that kept d x [128, 768] beside a tile would need more registers than there are, and one
+for each side would make the cosines once more: ten parts of products instead of eight. The weights
+of a strip cost 6 bytes a pair of memory traffic against 6 D operations, a fifth of what H100's
+memory allows at D = 768, and their products are as fast as any.
+
+What bounds the kernel, from H100's figures at D = 768: a tile of 256 x 128 is 12,288 cycles of
+the tensor cores and about 3,100 cycles of 12 instructions a pair (ids masks and one exponential;
+counted in the PTX), which overlap as far as the two warpgroups drift apart, up to the stages'
+length. It reads 48 bytes a cycle from the L2 cache at full speed, which is more than the 24 to 32
+that it gives: `hopper.CLUSTER` = 2 halves the anchors' part (32 bytes). There is one thread block
+to a multiprocessor. Partial sums take 4 B N / 128 bytes a number of columns, and less of rows.
+
+None of this has run on a GPU. The numbers are proven in Pallas' interpreter, but for how arrays
+lie in registers and shared memory; that they compile for sm_90a, fit into shared memory and spill
+few registers or none is seen ahead of time. Speed, and that no barrier is waited for in vain, are
+not known; in clusters not even by the interpreter.
+"""
 
 from __future__ import annotations
 
