@@ -2,25 +2,28 @@
 
 ``tiled`` serves every platform. ``pallas_tpu`` is taken on TPUs for whatever fits on the chip
 (`simjax.ops.pallas_tpu.supports`): loops that XLA compiles write each tile of scores to memory and
-read it again for every reduction, which kernels do not.
+read it again for every reduction, which kernels do not. ``pallas_gpu``, for Hopper, is taken where
+it is asked for: it has not been measured against ``tiled``, which GPUs get.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
+from types import ModuleType
 from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from simjax.ops import pallas_tpu, strips, tiled
+from simjax.ops import pallas_gpu, pallas_tpu, strips, tiled
 from simjax.ops.reductions import PairStats
 from simjax.ops.strips import RowValue
 from simjax.ops.tiles import Cols, ColSums, Factors, Gradients, Rows, RowSums, Tiling, finish
 
-Implementation: TypeAlias = Literal["tiled", "pallas_tpu"]
+Implementation: TypeAlias = Literal["tiled", "pallas_tpu", "pallas_gpu"]
+
+_KERNELS: dict[str, ModuleType] = {"pallas_tpu": pallas_tpu, "pallas_gpu": pallas_gpu}
 
 
 def reduce(
@@ -31,15 +34,11 @@ def reduce(
     tiling: Tiling,
 ) -> tuple[RowSums, ColSums]:
     """What is reduced for each anchor and for each key that are here."""
-    return _run(
-        wanted,
-        partial(tiled.reduce, tiling=tiling),
-        partial(pallas_tpu.reduce, tiling=tiling),
-        pallas_tpu.supports(rows, cols, tiling),
-        rows,
-        cols,
-        scales,
-    )
+
+    def by(module: ModuleType) -> Any:
+        return partial(module.reduce, tiling=tiling)
+
+    return _run(wanted, by, by(tiled), rows, cols, (rows, cols, scales), tiling)
 
 
 def pull_back(
@@ -51,16 +50,11 @@ def pull_back(
     tiling: Tiling,
 ) -> Gradients:
     """Gradients of the anchors and keys that are here."""
-    return _run(
-        wanted,
-        partial(tiled.pull_back, tiling=tiling),
-        partial(pallas_tpu.pull_back, tiling=tiling),
-        pallas_tpu.supports(rows, cols, tiling),
-        rows,
-        cols,
-        factors,
-        scales,
-    )
+
+    def by(module: ModuleType) -> Any:
+        return partial(module.pull_back, tiling=tiling)
+
+    return _run(wanted, by, by(tiled), rows, cols, (rows, cols, factors, scales), tiling)
 
 
 def value_and_grad(
@@ -76,19 +70,16 @@ def value_and_grad(
 
     A kernel, which writes no scores anywhere, makes them twice.
     """
-    return _run(
-        wanted,
-        partial(strips.value_and_grad, value, tiling=tiling),
-        partial(_by_kernel, value, tiling=tiling),
-        pallas_tpu.supports(rows, cols, tiling),
-        arguments,
-        rows,
-        cols,
-        scales,
-    )
+
+    def by(module: ModuleType) -> Any:
+        return partial(_by_kernel, module, value, tiling=tiling)
+
+    default = partial(strips.value_and_grad, value, tiling=tiling)
+    return _run(wanted, by, default, rows, cols, (arguments, rows, cols, scales), tiling)
 
 
 def _by_kernel(
+    kernel: ModuleType,
     value: RowValue,
     arguments: Any,
     rows: Rows,
@@ -96,27 +87,34 @@ def _by_kernel(
     scales: Float[Array, "S"],
     tiling: Tiling,
 ) -> tuple[Float[Array, ""], PairStats, tuple[Any, Gradients]]:
-    stats = finish(*pallas_tpu.reduce(rows, cols, scales, tiling), tiling)
+    sums, columns = kernel.reduce(rows, cols, scales, tiling)
+    stats = finish(sums, columns, tiling)
     values, pull = jax.vjp(value, stats.rows, arguments)
     g_rows, g_arguments = pull(jnp.ones_like(values))
     nothing = tuple(None for _ in g_rows)
     grads = PairStats(g_rows, nothing, nothing, stats.row_max)
     factors = Factors.of(stats, grads, scales, tiling)
-    found = pallas_tpu.pull_back(rows, cols, factors, scales, tiling)
-    return values.sum(), stats, (g_arguments, found)
+    return values.sum(), stats, (g_arguments, kernel.pull_back(rows, cols, factors, scales, tiling))
 
 
 def _run(
     wanted: Implementation | None,
-    default: Callable[..., Any],
-    tpu: Callable[..., Any],
-    fits: bool,
-    *operands: Any,
+    by: Any,
+    default: Any,
+    rows: Rows,
+    cols: Cols,
+    operands: tuple[Any, ...],
+    tiling: Tiling,
 ) -> Any:
-    if wanted == "pallas_tpu":
-        if not fits:
-            raise ValueError("implementation: these pairs do not fit pallas_tpu; use tiled")
-        return tpu(*operands)
-    if wanted == "tiled" or not fits:
+    """Calls what was asked for, or what suits the platform.
+
+    Raises:
+        ValueError: The kernel that was asked for cannot serve these pairs.
+    """
+    if wanted in _KERNELS:
+        if not _KERNELS[wanted].supports(rows, cols, tiling):
+            raise ValueError(f"implementation: {wanted} does not serve these pairs; use tiled")
+        return by(_KERNELS[wanted])(*operands)
+    if wanted == "tiled" or not pallas_tpu.supports(rows, cols, tiling):
         return default(*operands)
-    return jax.lax.platform_dependent(*operands, tpu=tpu, default=default)
+    return jax.lax.platform_dependent(*operands, tpu=by(pallas_tpu), default=default)

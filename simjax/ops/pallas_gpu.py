@@ -40,7 +40,7 @@ from simjax.mesh import Tree, vary_like
 from simjax.ops import hopper
 from simjax.ops.hopper import LANE, Outputs, Sweep
 from simjax.ops.operands import product
-from simjax.ops.pairs import Facing, pairs_over
+from simjax.ops.pairs import Ids, pairs_over
 from simjax.ops.reductions import Factor, Masks, Reduction, Sums, logits, terms, weights
 from simjax.ops.registers import Lay, Part, along, columns_of
 from simjax.ops.tiles import (
@@ -52,10 +52,10 @@ from simjax.ops.tiles import (
     RowSums,
     Shares,
     Tiling,
-    cut,
     even,
     join,
     no_columns,
+    split,
 )
 
 MOST_NUMBERS = 8
@@ -71,14 +71,14 @@ STRIP = (8192, 16384)
 class _OfRows(NamedTuple):
     """What a sweep is told of each anchor."""
 
-    ids: Facing
+    ids: Ids
     factors: tuple[Factor, ...]
 
 
 class _OfCols(NamedTuple):
     """What a sweep is told of each key."""
 
-    ids: Facing
+    ids: Ids
     biases: tuple[Float[Array, "N"] | None, ...]
     factors: tuple[Factor | None, ...]
 
@@ -86,7 +86,7 @@ class _OfCols(NamedTuple):
 def supports(rows: Rows, cols: Cols, tiling: Tiling) -> bool:
     """Whether the kernels serve these operands and reductions; shapes and types alone count."""
     numbers = (len(jax.tree.leaves(sums)) for sums in _kept(tiling))
-    others = max(rows.ids.positives.shape[1], cols.ids.partners.shape[1])
+    others = max(len(rows.ids.others), len(cols.ids.others))
     return (
         rows.x.dtype in (jnp.bfloat16, jnp.float16)
         and rows.x.dtype == cols.y.dtype
@@ -173,8 +173,8 @@ def pull_back(
     """Gradients, some thousand anchors and keys at a time; see `tiled.pull_back`."""
     whole = rows, cols
     num_rows, num_cols = (even(len(v), m) for v, m in zip((rows.x, cols.y), STRIP, strict=True))
-    rows, by_row = cut((rows, factors.rows), num_rows)
-    cols, by_col = cut((cols, factors.cols), num_cols)
+    rows, by_row = split((rows, factors.rows), num_rows)
+    cols, by_col = split((cols, factors.cols), num_cols)
 
     def strip(carry: tuple, of_row: tuple) -> tuple[tuple, tuple]:
         row, by_row = of_row
@@ -274,7 +274,7 @@ def _kept(tiling: Tiling) -> tuple[RowSums, ColSums]:
 
 
 def _padded(tree: Tree, length: int) -> Tree:
-    return jax.tree.map(lambda v: v[0], cut(tree, length))
+    return jax.tree.map(lambda v: v[0], split(tree, length))
 
 
 def _operands(rows: Rows, cols: Cols, shape: Sweep) -> tuple[Array, Array, Rows, Cols]:
@@ -287,19 +287,8 @@ def _operands(rows: Rows, cols: Cols, shape: Sweep) -> tuple[Array, Array, Rows,
 
 def _facts(rows: Rows, cols: Cols, factors: Factors | None = None) -> tuple[_OfRows, _OfCols]:
     """What a sweep is told of both sides."""
-    anchors, keys = rows.ids, cols.ids
     of_rows, of_cols = ((), ()) if factors is None else factors
-    return (
-        _OfRows(
-            Facing(anchors.example, anchors.text, tuple(anchors.positives.T), anchors.label),
-            of_rows,
-        ),
-        _OfCols(
-            Facing(keys.example, keys.text, tuple(keys.partners.T), keys.label),
-            cols.biases,
-            of_cols,
-        ),
-    )
+    return _OfRows(rows.ids, of_rows), _OfCols(cols.ids, cols.biases, of_cols)
 
 
 def _masks(part: Part, tiling: Tiling) -> list[Bool[Array, "R C"]]:

@@ -118,10 +118,10 @@ def value_and_grad(
     (d_cols, d_bias), of_rows = jax.lax.scan(strip, start, (rows, arguments, real))
     sums, values, d_arguments, d_x = of_rows
     num_keys = len(whole[1].y)
-    d_x, d_y = join(d_x, num_anchors), join(in_order(d_cols).swapaxes(1, 2), num_keys)
+    d_x, d_arguments = join((d_x, d_arguments), num_anchors)
+    d_y = join(in_order(d_cols).swapaxes(1, 2), num_keys)
     shares = Shares((), (join_facts(d_bias, num_keys),))
     grads = Gradients.of(d_x, d_y, shares, *whole, scales, tiling)
-    d_arguments = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:num_anchors], d_arguments)
     stats = finish(join_facts(sums, num_anchors), no_column, tiling)
     return values.sum(), stats, (d_arguments, grads)
 

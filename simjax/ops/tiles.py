@@ -117,8 +117,8 @@ def _padded(x: Array, size: int) -> Array:
 
 
 def join(tree: Tree, length: int) -> Tree:
-    """The inverse of `cut_rows` and `cut_cols` for vectors."""
-    return jax.tree.map(lambda x: x.reshape(-1, x.shape[-1])[:length], tree)
+    """The inverse of `split`."""
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:length], tree)
 
 
 def join_facts(tree: Tree, length: int) -> Tree:

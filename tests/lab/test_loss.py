@@ -1,14 +1,16 @@
 import json
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from scipy.special import logsumexp
 
 from simjax.errors import SimjaxError
-from simjax.lab.bench import contenders, loss, memory, peers, reductions
+from simjax.lab.bench import accelerated, contenders, loss, memory, peers, reductions
 
 
 def expected(size: int, width: int, symmetric: bool) -> float:
@@ -44,6 +46,32 @@ def test_reductions_are_of_the_pairs_they_name(name: str) -> None:
     }
     made = contenders.make_reduction(name, x.astype(np.float32), "float32")
     assert made.run() == pytest.approx(part(20) + further[name], rel=1e-5)
+
+
+def test_the_sigmoid_contender_is_siglips_loss_with_all_its_gradients() -> None:
+    x = contenders.embeddings(24, 8)
+
+    def definition(x: np.ndarray, scale: float, bias: float) -> float:
+        unit = x / np.linalg.norm(x, axis=-1, keepdims=True)
+        signs = 2 * np.eye(len(x)) - 1
+        scores = signs * (scale * unit[:, 0] @ unit[:, 1].T + bias)
+        return float(np.logaddexp(0, -scores).sum() / len(x))
+
+    loss = jax.value_and_grad(partial(accelerated.sigmoid_loss, dtype="float32"), (1, 2))
+    value, grads = loss(jax.numpy.asarray(x), 20.0, -10.0)
+    exact = x.astype(np.float64)
+    assert float(value) == pytest.approx(definition(exact, 20.0, -10.0), rel=1e-5)
+    for place, grad in enumerate(grads):
+        high, low = ([20.0, -10.0] for _ in range(2))
+        high[place] += 1e-4
+        low[place] -= 1e-4
+        slope = (definition(exact, *high) - definition(exact, *low)) / 2e-4
+        assert float(grad) == pytest.approx(slope, rel=1e-3)
+
+
+def test_operations_are_counted_as_published() -> None:
+    assert accelerated.operations("simjax", 10, 3) == 8 * 100 * 3
+    assert accelerated.operations("siglip-kernel", 10, 3) == 6 * 100 * 3
 
 
 @pytest.mark.parametrize("name", ["simjax", "dense PyTorch", "dense JAX"])

@@ -12,7 +12,7 @@ import pytest
 
 from simjax.mesh import vary
 from simjax.ops import hopper, pallas_gpu, reference
-from simjax.ops.pairs import AnchorIds, KeyIds
+from simjax.ops.pairs import Ids
 from simjax.ops.reductions import PairStats, Reduction
 from simjax.ops.tiles import Cols, Factors, Rows, Tiling, finish
 from tests.ops.cases import PLANS, Case, make
@@ -36,10 +36,10 @@ def operands(case, plan, dtype=jnp.bfloat16):
         for kind in kinds
     )
     scales = jnp.stack([jnp.float32(kind.scale) for kind in kinds])
-    tiling = Tiling(tuple(kind.static for kind in kinds), False, 16, 24)
+    tiling = Tiling(tuple(kind.static for kind in kinds), False)
     rows, cols = (
-        Rows(x.astype(dtype), anchor_ids, None),
-        Cols(y.astype(dtype), key_ids, None, biases),
+        Rows(x.astype(dtype), Ids.of(anchor_ids), None),
+        Cols(y.astype(dtype), Ids.of(key_ids), None, biases),
     )
     return rows, cols, scales, tiling
 
@@ -100,7 +100,11 @@ def assert_kernels_give_the_reference(case, plan, dtype=jnp.bfloat16):
             ),
             "several scales",
         ),
-        (Case("two blocks", 260, 300, width=72, scale=100.0, duplicates=True), "rows and columns"),
+        pytest.param(
+            Case("two blocks", 260, 300, width=72, scale=100.0, duplicates=True),
+            "rows and columns",
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=lambda value: getattr(value, "name", value),
 )
@@ -109,6 +113,7 @@ def test_kernels_give_the_reference(case, plan):
     assert_kernels_give_the_reference(case, plan)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small")
 def test_float16_operands_and_strips_of_weights(monkeypatch):
     monkeypatch.setattr(pallas_gpu, "STRIP", (8, 24))
@@ -148,17 +153,15 @@ def shapes(num_anchors, num_keys, width, dtype=jnp.bfloat16, others=1):
     def ints(*shape):
         return jax.ShapeDtypeStruct(shape, jnp.int32)
 
-    def side(ids, n):
-        return ids(ints(n), ints(n), ints(n, others), ints(n))
+    def side(n):
+        return Ids(ints(n), ints(n), (ints(n),) * others, ints(n))
 
-    rows = Rows(
-        jax.ShapeDtypeStruct((num_anchors, width), dtype), side(AnchorIds, num_anchors), None
-    )
+    rows = Rows(jax.ShapeDtypeStruct((num_anchors, width), dtype), side(num_anchors), None)
     keys = jax.ShapeDtypeStruct((num_keys, width), dtype)
-    return rows, Cols(keys, side(KeyIds, num_keys), None, (None,))
+    return rows, Cols(keys, side(num_keys), None, (None,))
 
 
-PLAIN = Tiling((Reduction(20.0, max_scale=20.0, columns=True).static,), False, 1024, 1024)
+PLAIN = Tiling((Reduction(20.0, max_scale=20.0, columns=True).static,), False)
 SCALES = jax.ShapeDtypeStruct((1,), jnp.float32)
 
 
@@ -199,7 +202,7 @@ def test_what_kernels_do_not_serve_is_refused():
     assert not pallas_gpu.supports(*shapes(256, 256, 64, jnp.float32), PLAIN)
     assert not pallas_gpu.supports(*shapes(0, 256, 64), PLAIN)
     assert not pallas_gpu.supports(*shapes(256, 256, 64, others=5), PLAIN)
-    guided = Tiling((Reduction(20.0, guided=True).static,), False, 1024, 1024)
+    guided = Tiling((Reduction(20.0, guided=True).static,), False)
     assert not pallas_gpu.supports(rows, cols, guided)
-    many = Tiling((Reduction(20.0, counted=True).static,) * 3, False, 1024, 1024)
+    many = Tiling((Reduction(20.0, counted=True).static,) * 3, False)
     assert not pallas_gpu.supports(rows, cols, many)

@@ -128,5 +128,5 @@ def test_float32_products_are_exact_inside_the_kernels():
 
 def test_what_does_not_fit_is_refused_by_name():
     x, y, anchor_ids, key_ids = make(Case("wide", 8, 8, width=4096)).arrays
-    with pytest.raises(ValueError, match="do not fit pallas_tpu"):
+    with pytest.raises(ValueError, match="pallas_tpu does not serve"):
         reduce_pairs(x, y, anchor_ids, key_ids, [Reduction(1.0)], implementation="pallas_tpu")

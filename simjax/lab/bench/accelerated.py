@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import math
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from simjax.lab.bench.contenders import OURS, SCALE, Contender, make_reduction
+from simjax.lab.bench.contenders import OURS, SCALE, Contender, compile_loss, make_reduction
 from simjax.lab.bench.reductions import ROWS
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ RIVALS = ((OURS, TOKAMAX), (OURS, COMPILED_TORCH), (OUR_SIGMOID, SIGLIP_KERNEL))
 """What is compared with what."""
 INFONCE_OPERATIONS, SIGMOID_OPERATIONS = 8, 6
 BIAS = -10.0
-KERNELS: dict[str, tuple[Implementation, ...]] = {"tpu": ("pallas_tpu",)}
+KERNELS: dict[str, Implementation] = {"tpu": "pallas_tpu", "gpu": "pallas_gpu"}
 """Of each platform, beside what serves all."""
 
 
@@ -38,11 +39,12 @@ def operations(name: str, size: int, width: int) -> int:
     return each * size * size * width
 
 
-def peak(dtype: str, size: int = 8192, rounds: int = 20) -> float:
+def peak(dtype: str, rounds: int = 20) -> float:
     """Operations per second of a large matrix product, the best of several."""
     import jax
     import jax.numpy as jnp
 
+    size = 2048 if jax.default_backend() == "cpu" else 8192
     x = jnp.ones((size, size), dtype)
     precision = jax.lax.Precision.HIGHEST if dtype == "float32" else None
     product = jax.jit(lambda x: jnp.matmul(x, x, precision=precision))
@@ -70,9 +72,15 @@ def make(
 
     found = {OUR_SIGMOID: _our_sigmoid(x, dtype)}
     unit = x / np.linalg.norm(x, axis=-1, keepdims=True)
-    for implementation in ("tiled", *KERNELS.get(jax.default_backend(), ())):
-        made = make_reduction(ROWS, unit, dtype, implementation)
-        found[f"{ROWS}, {implementation}"] = made
+    implementations: list[Implementation] = ["tiled"]
+    if jax.default_backend() in KERNELS:
+        implementations.append(KERNELS[jax.default_backend()])
+    for implementation in implementations:
+        name = f"{ROWS}, {implementation}"
+        try:
+            found[name] = make_reduction(ROWS, unit, dtype, implementation)
+        except ValueError as error:
+            notes.append(f"{name} is left out: {error}")
     for name, prepare in ((TOKAMAX, _tokamax), (SIGLIP_KERNEL, _siglip_kernel)):
         try:
             found[name] = prepare(x, dtype, torch)
@@ -112,25 +120,11 @@ def sigmoid_loss(x: Any, scale: Any, bias: Any, *, dtype: str) -> Any:
 
 
 def _our_sigmoid(x: Any, dtype: str) -> Contender:
-    import jax
-    import jax.numpy as jnp
-
-    def loss(x: Any, scale: Any, bias: Any) -> Any:
-        return sigmoid_loss(x, scale, bias, dtype=dtype)
-
-    arguments = jax.device_put(x), jnp.float32(SCALE), jnp.float32(BIAS)
-    compiled = jax.jit(jax.value_and_grad(loss, (0, 1, 2))).lower(*arguments).compile()
-
-    def run() -> float:
-        value, grads = compiled(*arguments)
-        jax.block_until_ready(grads)
-        return float(value)
-
-    return Contender(run, compiled.memory_analysis().temp_size_in_bytes)
+    scale, bias = np.float32(SCALE), np.float32(BIAS)
+    return compile_loss(partial(sigmoid_loss, dtype=dtype), x, scale, bias)
 
 
 def _tokamax(x: Any, dtype: str, torch: Torch | None) -> Contender:
-    import jax
     import jax.numpy as jnp
     from tokamax import linear_softmax_cross_entropy_loss
 
@@ -142,15 +136,7 @@ def _tokamax(x: Any, dtype: str, torch: Torch | None) -> Contender:
         labels = jnp.arange(x.shape[0], dtype=jnp.int32)
         return linear_softmax_cross_entropy_loss(anchors, labels, keys.T, reduction="mean")
 
-    placed = jax.device_put(x)
-    compiled = jax.jit(jax.value_and_grad(loss)).lower(placed).compile()
-
-    def run() -> float:
-        value, grad = compiled(placed)
-        grad.block_until_ready()
-        return float(value)
-
-    return Contender(run, compiled.memory_analysis().temp_size_in_bytes)
+    return compile_loss(loss, x)
 
 
 def _siglip_kernel(x: Any, dtype: str, torch: Torch | None) -> Contender:

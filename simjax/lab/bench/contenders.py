@@ -102,7 +102,7 @@ def make(name: str, x: Float32[np.ndarray, "..."], dtype: str, torch: Torch | No
             return _torch_pairs(x, torch, reduce=name == TORCH_UNIFORMITY)
         return dense_torch(x, dtype, symmetric=symmetric, torch=torch)
     loss = _ours if name in (OURS, OURS_SYMMETRIC) else _dense_jax
-    return _compile(partial(loss, dtype=dtype, symmetric=symmetric), x)
+    return compile_loss(partial(loss, dtype=dtype, symmetric=symmetric), x)
 
 
 def make_reduction(
@@ -115,19 +115,21 @@ def make_reduction(
     from simjax.lab.bench import reductions
 
     made = partial(reductions.loss, name=name, dtype=dtype, implementation=implementation)
-    return _compile(made, x)
+    return compile_loss(made, x)
 
 
-def _compile(loss: Callable[..., Any], x: np.ndarray) -> Contender:
+def compile_loss(loss: Callable[..., Any], *arguments: Any) -> Contender:
+    """Prepare the value of a function of arrays with its gradients by all of them."""
     import jax
 
-    placed = jax.device_put(x)
-    compiled = jax.jit(jax.value_and_grad(loss)).lower(placed).compile()
+    placed = jax.device_put(arguments)
+    by = tuple(range(len(arguments)))
+    compiled = jax.jit(jax.value_and_grad(loss, by)).lower(*placed).compile()
     analysis = compiled.memory_analysis()
 
     def run() -> float:
-        value, grad = compiled(placed)
-        grad.block_until_ready()
+        value, grads = compiled(*placed)
+        jax.block_until_ready(grads)
         return float(value)
 
     return Contender(run, None if analysis is None else int(analysis.temp_size_in_bytes))

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 SIZES = (2048, 8192, 16384)
 GOAL_SIZE = 8192
 """The size that the goals speak of."""
+PEAK_SIZE = 65_536
+"""From here on an accelerator has enough to do for its peak to be a goal."""
 LARGE = 131_072
 LARGE_GOAL = 3e9
 
@@ -188,7 +190,7 @@ def _peer_times(
                 row["temporary_bytes"] = contender.temporary_bytes
             result.contenders[_row(name, size)] = row
         needed = accelerated.operations(name, size, args.width) / peak
-        goal = Goal(0.6, "at least") if name == contenders.OURS else None
+        goal = Goal(0.6, "at least") if name == contenders.OURS and size >= PEAK_SIZE else None
         shares = [needed / seconds for seconds in times[name]]
         told = f"share of the peak of {peak / 1e12:.3g} TFLOP/s that {name} reaches, {size:,}"
         result.ratios.append(Ratio(told, statistics.median(shares), goal=goal))
