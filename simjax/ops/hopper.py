@@ -162,7 +162,7 @@ def sweep(
     scratch: dict[str, Any] = {
         "row_facts": plgpu.SMEM((len(row_facts), BLOCK_ROWS), jnp.int32),
         "col_facts": plgpu.SMEM((2, len(col_facts), COLS), jnp.int32),
-        "rows_came": plgpu.Barrier(),
+        "rows_came": plgpu.Barrier(num_barriers=1),
         "cols_came": plgpu.Barrier(num_barriers=2),
         "cols_left": plgpu.Barrier(num_arrivals=2, num_barriers=2),
     }

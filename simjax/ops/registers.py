@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,9 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental.pallas import mosaic_gpu as plgpu
 from jaxtyping import Array, Float, Int
+
+_EVERYTHING = ((),) if "idx" in inspect.signature(plgpu.load).parameters else ()
+"""The index that JAX before 0.11 wants to be told."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +32,7 @@ class Lay:
         if self.interpret:
             return ref[...]
         layout = plgpu.Layout.WGMMA.reduce(1 - axis)
-        return plgpu.load(ref, (), layout=layout, optimized=False)
+        return plgpu.load(ref, *_EVERYTHING, layout=layout, optimized=False)
 
     def over_rows(self, op: str, x: Float[Array, "R C"], scratch: Any) -> Float[Array, "C"]:
         """The sum (``add``) or largest of each column, through this warpgroup's own scratch.
