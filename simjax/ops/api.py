@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -45,11 +45,12 @@ def reduce_pairs(
     Every reduction has its own scale, bias and pairs, and may reduce rows (for each anchor) alone
     or columns (for each key) too. All are taken from a tile of cosines while it is there, and
     pulled back from one more pass, so that it is the products of one direction whatever is asked
-    for. Differentiable in anchors, keys, scales and biases.
+    for. Rows and columns are differentiable in anchors, keys, scales and biases, in reverse mode;
+    counts and maxima are not.
 
-    Inside a `jax.shard_map` whose axes the anchors are split over, the arguments are this
+    Inside a `jax.shard_map` whose axes anchors and keys are split over, the arguments are this
     device's and the reductions run over all devices' pairs, so the result does not depend on the
-    number of devices.
+    number of devices. That they are split is read off their types, which `check_vma=False` hides.
 
     Args:
         anchors: Unit vectors, float32.
@@ -71,8 +72,9 @@ def reduce_pairs(
         Rows of this device's anchors, columns of this device's keys.
 
     Raises:
-        ValueError: There is no reduction, a guided one without a guide, or the implementation
-            that was asked for cannot hold the pairs.
+        ValueError: There is no reduction, a guided one without a guide, no pair, facts of other
+            lengths or split otherwise than their vectors, or the implementation that was asked
+            for does not exist or cannot hold the pairs.
     """
     rows, cols, scales, kinds = _operands(
         anchors, keys, anchor_ids, key_ids, reductions, guide, dtype
@@ -101,31 +103,65 @@ def _operands(
     """Both sides, the scales, and what is static of the reductions."""
     if not reductions:
         raise ValueError("reductions: give at least one")
+    if jnp.dtype(dtype) not in (jnp.float32, jnp.bfloat16):
+        raise ValueError(f"dtype {jnp.dtype(dtype).name}: choose float32 or bfloat16")
     if guide is None and any(kind.guided for kind in reductions):
         raise ValueError("reductions: a guided one needs a guide")
     sights: tuple[Sight | None, Sight | None] = (None, None)
     if guide is not None and any(kind.guided for kind in reductions):
-        seen = (
-            Sight(guide.anchors.astype(dtype), guide.anchor_limits),
-            Sight(guide.keys.astype(dtype), guide.key_limits),
+        sights = jax.lax.stop_gradient(
+            (
+                Sight(guide.anchors.astype(dtype), guide.anchor_limits.astype(jnp.float32)),
+                Sight(guide.keys.astype(dtype), guide.key_limits.astype(jnp.float32)),
+            )
         )
-        sights = jax.lax.stop_gradient(seen)
     biases = tuple(
         None
         if kind.bias is None
         else jnp.broadcast_to(jnp.asarray(kind.bias, jnp.float32), keys.shape[:1])
         for kind in reductions
     )
-    scales = jnp.stack([jnp.asarray(kind.scale, jnp.float32) for kind in reductions])
-    rows = Rows(anchors, Ids.of(anchor_ids), sights[0])
-    cols = Cols(keys, Ids.of(key_ids), sights[1], biases)
+    ids = jax.tree.map(lambda fact: fact.astype(jnp.int32), (Ids.of(anchor_ids), Ids.of(key_ids)))
+    rows = Rows(anchors.astype(jnp.float32), ids[0], sights[0])
+    cols = Cols(keys.astype(jnp.float32), ids[1], sights[1], biases)
+    _check(rows, "anchors")
+    _check(cols, "keys")
+    if axes_of(anchors) != axes_of(keys):
+        raise ValueError(f"anchors are split over {axes_of(anchors)}, keys over {axes_of(keys)}")
+    scales = jnp.stack([_bounded(kind) for kind in reductions])
     rows, cols, scales = sharded.vary_together(rows, cols, scales)
     return rows, cols, scales, tuple(kind.static for kind in reductions)
+
+
+def _bounded(kind: Reduction) -> Float[Array, ""]:
+    """The scale, NaN beyond its bound, where sums could overflow unseen."""
+    scale = jnp.asarray(kind.scale, jnp.float32)
+    return jnp.where(scale <= kind.max_scale * (1 + 1e-6), scale, jnp.nan)
+
+
+def _check(side: Rows | Cols, name: str) -> None:
+    """Refuses a side whose parts do not belong together.
+
+    What is split over devices must be so in all its parts: a vector that is on every device beside
+    examples that are not would be counted once for each.
+    """
+    vectors = side.x if isinstance(side, Rows) else side.y
+    lengths = {len(leaf) for leaf in jax.tree.leaves(side)}
+    if lengths != {len(vectors)} or not len(vectors):
+        raise ValueError(f"{name}: {len(vectors)} vectors, and facts of {sorted(lengths)}")
+    parts = [side.ids.example] if side.guide is None else [side.ids.example, side.guide.vectors]
+    if any(axes_of(part) != axes_of(vectors) for part in parts):
+        raise ValueError(
+            f"{name}: vectors are split over {axes_of(vectors)}, and what is known of them over "
+            f"{[axes_of(part) for part in parts]}"
+        )
 
 
 def _exchange(
     wanted: Exchange | None, keys: Array, dtype: DTypeLike, implementation: Wanted
 ) -> Exchange:
+    if wanted not in (None, *get_args(Exchange)):
+        raise ValueError(f"exchange {wanted!r}: choose one of {', '.join(get_args(Exchange))}")
     if implementation == "reference" or not axes_of(keys):
         return "all_gather"
     num_keys = len(keys) * sharded.num_shards(keys)
@@ -172,6 +208,8 @@ def _as_operands(rows: Rows, cols: Cols, dtype: np.dtype, exchange: Exchange) ->
 def _stats_bwd(static: _Static, residuals: tuple, cotangents: PairStats) -> tuple:
     implementation, exchange, tiling, _ = static
     rows, cols, scales, stats = residuals
+    if not tiling.differentiable:
+        return None, None, None
     if implementation == "reference":
         grads = reference.backward(rows, cols, scales, stats, cotangents, tiling)
     else:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from functools import partial
 from types import ModuleType
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -111,10 +111,16 @@ def _run(
     Raises:
         ValueError: The kernel that was asked for cannot serve these pairs.
     """
+    if wanted not in (None, *get_args(Implementation)):
+        names = ", ".join(get_args(Implementation))
+        raise ValueError(f"implementation {wanted!r}: choose one of reference, {names}")
     if wanted in _KERNELS:
         if not _KERNELS[wanted].supports(rows, cols, tiling):
             raise ValueError(f"implementation: {wanted} does not serve these pairs; use tiled")
         return by(_KERNELS[wanted])(*operands)
     if wanted == "tiled" or not pallas_tpu.supports(rows, cols, tiling):
         return default(*operands)
-    return jax.lax.platform_dependent(*operands, tpu=by(pallas_tpu), default=default)
+    kernel = jax.custom_jvp(by(pallas_tpu))
+    # A kernel has no derivative of its own. First ones do not need it; second ones get loops.
+    kernel.defjvp(lambda primals, tangents: jax.jvp(default, primals, tangents))
+    return jax.lax.platform_dependent(*operands, tpu=kernel, default=default)

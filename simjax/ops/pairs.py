@@ -71,7 +71,8 @@ class Guide:
     """A frozen model's view of the pairs: GISTEmbed's false negatives (arXiv 2402.16829).
 
     A key is no negative of an anchor where the guide finds the two more alike than the anchor's
-    limit allows; where columns are reduced, an anchor is none of a key beyond the key's limit.
+    limit allows; where columns are reduced, an anchor is none of a key beyond the key's limit. The
+    guide's vectors are rounded as all operands are, so leave a margin for that in the limits.
 
     Attributes:
         anchors: The guide's unit vectors of the anchors.

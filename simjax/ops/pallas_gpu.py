@@ -1,4 +1,4 @@
-"""The operator in kernels for Hopper GPUs: bfloat16 or float16 operands, float32 sums.
+"""The operator in kernels for Hopper GPUs: bfloat16 operands, float32 sums.
 
 Forward, one kernel makes each tile of cosines in registers and reduces it there: nothing of size
 B N is written. Backward, the same kernel makes the weights of some thousand anchors and keys, in
@@ -88,8 +88,7 @@ def supports(rows: Rows, cols: Cols, tiling: Tiling) -> bool:
     numbers = (len(jax.tree.leaves(sums)) for sums in _kept(tiling))
     others = max(len(rows.ids.others), len(cols.ids.others))
     return (
-        rows.x.dtype in (jnp.bfloat16, jnp.float16)
-        and rows.x.dtype == cols.y.dtype
+        rows.x.dtype == cols.y.dtype == jnp.bfloat16
         and min(rows.x.size, cols.y.size) > 0
         and not any(kind.guided for kind in tiling.reductions)
         and max(numbers) <= MOST_NUMBERS

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -16,8 +16,12 @@ from jaxtyping import Array, Bool, Float
 
 from simjax.ops.pairs import Ids, Over, pairs_over
 
-BOUNDED_SCALE = 40.0
-"""Up to here exp(s - scale) of a cosine stays a normal float32: exp(-80) is 2e-35."""
+BOUNDED_SCALE = 32.0
+"""Up to here exp(s - scale) of a cosine, exp(-64) or more, and the factor that undoes it in the
+gradient stay far from the ends of float32."""
+
+Kind: TypeAlias = Literal["lse", "softplus"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 
 _STATIC = {"static": True}
 
@@ -32,23 +36,32 @@ class Reduction:
         bias: Added to the scores: a number, or one for each key (a log prior, say).
         kind: ``lse`` is log sum exp(s), -inf of no pairs; ``softplus`` is sum log(1 + exp(s)).
         over: The pairs; see `simjax.ops.pairs.pairs_over`.
-        max_scale: Static bound of the scale. Up to `BOUNDED_SCALE`, and without a bias, there is
-            no running maximum.
+        max_scale: Static bound of the scale, beyond which the result is NaN. Up to
+            `BOUNDED_SCALE`, and without a bias, there is no running maximum.
         columns: Also reduce over the anchors, for each key.
         counted: Also count the pairs of each anchor.
         guided: Leave out pairs that the guide takes for false negatives.
         gradient: Whether the result is differentiable. What is not costs nothing backward.
+
+    Raises:
+        ValueError: There is no such kind, or no such choice of pairs.
     """
 
     scale: Float[Array, ""] | float
     bias: Float[Array, ""] | Float[Array, "N"] | float | None = None
-    kind: Literal["lse", "softplus"] = field(default="lse", metadata=_STATIC)
+    kind: Kind = field(default="lse", metadata=_STATIC)
     over: Over = field(default="text", metadata=_STATIC)
     max_scale: float = field(default=math.inf, metadata=_STATIC)
     columns: bool = field(default=False, metadata=_STATIC)
     counted: bool = field(default=False, metadata=_STATIC)
     guided: bool = field(default=False, metadata=_STATIC)
     gradient: bool = field(default=True, metadata=_STATIC)
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind {self.kind!r}: choose one of {', '.join(KINDS)}")
+        if self.over not in get_args(Over):
+            raise ValueError(f"over {self.over!r}: choose one of {', '.join(get_args(Over))}")
 
     @property
     def static(self) -> Reduction:

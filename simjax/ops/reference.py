@@ -99,7 +99,8 @@ def backward(
             weight += jnp.where(mask, jnp.expand_dims(grad, 1 - axis) * share, 0.0)
         total += scales[k] * weight
         d_scales = d_scales.at[k].set((weight * cosines).sum())
-        d_biases.append(None if bias is None else weight.sum(axis=0))
+        biased = bias is not None and kind.gradient
+        d_biases.append(weight.sum(axis=0) if biased else None)
     d_x = jnp.matmul(total, cols.y.astype(jnp.float32), precision="highest")
     d_y = jnp.matmul(total.T, rows.x.astype(jnp.float32), precision="highest")
     return Gradients(d_x, d_y, d_scales, tuple(d_biases))

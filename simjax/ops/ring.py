@@ -72,7 +72,11 @@ def pull_back(
         home = jax.tree.map(jnp.add, arrived, (grads.y, grads.biases))
         return (coming, home, (d_x + grads.x, d_scales + grads.scales)), None
 
-    d_keys = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (cols.y, cols.biases))
+    biases = tuple(
+        bias if kind.gradient else None
+        for bias, kind in zip(cols.biases, tiling.reductions, strict=True)
+    )
+    d_keys = jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), (cols.y, biases))
     own = (jnp.zeros(rows.x.shape, jnp.float32), jnp.zeros_like(scales))
     start = ((cols, factors.cols), *vary_like((d_keys, own), rows.x))
     (_, home, (d_x, d_scales)), _ = jax.lax.scan(turn, start, length=num_shards(rows.x))

@@ -90,7 +90,11 @@ def value_and_grad(
         sums, held = jax.lax.scan(reduce, nothing, cols)
         stats = finish(join_facts(sums, tiling.rows), no_column, tiling)
         values, pull = jax.vjp(value, stats.rows, arguments)
-        g_rows, g_arguments = pull(real)
+        g_rows, g_arguments = jax.tree.map(
+            # Of padding a derivative may be no number.
+            lambda g: jnp.where(_beside(real, g) > 0, g, jnp.zeros_like(g)),
+            pull(real),
+        )
         lse, by = factor(stats.rows[main], g_rows[main], scale, kind)
         # Factors go into vectors, and the product lies as it is fastest: rows by columns.
         weighted = settle((by[:, None] * row.x.astype(jnp.float32)).T.astype(row.x.dtype))
@@ -98,11 +102,12 @@ def value_and_grad(
         def pull_back(carry: tuple, of_col: tuple) -> tuple[tuple, Array | None]:
             d_row, d_cols = carry
             j, key, held, d_bias = of_col
-            weight = held if kind.nothing == 0 else jnp.exp(held - lse[:, None]).astype(key.dtype)
+            weight = held if kind.nothing == 0 else jnp.exp(held - lse[:, None])
+            if d_bias is not None:
+                d_bias += product(by[None, :], weight, (1, 0))
+            weight = weight.astype(key.dtype)
             d_row += product(weight, key, (1, 0))
             d_cols = d_cols.at[j].add(product(weighted, weight, (1, 0)))
-            if d_bias is not None:
-                d_bias += product(by[None, :], weight.astype(jnp.float32), (1, 0))
             return (d_row, d_cols), d_bias
 
         d_cols, d_bias = carry
@@ -129,11 +134,17 @@ def value_and_grad(
 def _held(tile: Tile, k: int, scale: Array, kind: Reduction, like: Array) -> Float[Array, "R C"]:
     """What of a tile is kept until its rows are complete: weights but for what rows decide.
 
-    Of a log-sum-exp without a bound, scores in float32; otherwise numbers up to 1, as operands.
+    Of a log-sum-exp without a bound, scores in float32; otherwise numbers up to 1, as operands
+    unless a bias's gradient is summed from them.
     """
     if kind.kind == "softplus":
         found = jax.nn.sigmoid(logits(tile.cosines, scale, tile.biases[k]))
     else:
         found = terms(tile.cosines, scale, tile.biases[k], kind)
     found = jnp.where(tile.masks[k].row, found, kind.nothing)
-    return found if kind.nothing != 0 else found.astype(like.dtype)
+    exact = kind.nothing != 0 or tile.biases[k] is not None
+    return found if exact else found.astype(like.dtype)
+
+
+def _beside(x: Float[Array, "R"], like: Float[Array, "R ..."]) -> Float[Array, "R ..."]:
+    return x.reshape(-1, *[1] * (like.ndim - 1))

@@ -65,7 +65,7 @@ def reduce(
 def pull_back(
     rows: Rows, cols: Cols, factors: Factors, scales: Float[Array, "S"], tiling: Tiling
 ) -> Gradients:
-    """Gradients, a tile at a time; the formula is `reference.pull_back`'s."""
+    """Gradients, a tile at a time; the formula is `reference.backward`'s."""
     whole, width = (rows, cols), rows.x.shape[1]
     tiling = tiling.shaped(tile_shape, len(rows.x), len(cols.y))
     rows, by_row = cut_rows((rows, factors.rows), tiling.rows)

@@ -303,7 +303,7 @@ class Gradients(NamedTuple):
         x: Of the anchors.
         y: Of the keys.
         scales: Of all reductions, 0 of those without gradient.
-        biases: Of the reductions that have one.
+        biases: Of the differentiable reductions that have one.
     """
 
     x: Float[Array, "B D"]
@@ -326,9 +326,7 @@ class Gradients(NamedTuple):
         d_scales = jnp.zeros_like(scales)
         # sum_ij w_ij x_i . y_j, in which the scale is a factor: x holds sum_j w_ij y_j.
         sums = [s.sum() for s in shares.scales] or [(rows.x.astype(jnp.float32) * x).sum()]
-        biases: list[Array | None] = [
-            None if bias is None else jnp.zeros_like(bias) for bias in cols.biases
-        ]
+        biases: list[Array | None] = [None for _ in cols.biases]
         for k, total, share in zip(tiling.differentiable, sums, shares.biases, strict=True):
             d_scales = d_scales.at[k].set(total / scales[k])
             biases[k] = None if share is None else share / scales[k]

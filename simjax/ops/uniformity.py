@@ -80,8 +80,10 @@ def align_uniform(
         raise ValueError(f"views of shapes {x.shape} and {y.shape}")
     if ids is not None and ids.shape != x.shape[:1]:
         raise ValueError(f"{len(ids)} ids of {len(x)} embeddings")
-    if not all(width > 0 for width in t):
-        raise ValueError(f"t {tuple(t)}: must be above 0")
+    if not all(0 < width < math.inf for width in t):
+        raise ValueError(f"t {tuple(t)}: must be above 0 and finite")
+    if ids is not None:  # of any width; on devices they are counted with 32 bits
+        ids = np.unique(ids, return_inverse=True)[1].reshape(-1)
     tile = tile or even(max(len(x), 1), _TILE)
     found = _uniformity(x, y, tuple(map(float, t)), ids, tile, devices or jax.local_devices())
     return AlignUniform(None if y is None else alignment(x, y, alpha), *found)

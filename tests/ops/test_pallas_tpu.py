@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from jax.experimental.pallas import tpu as pltpu
 
-from simjax.ops import Reduction, reduce_pairs, row_loss
+from simjax.ops import Reduction, pallas_tpu, reduce_pairs, row_loss
+from simjax.ops.pairs import Ids
+from simjax.ops.tiles import Cols, Rows, Tiling
 from tests.ops.cases import CASES, PLANS, Case, make
 from tests.ops.test_reduce_pairs import assert_same, run, total
 
@@ -91,6 +93,19 @@ def lowered(platform, *, width=128, dtype=jnp.float32, implementation=None):
     return jax.export.export(grad, platforms=[platform])(x, y).mlir_module()
 
 
+def lowered_rows(platform):
+    """The same of a loss of rows."""
+    x, y, anchor_ids, key_ids = make(Case("square", 256, 256, width=128)).arrays
+
+    def loss(x, y):
+        kinds = [Reduction(20.0, max_scale=20.0)]
+        sides = (x, y, anchor_ids, key_ids, kinds)
+        return row_loss(lambda reduced, _: jax.nn.softplus(reduced[0]), (), *sides)[0]
+
+    grad = jax.jit(jax.grad(loss, (0, 1)))
+    return jax.export.export(grad, platforms=[platform])(x, y).mlir_module()
+
+
 def kernels(text):
     return [name for name in ("simjax_reduce_pairs", "simjax_pull_back_pairs") if name in text]
 
@@ -99,6 +114,8 @@ def test_programs_for_tpus_are_lowered_to_the_kernels_and_others_are_not():
     assert len(kernels(lowered("tpu"))) == 2
     assert not kernels(lowered("tpu", implementation="tiled"))
     assert not kernels(lowered("tpu", width=4096))
+    assert len(kernels(lowered_rows("tpu"))) == 2
+    assert not kernels(lowered_rows("cpu"))
     for platform in ("cpu", "cuda"):
         text = lowered(platform)
         assert not kernels(text)
@@ -124,6 +141,21 @@ def test_float32_products_are_exact_inside_the_kernels():
     text = str(jax.make_jaxpr(jax.grad(loss, (0, 1)))(x, y))
     exact = "precision=(Precision.HIGHEST, Precision.HIGHEST)"
     assert text.count("dot_general[") == text.count(exact) == 4
+
+
+def test_columns_stay_on_the_chip():
+    """Two numbers of each of a million columns fit there, three do not."""
+    columns = Reduction(20.0, max_scale=20.0, columns=True).static
+    keys = 2**20
+
+    def fits(*kinds):
+        ids = Ids(*[jax.ShapeDtypeStruct((8,), jnp.int32)] * 2, (), None)
+        rows = Rows(jax.ShapeDtypeStruct((8, 64), jnp.float32), ids, None)
+        cols = Cols(jax.ShapeDtypeStruct((keys, 64), jnp.float32), ids, None, (None,) * len(kinds))
+        return pallas_tpu.supports(rows, cols, Tiling(kinds, False))
+
+    assert fits(columns, columns)
+    assert not fits(columns, columns, columns)
 
 
 def test_what_does_not_fit_is_refused_by_name():

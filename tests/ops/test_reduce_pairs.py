@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from jax.test_util import check_grads
 
-from simjax.ops import Reduction, reduce_pairs
-from tests.ops.cases import CASES, PLANS, Case, float64, make, taken
+from simjax.ops import AnchorIds, KeyIds, Reduction, reduce_pairs
+from tests.ops.cases import CASES, PLANS, Case, float64, key_bias, make, negatives, taken
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 RAGGED = Case("ragged", 37, 70, duplicates=True)
@@ -173,6 +173,77 @@ def test_what_is_asked_for_must_be_possible():
         reduce_pairs(x, y, anchor_ids, key_ids, [])
     with pytest.raises(ValueError, match="needs a guide"):
         reduce_pairs(x, y, anchor_ids, key_ids, [Reduction(1.0, guided=True)])
+    for wrong in ({"kind": "sofplus"}, {"over": "texts"}):
+        with pytest.raises(ValueError, match="choose one of"):
+            Reduction(1.0, **wrong)
+    for wrong in ({"implementation": "tilde"}, {"exchange": "rings"}, {"dtype": jnp.float16}):
+        with pytest.raises(ValueError, match="choose"):
+            reduce_pairs(x, y, anchor_ids, key_ids, [Reduction(1.0)], **wrong)
+    for keys in (y[:40], y[:0]):
+        with pytest.raises(ValueError, match=f"keys: {len(keys)} vectors"):
+            reduce_pairs(x, keys, anchor_ids, key_ids, [Reduction(1.0)])
+
+
+@pytest.mark.parametrize("implementation", ["reference", "tiled"])
+def test_without_a_differentiable_reduction_gradients_are_zero(implementation):
+    x, y, anchor_ids, key_ids = make(RAGGED).arrays
+
+    def loss(x, scale):
+        kinds = [Reduction(scale, key_bias(RAGGED), gradient=False)]
+        return total(reduce_pairs(x, y, anchor_ids, key_ids, kinds, implementation=implementation))
+
+    for grad in jax.grad(loss, (0, 1))(x, jnp.float32(3.0)):
+        assert not np.any(np.asarray(grad))
+
+
+def test_a_scale_beyond_its_bound_is_not_passed_over():
+    x, y, anchor_ids, key_ids = make(RAGGED).arrays
+    for scale, bound in ((20.0, 20.0), (1 / 0.07, float(np.float32(1 / 0.07)))):
+        kinds = [Reduction(jnp.float32(scale), max_scale=bound)]
+        assert np.isfinite(reduce_pairs(x, y, anchor_ids, key_ids, kinds).rows[0]).all()
+    kinds = [Reduction(20.1, max_scale=20.0)]
+    assert np.isnan(reduce_pairs(x, y, anchor_ids, key_ids, kinds).rows[0]).all()
+
+
+def test_second_derivatives_are_those_of_the_definition():
+    pairs = make(Case("small", 5, 7, width=6, scale=3.0))
+    x, y, anchor_ids, key_ids = pairs.arrays
+    mask = jnp.asarray(negatives(pairs, "text"))
+
+    def ours(x):
+        kinds = [Reduction(3.0, max_scale=3.0)]
+        return finite(reduce_pairs(x, y, anchor_ids, key_ids, kinds).rows[0]).sum()
+
+    def definition(x):
+        scores = jnp.where(mask, 3.0 * jnp.matmul(x, y.T, precision="highest"), -jnp.inf)
+        return jax.nn.logsumexp(scores, axis=1).sum()
+
+    second, exact = (
+        jax.jit(jax.grad(lambda x, f=f: (jax.grad(f)(x) ** 2).sum()))(x) for f in (ours, definition)
+    )
+    np.testing.assert_allclose(second, exact, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("implementation", ["reference", "tiled"])
+def test_of_one_side_texts_with_a_common_partner_are_no_negatives(implementation):
+    """Anchors against anchors: two questions with one answer."""
+    x = make(Case("square", 4, 4)).arrays[0]
+    example, text = jnp.arange(4), jnp.arange(4)
+    answers, unknown = jnp.array([[10], [11], [10], [12]]), jnp.full(4, -1)
+    sides = (
+        x,
+        x,
+        AnchorIds(example, text, answers, unknown),
+        KeyIds(example, text, answers, unknown),
+    )
+    counts = [
+        reduce_pairs(
+            *sides, [Reduction(1.0, counted=True)], one_side=one, implementation=implementation
+        ).counts[0]
+        for one in (False, True)
+    ]
+    np.testing.assert_array_equal(counts[0], [3, 3, 3, 3])
+    np.testing.assert_array_equal(counts[1], [2, 3, 2, 3])
 
 
 def lowered(case, plan, tile, *, guide=False):

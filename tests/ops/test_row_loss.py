@@ -87,6 +87,21 @@ def test_biases_sigmoids_guides_and_several_scales(plan, scale):
     assert_close(alone, expected[0], case.scale)
 
 
+def test_a_loss_that_padding_has_no_value_of_leaves_no_trace():
+    case = Case("ragged", 37, 70, duplicates=True)
+    x, y, anchor_ids, key_ids = make(case).arrays
+    sides = (x, y, anchor_ids, key_ids, [Reduction(5.0, kind="softplus")])
+
+    def loss(x, y, weights, implementation):
+        options = {"tile": (16, 24), "implementation": implementation}
+        return row_loss(lambda r, w: jnp.log(r[0]) / w, weights, x, y, *sides[2:], **options)[0]
+
+    grad = jax.grad(loss, (0, 1, 2))
+    weights = 1.5 + jnp.cos(jnp.arange(37.0, dtype=jnp.float32))
+    ours, expected = (grad(x, y, weights, name) for name in ("tiled", "reference"))
+    assert_close(ours, expected, 5.0)
+
+
 def test_columns_are_refused():
     with pytest.raises(ValueError, match="no columns"):
         run(Case("square", 16, 16), reductions=[Reduction(20.0, columns=True)])

@@ -9,7 +9,7 @@ import pytest
 from jax import P
 
 from simjax.mesh import MeshConfig, batch_sharding, make_mesh
-from simjax.ops import Reduction, reduce_pairs, row_loss
+from simjax.ops import Reduction, reduce_pairs, row_loss, sharded
 from simjax.ops.sharded import choose_exchange, ring_scatter
 from tests.ops.cases import PLANS, Case, make
 
@@ -31,7 +31,7 @@ def weights(n):
     return jnp.cos(jnp.arange(n, dtype=jnp.float32))
 
 
-def on_mesh(shape, plan="rows and columns", scale=20.0, exchange="all_gather"):
+def on_mesh(shape, plan="rows and columns", scale=20.0, exchange="all_gather", dtype=jnp.float32):
     """Value, statistics and gradients of a weighted sum of all rows and columns."""
     mesh, part = mesh_of(shape), P(AXES)
     case = replace(CASE, scale=scale)
@@ -46,7 +46,7 @@ def on_mesh(shape, plan="rows and columns", scale=20.0, exchange="all_gather"):
 
         def loss(x, y, kinds):
             sides = (x, y, anchor_ids, key_ids)
-            stats = reduce_pairs(*sides, kinds, guide=guide, exchange=exchange)
+            stats = reduce_pairs(*sides, kinds, guide=guide, exchange=exchange, dtype=dtype)
             found = jax.tree.leaves((stats.rows, stats.cols))
             value = sum((weight * jnp.where(jnp.isfinite(v), v, 0.0)).sum() for v in found)
             return value, stats
@@ -151,6 +151,36 @@ def test_on_a_ring_devices_pass_on_their_keys_and_gather_nothing():
     # In the loop of turns, forward: keys. Backward: keys, gradients, and gradients coming home.
     large = [elements for elements in found["collective-permute"] if elements >= 64]
     assert large == [64 // 8 * WIDTH] * 4
+
+
+def test_keys_are_rounded_before_they_are_sent():
+    text = on_mesh((8,), dtype=jnp.bfloat16)[1].as_text()
+    gathered = re.findall(r"stablehlo.all_gather.*-> tensor<64x24x(\w+)>", text)
+    assert gathered == ["bf16"]
+
+
+def test_too_many_keys_to_gather_go_round(monkeypatch):
+    """All devices' keys count: those of one alone would fit."""
+    bytes_of_all = 64 * WIDTH * 8
+    for most, kind in ((bytes_of_all, "all_gather"), (bytes_of_all - 1, "collective_permute")):
+        monkeypatch.setattr(sharded, "GATHERED_BYTES", most)
+        jax.clear_caches()
+        text = on_mesh((8,), exchange=None)[1].as_text()
+        assert (f"stablehlo.{kind}" in text) and (("all_gather" in text) == (kind == "all_gather"))
+
+
+def test_vectors_that_are_on_every_device_are_refused():
+    """They would be counted once for each."""
+    mesh, part = mesh_of((4,)), P(AXES)
+    x, y, anchor_ids, key_ids = make(CASE).arrays
+
+    def rows(*sides):
+        return reduce_pairs(*sides, [Reduction(20.0)]).rows[0]
+
+    for specs in ((part, P(), part, P()), (P(), part, P(), part), (part, part, part, P())):
+        run = jax.shard_map(rows, mesh=mesh, in_specs=specs, out_specs=part)
+        with pytest.raises(ValueError, match=r"split over|16 vectors, and facts of \[16, 64\]"):
+            jax.eval_shape(run, x, y, anchor_ids, key_ids)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (2, 1), (4, 2), (1, 8)])
