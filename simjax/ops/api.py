@@ -51,6 +51,7 @@ def reduce_pairs(
     Inside a `jax.shard_map` whose axes anchors and keys are split over, the arguments are this
     device's and the reductions run over all devices' pairs, so the result does not depend on the
     number of devices. That they are split is read off their types, which `check_vma=False` hides.
+    Under `jax.vmap`, ask for ``tiled``: a TPU kernel has no batch.
 
     Args:
         anchors: Unit vectors, float32.
