@@ -40,7 +40,7 @@ from simjax.ops.tiles import (
 RowValue: TypeAlias = Callable[[tuple[Float[Array, "R"], ...], Any], Float[Array, "R"]]
 """The loss of each row from its reductions and its own arguments, arrays [R, ...] of floats."""
 
-_HELD = 2**23
+_HELD = 2**22
 """Numbers in a strip, where it would otherwise have more than `_FEWEST` rows."""
 
 _FEWEST = 256

@@ -187,7 +187,10 @@ def dense_torch(
     torch: Torch,
     compiled: bool = False,
 ) -> Contender:
-    """Prepare PyTorch's cross-entropy of all scores, eager or through torch.compile."""
+    """Prepare PyTorch's cross-entropy of all scores, eager or through torch.compile.
+
+    As in a loss's own `forward`, no name keeps the scores while gradients are made.
+    """
     module = torch.torch
     functional = module.nn.functional
     placed = module.from_numpy(x).to(torch.device).requires_grad_(True)
