@@ -239,7 +239,8 @@ def summary(records: Sequence[Record]) -> list[tuple[str, str]]:
     temperatures = sorted({record.key["temperature"] for record in records})
     batches = sorted({record.key["batch"] for record in records})
     ends = []
-    for batch, temperature in ((batches[0], temperatures[0]), (batches[-1], temperatures[-1])):
+    corners = ((batches[0], temperatures[0]), (batches[-1], temperatures[-1]))
+    for batch, temperature in dict.fromkeys(corners):
         place = (batch, temperature)
         at = [r for r in records if (r.key["batch"], r.key["temperature"]) == place]
         if at:

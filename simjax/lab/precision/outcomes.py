@@ -87,16 +87,14 @@ def _conclusion(
     block: Block,
     whole: Difference | None,
 ) -> str:
-    rows = [
-        row for row in comparisons if row.question == question and row.setting.block == block
-    ]
+    rows = [row for row in comparisons if row.question == question and row.setting.block == block]
     where = " on easy pairs" if block == "easy" else ""
     name = f"{question.name.capitalize()}{where} ({question.contrast})"
     if whole is None or not rows:
         return f"{name}, {METRICS[chosen.metric]}: not measured, or not completely."
     said = (
-        f"{name}: {verdict(whole)}. Over {len(rows)} settings {METRICS[chosen.metric]} changes by "
-        f"{interval(whole)}."
+        f"{name}: {verdict(whole)}. Over {_settings(len(rows))} "
+        f"{METRICS[chosen.metric]} changes by {interval(whole)}."
     )
     if whole.count < 2:
         return said
@@ -113,6 +111,10 @@ def _conclusion(
         f"{'differs' if kept < 2 else 'differ'}. The largest of them: "
         f"{interval(largest.difference)} with {largest.setting}."
     )
+
+
+def _settings(count: int) -> str:
+    return "1 setting" if count == 1 else f"{count} settings"
 
 
 def _by_chance(count: int) -> str:

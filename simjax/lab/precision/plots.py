@@ -168,7 +168,7 @@ def errors_by_weight(records: Sequence[Record]) -> Plot:
             )  # fmt: skip
         axis.set_title(f"{arithmetic}, dense", fontsize=10)
         axis.set_xlabel("mean of sigmoid(v)")
-    axes[0, 0].set_ylabel("relative error of the gradient (at most 1000)")
+    axes[0, 0].set_ylabel("relative error of the gradient (at most 1000)", fontsize=8)
     _legend(figure, axes[0, 0], 3)
     return Plot("errors_by_weight", weight_caption(records), _png(figure))
 
