@@ -2,26 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
 from simjax.lab.precision.records import Record
+from simjax.lab.precision.settings import ROUNDOFF
 
 WRONG = 0.1
 """A gradient that is off by more than this share of its length is called wrong."""
-
-ROUNDOFF = {
-    "float32": 2.0**-24,
-    "tf32": 2.0**-11,
-    "bfloat16 operands": 2.0**-8,
-    "float16 operands": 2.0**-11,
-    "bfloat16": 2.0**-8,
-    "float16": 2.0**-11,
-}
-"""Half the distance from 1 to the next number of the coarsest type that an arithmetic rounds to."""
 
 
 @dataclass(frozen=True)
@@ -34,8 +26,10 @@ class Middle:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Middle:
-        """Of at least one number, linear between the two nearest."""
-        low, median, high = np.quantile(np.asarray(values, np.float64), (0.25, 0.5, 0.75))
+        """Of at least one number: linear between two, where none is infinite."""
+        wide = np.asarray(values, np.float64)
+        method: Literal["linear", "lower"] = "linear" if np.isfinite(wide).all() else "lower"
+        low, median, high = np.quantile(wide, (0.25, 0.5, 0.75), method=method)
         return cls(float(median), float(low), float(high))
 
     def __str__(self) -> str:
@@ -44,18 +38,26 @@ class Middle:
 
 def number(value: float) -> str:
     """Two digits, in words that people read: 0.85, 12, 3.4e-06."""
+    if not math.isfinite(value):
+        return "not finite"
     if value != 0 and not 1e-3 <= abs(value) < 1e4:
         return f"{value:.1e}"
     return f"{value:.2g}" if abs(value) < 100 else f"{value:.0f}"
 
 
-def errors(records: Sequence[Record], arithmetic: str, way: str, form: str) -> list[float]:
-    """Relative errors of a form over all inputs, in the order of the records."""
-    return [
-        record.values["errors"][arithmetic][way][form][0]
+def errors(
+    records: Sequence[Record], arithmetic: str, way: str, form: str, figure: int = 0
+) -> list[float]:
+    """Relative errors of a form over all inputs, in the order of the records.
+
+    Infinite where the gradient was not finite. `figure` 1 gives cosines, 2 lengths, likewise.
+    """
+    found = (
+        record.values["errors"][arithmetic][way][form][figure]
         for record in records
         if way in record.values["errors"].get(arithmetic, {})
-    ]
+    )
+    return [math.inf if value is None else value for value in found]
 
 
 def measured(records: Sequence[Record]) -> list[tuple[str, str]]:
@@ -70,15 +72,25 @@ def measured(records: Sequence[Record]) -> list[tuple[str, str]]:
 def cancelled(records: Sequence[Record], arithmetic: str, way: str) -> list[float]:
     """Of each input, the share of cross-entropy's error that softplus(v) does not have.
 
-    1 - error(softplus) / error(cross-entropy), 0 where softplus(v) is no better.
+    1 - error(softplus) / error(cross-entropy), 0 where softplus(v) is no better. Inputs on which
+    cross-entropy has no error, or either is not finite, are left out.
     """
     written = errors(records, arithmetic, way, "cross_entropy")
     stable = errors(records, arithmetic, way, "softplus")
-    return [max(0.0, 1 - b / a) if a else 0.0 for a, b in zip(written, stable, strict=True)]
+    return [
+        max(0.0, 1 - b / a)
+        for a, b in zip(written, stable, strict=True)
+        if a and math.isfinite(a) and math.isfinite(b)
+    ]
 
 
-def _wrong(values: Sequence[float]) -> int:
-    return sum(value > WRONG for value in values)
+def is_wrong(error: float) -> bool:
+    """Off by more than `WRONG`, though finite."""
+    return WRONG < error < math.inf
+
+
+def _lost(values: Sequence[float]) -> int:
+    return sum(math.isinf(value) for value in values)
 
 
 def cancellation(records: Sequence[Record]) -> list[str]:
@@ -87,24 +99,33 @@ def cancellation(records: Sequence[Record]) -> list[str]:
     for arithmetic, way in measured(records):
         written = errors(records, arithmetic, way, "cross_entropy")
         stable = errors(records, arithmetic, way, "softplus")
-        share = Middle.of(cancelled(records, arithmetic, way))
-        before, after, count = _wrong(written), _wrong(stable), len(written)
+        pairs = [(is_wrong(a), is_wrong(b)) for a, b in zip(written, stable, strict=True)]
+        before, both = sum(a for a, _ in pairs), sum(a and b for a, b in pairs)
+        other = sum(b and not a for a, b in pairs)
         if before == 0:
-            verdict = "cancellation does no harm on these inputs"
-        elif after == 0:
-            verdict = "every one of these wrong gradients is cancellation's"
-        elif after >= before:
-            verdict = "cancellation explains none of them"
+            verdict = "Cancellation makes no gradient wrong here"
+        elif both == 0:
+            verdict = "Cancellation alone makes gradients wrong"
+        elif both == before:
+            verdict = "Gradients are wrong without cancellation as well"
         else:
-            verdict = (
-                f"cancellation explains {before - after} of these {before} wrong gradients; the "
-                "others have another cause"
-            )
-        said.append(
-            f"{arithmetic}, {way}: the gradient of cross-entropy is wrong (off by more than "
-            f"{WRONG:.0%}) on {before} of {count} inputs, that of softplus(v) on {after}: "
-            f"{verdict}. Softplus(v) is free of {_percent(share)} of cross-entropy's error."
+            verdict = f"Cancellation alone makes {before - both} of {before} gradients wrong"
+        line = (
+            f"{arithmetic}, {way}: {verdict}. That of cross-entropy is wrong (off by more than "
+            f"{WRONG:.0%}) on {before} of {len(pairs)} inputs; on {both} of these softplus(v) is "
+            f"wrong too"
         )
+        line += f", and on {other} others." if other else "."
+        if share := cancelled(records, arithmetic, way):
+            line += (
+                f" Of cross-entropy's error, softplus(v) is free of {_percent(Middle.of(share))}."
+            )
+        if lost := (_lost(written), _lost(stable)) != (0, 0) and (_lost(written), _lost(stable)):
+            line += (
+                f" Counted apart: gradients that are not finite, {lost[0]} of cross-entropy and "
+                f"{lost[1]} of softplus(v)."
+            )
+        said.append(line)
     return said
 
 
@@ -118,106 +139,168 @@ def exact_figures(records: Sequence[Record], name: str) -> list[float]:
 
 
 def vanishing(records: Sequence[Record]) -> list[str]:
-    """How much is the vanishing factor sigmoid(v)."""
-    ratio = Middle.of(exact_figures(records, "length_ratio"))
-    cosine = Middle.of(exact_figures(records, "cosine"))
-    dispersion = Middle.of(exact_figures(records, "weight_cv"))
-    if ratio.median < WRONG:
-        verdict = "The factor all but removes the gradient on most inputs"
-    else:
-        verdict = "The factor leaves most of the gradient on most inputs"
-    if cosine.median > 0.9:
-        weighting = "nearly all of it is one factor for the whole batch, which Adam cancels"
-    else:
-        weighting = "no factor for the whole batch makes up for it: it weights examples unequally"
+    """How much is the vanishing factor sigmoid(v): by temperature and batch."""
     said = [
-        f"{verdict}: without any rounding, InfoNCE's gradient has {ratio} of the length of "
-        f"FlatNCE's. This is no error of arithmetic: softplus(v) has it too.",
-        f"The cosine between the two exact gradients is {cosine}, and sigmoid(v) varies over the "
-        f"anchors of a batch by {dispersion} of its mean: {weighting}.",
+        "This is no error of arithmetic: the factor is there in float64, and softplus(v) has it "
+        "as cross-entropy has."
     ]
+    batches = sorted({record.key["batch"] for record in records})
+    for temperature in sorted({record.key["temperature"] for record in records}):
+        parts = []
+        for batch in dict.fromkeys((batches[0], batches[len(batches) // 2], batches[-1])):
+            place = (batch, temperature)
+            at = [r for r in records if (r.key["batch"], r.key["temperature"]) == place]
+            if not at:
+                continue
+            ratio = Middle.of(exact_figures(at, "length_ratio")).median
+            cosine = Middle.of(exact_figures(at, "cosine")).median
+            parts.append(
+                f"batch {batch:,}: {_left(ratio)} (length {number(ratio)}), cosine {cosine:.2f}"
+            )
+        said.append(f"Temperature {temperature:g}. {'; '.join(parts)}.")
     for arithmetic in ("float16 operands", "float16"):
         if (arithmetic, "dense") in measured(records):
-            stable = _wrong(found := errors(records, arithmetic, "dense", "softplus"))
-            flat = _wrong(errors(records, arithmetic, "dense", "flatnce"))
-            because = (
-                "FlatNCE lacks nothing but the factor, so it is the factor that takes gradients "
-                "below what float16 can hold; loss scaling is there to bring them back"
-                if stable > flat
-                else "float16's range is wide enough for the factor here"
-            )
-            said.append(
-                f"{arithmetic}, dense: softplus(v) is wrong on {stable} of {len(found)} inputs and "
-                f"FlatNCE on {flat}: {because}."
-            )
+            said.append(_float16(records, arithmetic))
+    return said
+
+
+def _left(ratio: float) -> str:
+    if ratio < 0.01:
+        return "all but removed"
+    if ratio < 0.5:
+        return "shortened"
+    return "mostly left"
+
+
+def _float16(records: Sequence[Record], arithmetic: str) -> str:
+    found = errors(records, arithmetic, "dense", "softplus")
+    lengths = errors(records, arithmetic, "dense", "softplus", figure=2)
+    flat = sum(map(is_wrong, errors(records, arithmetic, "dense", "flatnce")))
+    wrong = [length for error, length in zip(found, lengths, strict=True) if is_wrong(error)]
+    short = sum(length < 0.5 for length in wrong)
+    said = (
+        f"{arithmetic}, dense: softplus(v) is wrong on {len(wrong)} of {len(found)} inputs and "
+        f"FlatNCE on {flat}."
+    )
+    if wrong:
+        said += (
+            f" On {short} of the {len(wrong)} less than half of the gradient's length is left: "
+            f"there terms fell below what {arithmetic.split()[0]} can hold, which loss scaling "
+            "is for; on the others at least half is left."
+        )
+    if lost := _lost(found):
+        said += f" On {lost} more it is not finite."
     return said
 
 
 def remaining(records: Sequence[Record]) -> list[str]:
-    """What remains once neither cancels: the type's own rounding.
-
-    Rounding v changes sigmoid(v) by the share that v is off by, so that softplus(v) keeps an error
-    of |v| units of roundoff where v is far below 0. FlatNCE has no such factor.
-    """
+    """What remains once neither cancels, in units of the type's roundoff."""
     said = []
     for arithmetic, way in measured(records):
         parts = []
         for form, name in (("softplus", "softplus(v)"), ("flatnce", "FlatNCE")):
-            middle = Middle.of(errors(records, arithmetic, way, form))
-            units = number(middle.median / ROUNDOFF[arithmetic])
-            parts.append(f"{name} {middle}, or {units} units of roundoff")
-        said.append(f"{arithmetic}, {way}: {'; '.join(parts)}.")
+            found = errors(records, arithmetic, way, form)
+            middle = Middle.of(found)
+            part = f"{name} {middle}, or {_units(middle.median, arithmetic)} units of roundoff"
+            if lost := _lost(found):
+                part += f" ({lost} not finite)"
+            parts.append(part)
+        said.append(f"{arithmetic}, {way}: {'; '.join(parts)}.{_by_v(records, arithmetic, way)}")
     return said
+
+
+def _units(error: float, arithmetic: str) -> str:
+    return number(error / ROUNDOFF[arithmetic])
+
+
+def _by_v(records: Sequence[Record], arithmetic: str, way: str) -> str:
+    """Softplus's error in units of |v| roundoffs: what rounding v to the type would give."""
+    if arithmetic.endswith("operands"):
+        return ""  # v is in float32.
+    records = [one for one in records if way in one.values["errors"].get(arithmetic, {})]
+    found = [
+        error / (ROUNDOFF[arithmetic] * -v)
+        for error, v in zip(
+            errors(records, arithmetic, way, "softplus"),
+            exact_figures(records, "mean_v"),
+            strict=True,
+        )
+        if v < -5
+    ]
+    if not found:
+        return ""
+    return f" Where the mean of v is below -5, softplus(v)'s is {Middle.of(found)} units times |v|."
 
 
 def summary(records: Sequence[Record]) -> list[tuple[str, str]]:
     """The three questions, each answered in a few sentences, for the dense forms."""
-    stable, flat = (
-        Middle.of(errors(records, "float32", "dense", form)) for form in ("softplus", "flatnce")
-    )
     length = Middle.of(exact_figures(records, "length_ratio"))
     cosine = Middle.of(exact_figures(records, "cosine"))
-    remains = f"{stable} for softplus(v) and {flat} for FlatNCE in float32"
-    for name in ("bfloat16 operands", "bfloat16"):
-        if (name, "dense") in measured(records):
-            sides = (errors(records, name, "dense", form) for form in ("softplus", "flatnce"))
-            first, second = (number(Middle.of(side).median) for side in sides)
-            remains += f"; {first} and {second} with {_meant(name)}"
+    temperatures = sorted({record.key["temperature"] for record in records})
+    batches = sorted({record.key["batch"] for record in records})
+    ends = []
+    corners = ((batches[0], temperatures[0]), (batches[-1], temperatures[-1]))
+    for batch, temperature in dict.fromkeys(corners):
+        place = (batch, temperature)
+        at = [r for r in records if (r.key["batch"], r.key["temperature"]) == place]
+        if at:
+            ratio = Middle.of(exact_figures(at, "length_ratio")).median
+            ends.append(
+                f"at batch {batch:,} and temperature {temperature:g} it is {_left(ratio)} "
+                f"({number(ratio)})"
+            )
     return [
         ("How much of InfoNCE's trouble is cancellation?", _cancellation_in_short(records)),
         (
             "How much is the vanishing factor sigmoid(v)?",
-            f"It is no rounding error and is there in float64: InfoNCE's exact gradient has "
-            f"{length} of the length of FlatNCE's. Were it one factor for the whole batch, the "
-            f"cosine of the two would be 1; it is {cosine}.",
+            "It depends on batch and temperature, and is no rounding error: of the length of "
+            f"FlatNCE's exact gradient, {'; '.join(ends)}. Over all inputs {length} is left. The "
+            "cosine of the two gradients would be 1 were the factor one for the whole batch; it is "
+            f"{cosine}.",
         ),
-        ("What remains?", f"The rounding of the type itself: {remains}."),
+        ("What remains?", _remains_in_short(records)),
     ]
+
+
+def _remains_in_short(records: Sequence[Record]) -> str:
+    said = []
+    for name in ("float32", "bfloat16 operands", "bfloat16"):
+        if (name, "dense") in measured(records):
+            stable, flat = (
+                Middle.of(errors(records, name, "dense", form)).median
+                for form in ("softplus", "flatnce")
+            )
+            said.append(
+                f"With {_meant(name)}, a median error of {number(stable)} for softplus(v) "
+                f"({_units(stable, name)} units of the type's roundoff) and {number(flat)} for "
+                f"FlatNCE ({_units(flat, name)} units)"
+            )
+    return f"{'. '.join(said)}."
 
 
 def _cancellation_in_short(records: Sequence[Record]) -> str:
     written = Middle.of(errors(records, "float32", "dense", "cross_entropy"))
     stable = Middle.of(errors(records, "float32", "dense", "softplus"))
     share = cancelled(records, "float32", "dense")
-    mostly = sum(value > 0.5 for value in share)
-    if mostly >= 0.9 * len(share):
-        how = "nearly all"
-    else:
-        how = "most" if mostly > len(share) / 2 else "a minor part"
-    said = (
-        f"Of the rounding error in float32, {how}: the gradient of cross-entropy is off by "
-        f"{written} of its length, that of softplus(v), the same function, by {stable}. "
-        f"Cancellation is more than half of the error on {mostly} of {len(share)} inputs."
-    )
+    said = "In float32 there is no error to explain."
+    if share:
+        middle = Middle.of(share)
+        if middle.low >= 0.9:
+            how = "nearly all of it on most inputs"
+        else:
+            how = "most of it on most inputs" if middle.median > 0.5 else "little on most inputs"
+        said = (
+            f"Of the rounding error in float32, {how}: {_percent(middle)}. The gradient of "
+            f"cross-entropy is off by {written} of its length, that of softplus(v), the same "
+            f"function, by {stable}."
+        )
     for name in ("float32", "bfloat16"):
         if (name, "dense") in measured(records):
-            before, after = (
-                _wrong(errors(records, name, "dense", form))
-                for form in ("cross_entropy", "softplus")
-            )
+            sides = (errors(records, name, "dense", form) for form in ("cross_entropy", "softplus"))
+            before, after = (sum(map(is_wrong, side)) for side in sides)
             said += (
                 f" With {_meant(name)}, cross-entropy is off by more than {WRONG:.0%} on {before} "
-                f"inputs, softplus(v) on {after}."
+                f"of {len(records)} inputs, softplus(v) on {after}."
             )
     return said
 
@@ -226,17 +309,3 @@ def _meant(arithmetic: str) -> str:
     if arithmetic in ("bfloat16", "float16"):
         return f"everything in {arithmetic}"
     return arithmetic
-
-
-def table_rows(records: Sequence[Record]) -> list[dict[str, Any]]:
-    """One row for each input, arithmetic, way and form: what the CSV holds."""
-    rows = []
-    for record in records:
-        for arithmetic, ways in record.values["errors"].items():
-            for way, forms in ways.items():
-                for form, (error, cosine, length) in forms.items():
-                    rows.append(
-                        {**record.key, "arithmetic": arithmetic, "way": way, "form": form}
-                        | {"error": error, "cosine": cosine, "length": length}
-                    )
-    return rows

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -12,9 +13,9 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from simjax.lab.precision import arms
-from simjax.lab.precision.arms import FORMS, Arithmetic, Form, dense_loss
+from simjax.lab.precision.arms import Arithmetic, dense_loss
 from simjax.lab.precision.exact import Exact, exact
-from simjax.lab.precision.settings import ArithmeticSettings
+from simjax.lab.precision.settings import FORMS, ArithmeticSettings, Form
 from simjax.lab.precision.tiled import tiled_loss
 
 Figures = dict[str, Any]
@@ -25,20 +26,6 @@ def arithmetics() -> tuple[Arithmetic, ...]:
     tf32 = (arms.TF32,) if jax.default_backend() == "gpu" else ()
     sixteen = (arms.BFLOAT16_OPERANDS, arms.FLOAT16_OPERANDS, arms.BFLOAT16, arms.FLOAT16)
     return (arms.FLOAT32, *tf32, *sixteen)
-
-
-def keys(settings: ArithmeticSettings) -> Iterator[dict[str, Any]]:
-    """What is measured, largest batches last."""
-    for batch in settings.batches:
-        for temperature in settings.temperatures:
-            for noise in settings.noise:
-                for draw in range(settings.draws):
-                    yield {
-                        "batch": batch,
-                        "temperature": temperature,
-                        "noise": noise,
-                        "draw": draw,
-                    }
 
 
 def draw(
@@ -58,9 +45,11 @@ def measure(key: dict[str, Any], settings: ArithmeticSettings) -> Figures:
     """Errors of all forms in all arithmetics on one draw.
 
     Returns:
-        `exact`, without any rounding: see `_exact_figures`. `errors`: for each arithmetic, `dense`
-        and `tiled`, and form: [relative error, cosine, length over the exact length].
-        `dcl_apart`: the largest difference between a component of DCL's gradient and FlatNCE's.
+        `exact`, without any rounding: see `_exact_figures`; medians over the batches of the draw.
+        `errors`: for each arithmetic, `dense` and `tiled`, and form: [relative error, cosine,
+        length over the exact length] of the gradients of all the draw's batches together; three
+        times None where they are not finite. `dcl_apart`: the largest difference between a
+        component of DCL's gradient and FlatNCE's; None where one of two is not finite.
     """
     batch, scale = key["batch"], 1 / key["temperature"]
     parts = max(1, settings.pooled // batch)
@@ -70,14 +59,14 @@ def measure(key: dict[str, Any], settings: ArithmeticSettings) -> Figures:
     ]
     inputs = [(x[: settings.anchors], y) for x, y in inputs]
     errors: Figures = {}
-    apart = 0.0
+    apart: list[float] = []
     for how in arithmetics():
         rounded = [(x.astype(how.operands), y.astype(how.operands)) for x, y in inputs]
         truth = _pool([exact(x, y, scale) for x, y in rounded])
         ways = {"dense": _dense(how)}
-        if how.scores == jnp.float32 and not how.tf32:
-            # The operator's scores are float32 always, and it never uses tf32.
-            ways["tiled"] = _tiled(how)
+        if how in (arms.FLOAT32, arms.BFLOAT16_OPERANDS):
+            # What the operator takes: its scores are float32 always, and it never uses tf32.
+            ways["tiled"] = _tiled(how, scale)
         for name, gradients in ways.items():
             made = [gradients(x, y, jnp.float32(scale)) for x, y in rounded]
             found = {
@@ -90,12 +79,23 @@ def measure(key: dict[str, Any], settings: ArithmeticSettings) -> Figures:
                 )
                 for form in FORMS
             }
-            apart = max(apart, float(np.abs(found["dcl"] - found["flatnce"]).max()))
+            apart.append(largest_gap(found["dcl"], found["flatnce"]))
+    each = [_exact_figures(exact(x, y, scale)) for x, y in inputs]
+    largest = float(np.max(apart))
     return {
-        "dcl_apart": apart,
-        "exact": _exact_figures(_pool([exact(x, y, scale) for x, y in inputs])),
+        "dcl_apart": largest if math.isfinite(largest) else None,
+        "exact": {name: float(np.median([one[name] for one in each])) for name in each[0]},
         "errors": errors,
     }
+
+
+def largest_gap(a: Float[np.ndarray, "B D"], b: Float[np.ndarray, "B D"]) -> float:
+    """Largest difference of two components; NaN equals NaN, and nothing else."""
+    same = (a == b) | (np.isnan(a) & np.isnan(b))
+    if same.all():
+        return 0.0
+    with np.errstate(invalid="ignore"):
+        return float(np.nan_to_num(np.abs(a - b)[~same], nan=np.inf, posinf=np.inf).max())
 
 
 def _pool(parts: list[Exact]) -> Exact:
@@ -122,13 +122,15 @@ def _dense(how: Arithmetic) -> Gradients:
 
 
 @cache
-def _tiled(how: Arithmetic) -> Gradients:
+def _tiled(how: Arithmetic, max_scale: float) -> Gradients:
     @jax.jit
     def gradients(x: Array, y: Array, scale: Array) -> dict[Form, Array]:
         # Rounded already, so that the positive's score sees what the tiles see.
         x, y = x.astype(jnp.float32), y.astype(jnp.float32)
         return {
-            form: jax.grad(lambda x, form=form: tiled_loss(form, x, y, scale, how.operands))(x)
+            form: jax.grad(
+                lambda x, form=form: tiled_loss(form, x, y, scale, how.operands, max_scale)
+            )(x)
             for form in FORMS
         }
 
@@ -137,22 +139,21 @@ def _tiled(how: Arithmetic) -> Gradients:
 
 def compare(
     found: Float[np.ndarray, "B D"], truth: Float[np.ndarray, "B D"]
-) -> tuple[float, float, float]:
+) -> tuple[float | None, float | None, float | None]:
     """Relative error |g - g*| / |g*|, cosine, and |g| / |g*| of a whole gradient.
 
-    The cosine of a gradient that has become zero is 0. One that is not finite counts as an error
-    of 1, as if it were dropped.
+    The cosine of a gradient that has become zero is 0. All are None of one that is not finite.
     """
     if not np.isfinite(found).all():
-        return 1.0, 0.0, 0.0
+        return None, None, None
     length, true_length = np.linalg.norm(found), np.linalg.norm(truth)
     error = np.linalg.norm(found - truth) / true_length
     cosine = float((found * truth).sum() / (length * true_length)) if length else 0.0
     return float(error), cosine, float(length / true_length)
 
 
-def _exact_figures(truth: Exact) -> Figures:
-    """What the factor sigmoid(v) does to a gradient, in float64.
+def _exact_figures(truth: Exact) -> dict[str, Any]:
+    """What the factor sigmoid(v) does to the gradient of one batch, in float64.
 
     Returns:
         `mean_v`; `mean_weight`, the mean of sigmoid(v); `weight_cv`, its standard deviation over

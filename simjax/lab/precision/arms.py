@@ -18,18 +18,13 @@ scale: its coefficients sigmoid(v_i) / mean sigmoid(v) have mean 1.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-Form: TypeAlias = Literal[
-    "cross_entropy", "lse_minus_positive", "softplus", "dcl", "flatnce", "rescaled"
-]
-FORMS: tuple[Form, ...] = get_args(Form)[:5]
-"""What part one measures."""
+from simjax.lab.precision.settings import Form
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,16 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from simjax.errors import SimjaxError, UsageError
+from simjax.errors import UsageError
 from simjax.lab.bench.arguments import positive
 from simjax.lab.precision.settings import (
     QUICK_ARITHMETIC,
     QUICK_TRAINING,
     ArithmeticSettings,
+    RunKey,
     TrainingSettings,
+    input_keys,
+    run_keys,
 )
 
 if TYPE_CHECKING:
@@ -58,7 +61,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--arithmetic_batches", nargs="+", type=positive, metavar="B", help="of part one"
     )
-    parser.add_argument("--batches", nargs="+", type=positive, metavar="B", help="of part two")
+    parser.add_argument("--batches", nargs="+", type=positive, metavar="B",
+        help="of part two; its easy pairs are trained on at those of 4 and 16 that are named",
+    )  # fmt: skip
     parser.add_argument("--seeds", type=positive, metavar="N", help="runs of each kind in part two")
 
 
@@ -81,7 +86,8 @@ def settings_of(args: argparse.Namespace) -> tuple[ArithmeticSettings, TrainingS
         wrong = [batch for batch in batches if batch > 32 and batch % 32]
         if wrong:
             raise UsageError(f"--batches {wrong[0]}: above 32, give a multiple of 32")
-        training = dataclasses.replace(training, batches=batches)
+        easy = tuple(batch for batch in training.easy_batches if batch in batches)
+        training = dataclasses.replace(training, batches=batches, easy_batches=easy)
     if args.seeds:
         training = dataclasses.replace(training, seeds=args.seeds)
     return arithmetic, training
@@ -96,29 +102,36 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     from rich.console import Console
 
     from simjax.lab.precision import report
-    from simjax.lab.precision.study import Study
+    from simjax.lab.precision import study as studies
     from simjax.train.folder import locked
 
     console = Console(stderr=True, soft_wrap=True, highlight=False)
     folder = args.output or (QUICK_OUTPUT if args.quick else OUTPUT)
     folder = folder.expanduser()
-    if not args.report_only:
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise SimjaxError(f"{folder}: cannot be made ({error.strerror})") from error
+    if args.report_only:
+        for name in ("root", "arithmetic_batches", "batches", "seeds"):
+            if getattr(args, name) is not None:
+                raise UsageError(f"--report_only: measures nothing; leave --{name} out")
+    else:
+        settings = settings_of(args)
+        studies.open_folder(folder)
         with locked(folder):
-            stopped = _measure(args, folder, console)
+            stopped = _measure(args, settings, folder, console)
         if stopped is not None:
             return {"stopped": stopped}
-    path = report.write(folder, Study.read(folder))
-    for line in report.headlines(folder, Study.read(folder)):
+    path, lines = report.write(folder, studies.Study.read(folder))
+    for line in lines:
         console.print(line, markup=False)
     console.print(f"The report is {path}; its tables are beside it as CSV, its plots as PNG.")
     return {"report": str(path)}
 
 
-def _measure(args: argparse.Namespace, folder: Path, console: Console) -> str | None:
+def _measure(
+    args: argparse.Namespace,
+    settings: tuple[ArithmeticSettings, TrainingSettings],
+    folder: Path,
+    console: Console,
+) -> str | None:
     """Make the measurements that are missing; returns the signal that ended it early."""
     from simjax.lab.bench import machine
 
@@ -129,13 +142,16 @@ def _measure(args: argparse.Namespace, folder: Path, console: Console) -> str | 
     from simjax.lab.precision import study as studies
     from simjax.train.signals import StopRequest
 
-    of_arithmetic, of_training = settings_of(args)
+    of_arithmetic, of_training = settings
     corpus = texts.load(args.root)
+    training.check_batches(corpus, of_training)
     study = _describe(args, of_arithmetic, of_training, corpus)
     parts = {name: study.records(folder, name) for name in study.identity}
+    for part_records in parts.values():
+        part_records.cut_tail()
     study.write(folder)
-    first = list(arithmetic.keys(of_arithmetic))
-    second = [dataclasses.asdict(key) for key in training.keys(of_training)]
+    first = list(input_keys(of_arithmetic))
+    second = [dataclasses.asdict(key) for key in run_keys(of_training)]
     console.print(
         f"Part one: {len(first):,} inputs. Part two: {len(second):,} runs on {corpus.name}. "
         f"{sum(map(len, parts.values())):,} measurements are there already.",
@@ -150,14 +166,15 @@ def _measure(args: argparse.Namespace, folder: Path, console: Console) -> str | 
             )
 
         whole = part(studies.ARITHMETIC, first, lambda key: arithmetic.measure(key, of_arithmetic))
-        check = [{"check": "dcl"}]
+        batch, rate = min(of_training.batches), max(of_training.adamw_rates)
+        check = {"check": "dcl", "batch": batch, "rate": rate}
         wanted = [key for key in second if key not in parts[studies.RUNS]]
-        if whole and (wanted or check[0] not in parts[studies.CHECKS]):
+        if whole and (wanted or check not in parts[studies.CHECKS]):
             said("tokenising")
             trainer = training.Trainer(corpus, of_training)
-            whole = part(studies.CHECKS, check, lambda key: trainer.dcl_difference()) and part(
-                studies.RUNS, second, lambda key: trainer.run(training.RunKey(**key))
-            )
+            whole = part(
+                studies.CHECKS, [check], lambda key: trainer.dcl_difference(batch, rate)
+            ) and part(studies.RUNS, second, lambda key: trainer.run(RunKey(**key)))
         name = stop.name
     if whole:
         return None

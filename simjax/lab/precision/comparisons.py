@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from simjax.lab.precision.records import Record
-from simjax.lab.precision.settings import Arm, Dtype, Optimizer
+from simjax.lab.precision.settings import Arm, Block, Dtype, Optimizer, RunKey
 from simjax.lab.precision.statistics import Difference, Spread, difference, holm
 
 ARM_NAMES: dict[Arm, str] = {
@@ -22,13 +22,27 @@ ARM_NAMES: dict[Arm, str] = {
 class Setting(NamedTuple):
     """What is the same for the arms that are compared."""
 
+    block: Block
     optimizer: Optimizer
     dtype: Dtype
     batch: int
 
     def __str__(self) -> str:
-        optimizer = "AdamW" if self.optimizer == "adamw" else "SGD"
-        return f"{optimizer}, {self.dtype}, batch {self.batch}"
+        easy = "easy pairs, " if self.block == "easy" else ""
+        return f"{easy}{optimizer_name(self.optimizer)}, {self.dtype}, batch {self.batch}"
+
+
+def optimizer_name(optimizer: Optimizer) -> str:
+    """As people write it."""
+    return "AdamW" if optimizer == "adamw" else "SGD"
+
+
+Place: TypeAlias = tuple[Setting, Arm]
+
+
+def place_name(place: Place) -> str:
+    """An arm in a setting."""
+    return f"{ARM_NAMES[place[1]]} with {place[0]}"
 
 
 @dataclass(frozen=True)
@@ -38,12 +52,14 @@ class Best:
     Attributes:
         rate: The learning rate.
         edge: It is the lowest or highest of several that were tried: a better one may lie beyond.
-        runs: The values of its runs by seed.
+        runs: The values of its runs by seed, without those that diverged.
+        diverged: Seeds that diverged at this rate.
     """
 
     rate: float
     edge: bool
-    runs: dict[int, dict]
+    runs: dict[int, dict[str, Any]]
+    diverged: tuple[int, ...] = ()
 
     def scores(self, metric: str) -> dict[int, float]:
         """A score by seed."""
@@ -76,85 +92,133 @@ QUESTIONS = (
 )
 
 
-@dataclass(frozen=True)
-class Comparison:
+class Comparison(NamedTuple):
     """A question answered in a setting, for one score."""
 
     setting: Setting
     question: Question
-    metric: str
     difference: Difference
 
 
-def primary(runs: Iterable[Record]) -> str:
-    """The score that chooses rates and that conclusions are about."""
-    names = {name for record in runs for name in record.values["scores"]}
-    return "spearman" if "spearman" in names else "ndcg@10"
+Cells: TypeAlias = dict[Place, dict[float, dict[int, dict[str, Any]]]]
 
 
-def best(runs: Sequence[Record]) -> dict[tuple[Setting, Arm], Best]:
-    """Each arm in each setting at the rate with the highest mean of the score that chooses.
-
-    Of a study that is not complete, rates with fewer seeds than others are left out.
-    """
-    chooses = f"select/{primary(runs)}"
-    grouped: dict[tuple[Setting, Arm], dict[float, dict[int, dict]]] = defaultdict(dict)
+def cells(runs: Iterable[Record]) -> Cells:
+    """The values of runs by place, rate and seed."""
+    found: Cells = defaultdict(lambda: defaultdict(dict))
     for record in runs:
-        key = record.key
-        setting = Setting(key["optimizer"], key["dtype"], key["batch"])
-        grouped[setting, key["arm"]].setdefault(key["rate"], {})[key["seed"]] = record.values
-    found = {}
-    for place, rates in grouped.items():
-        most = max(map(len, rates.values()))
-        means = {
-            rate: Spread.of([values["scores"][chooses] for values in seeds.values()]).mean
-            for rate, seeds in rates.items()
-            if len(seeds) == most
-        }
-        rate = max(means, key=lambda rate: means[rate])
-        edge = len(means) > 1 and rate in (min(means), max(means))
-        found[place] = Best(rate, edge, dict(sorted(rates[rate].items())))
+        place, rate, seed = _parts(RunKey(**record.key))
+        found[place][rate][seed] = record.values
     return found
 
 
-def compare(chosen: dict[tuple[Setting, Arm], Best], metrics: Sequence[str]) -> list[Comparison]:
+def _parts(key: RunKey) -> tuple[Place, float, int]:
+    setting = Setting(key.block, key.optimizer, key.dtype, key.batch)
+    return (setting, key.arm), key.rate, key.seed
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """Every arm in every setting, its learning rate chosen for one score.
+
+    Attributes:
+        metric: The score.
+        best: The arms of which all rates and seeds that were asked for are there.
+        missing: Runs that are not there, by arm and setting.
+        lost: Arms of which every run diverged.
+    """
+
+    metric: str
+    best: dict[Place, Best]
+    missing: dict[Place, int]
+    lost: tuple[Place, ...]
+
+    def settings(self, block: Block = "corpus") -> list[Setting]:
+        """In order, those with an arm that can be compared."""
+        return sorted({setting for setting, _ in self.best if setting.block == block})
+
+    def pair(self, setting: Setting, question: Question) -> Pair | None:
+        """The scores of a question's arms by seed; None where there are not both."""
+        sides = [self.best.get((setting, arm)) for arm in (question.first, question.second)]
+        if sides[0] is None or sides[1] is None:
+            return None
+        first, second = (side.scores(self.metric) for side in sides if side)
+        return (first, second) if first.keys() & second.keys() else None
+
+
+Pair: TypeAlias = tuple[dict[int, float], dict[int, float]]
+
+
+def compared(runs: Iterable[Record]) -> list[str]:
+    """The scores that are compared, the one that matters most first; higher is better in all."""
+    names = {name for record in runs for name in record.values["scores"]}
+    return [name for name in ("spearman", "ndcg@10") if name in names]
+
+
+def choose(runs: Sequence[Record], planned: Sequence[RunKey], metric: str) -> Chosen:
+    """Each arm in each setting at the rate with the highest mean of a score, on the half for it.
+
+    An arm counts once every run that was asked for is there: a grid of rates with a hole in it, or
+    with fewer seeds, is no fair choice. A rate at which fewer seeds diverged goes before any score.
+    """
+    found = cells(runs)
+    missing: dict[Place, int] = {}
+    wanted: dict[Place, set[float]] = defaultdict(set)
+    for key in planned:
+        place, rate, seed = _parts(key)
+        wanted[place].add(rate)
+        if seed not in found.get(place, {}).get(rate, {}):
+            missing[place] = missing.get(place, 0) + 1
+    best: dict[Place, Best] = {}
+    lost = []
+    for place in sorted(wanted):
+        if place in missing:
+            continue
+        means: dict[float, tuple[int, float]] = {}
+        for rate in wanted[place]:
+            scores = [
+                values["scores"][f"select/{metric}"] for values in found[place][rate].values()
+            ]
+            finite = [score for score in scores if score is not None]
+            if finite:
+                means[rate] = (len(finite) - len(scores), Spread.of(finite).mean)
+        if not means:
+            lost.append(place)
+            continue
+        rate = max(sorted(means), key=lambda rate: means[rate])
+        seeds = dict(sorted(found[place][rate].items()))
+        best[place] = Best(
+            rate,
+            len(wanted[place]) > 1 and rate in (min(wanted[place]), max(wanted[place])),
+            {seed: values for seed, values in seeds.items() if not values["diverged"]},
+            tuple(seed for seed, values in seeds.items() if values["diverged"]),
+        )
+    return Chosen(metric, best, missing, tuple(lost))
+
+
+def compare(chosen: Chosen) -> list[Comparison]:
     """Every question in every setting where both arms have runs of the same seeds.
 
-    The p of one metric are corrected together, over all questions and settings.
+    The p are corrected together, over all questions and settings.
     """
-    found: list[Comparison] = []
-    settings = sorted({setting for setting, _ in chosen})
-    for metric in metrics:
-        rows = []
-        for setting in settings:
-            for question in QUESTIONS:
-                pair = _pair(chosen, setting, question, metric)
-                if pair is not None:
-                    rows.append(Comparison(setting, question, metric, difference(*pair)))
-        corrected = holm([row.difference for row in rows])
-        found += [
-            Comparison(row.setting, row.question, metric, one)
-            for row, one in zip(rows, corrected, strict=True)
-        ]
-    return found
-
-
-def _pair(
-    chosen: dict[tuple[Setting, Arm], Best], setting: Setting, question: Question, metric: str
-) -> tuple[list[float], list[float]] | None:
-    sides = [chosen.get((setting, arm)) for arm in (question.first, question.second)]
-    if sides[0] is None or sides[1] is None:
-        return None
-    first, second = sides[0].scores(metric), sides[1].scores(metric)
-    seeds = sorted(first.keys() & second.keys())
-    return ([first[seed] for seed in seeds], [second[seed] for seed in seeds]) if seeds else None
+    rows = []
+    for setting in [*chosen.settings(), *chosen.settings("easy")]:
+        for question in QUESTIONS:
+            pair = chosen.pair(setting, question)
+            if pair is not None:
+                first, second = pair
+                seeds = sorted(first.keys() & second.keys())
+                made = difference([first[s] for s in seeds], [second[s] for s in seeds])
+                rows.append(Comparison(setting, question, made))
+    corrected = holm([row.difference for row in rows])
+    return [row._replace(difference=one) for row, one in zip(rows, corrected, strict=True)]
 
 
 def pooled(
-    chosen: dict[tuple[Setting, Arm], Best],
+    chosen: Chosen,
     question: Question,
-    metric: str,
     *,
+    block: Block = "corpus",
     dtype: Dtype | None = None,
     optimizer: Optimizer | None = None,
 ) -> Difference | None:
@@ -164,23 +228,21 @@ def pooled(
     has count.
     """
     tables = []
-    for setting in sorted({setting for setting, _ in chosen}):
+    for setting in chosen.settings(block):
         if dtype not in (None, setting.dtype) or optimizer not in (None, setting.optimizer):
             continue
-        first, second = (chosen.get((setting, arm)) for arm in (question.first, question.second))
-        if first is not None and second is not None:
-            tables.append((first.scores(metric), second.scores(metric)))
+        pair = chosen.pair(setting, question)
+        if pair is not None:
+            tables.append(pair)
     if not tables:
         return None
     seeds = sorted(set.intersection(*(a.keys() & b.keys() for a, b in tables)))
     if not seeds:
         return None
-    sides = zip(
-        *((_mean([a[seed] for a, _ in tables]), _mean([b[seed] for _, b in tables]))
-          for seed in seeds), strict=True
-    )  # fmt: skip
-    first_means, second_means = (list(side) for side in sides)
-    return difference(first_means, second_means)
+    return difference(
+        [_mean([a[seed] for a, _ in tables]) for seed in seeds],
+        [_mean([b[seed] for _, b in tables]) for seed in seeds],
+    )
 
 
 def _mean(values: Sequence[float]) -> float:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import csv
 import html
+import io
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from typing import Any
 from simjax.errors import SimjaxError
 from simjax.lab.precision.plots import Plot
 
+LONG = 12
+"""Rows beyond which a table is folded."""
 _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem }
 table { border-collapse: collapse; margin: 1rem 0; font-size: 13px }
@@ -19,6 +23,8 @@ th, td { border-bottom: 1px solid #ddd; padding: .2rem .6rem; text-align: right 
 th:first-child, td:first-child { text-align: left }
 caption, figcaption { text-align: left; color: #333; margin: .5rem 0 }
 figure { margin: 1.5rem 0 } img { max-width: 100% } code { background: #f3f3f3; padding: 0 .2rem }
+.warning { border: 2px solid #b00; padding: .5rem .8rem } .level3 { margin-left: 1.5rem }
+summary { cursor: pointer; margin: .5rem 0 }
 """
 
 
@@ -27,15 +33,22 @@ class Page:
 
     def __init__(self, title: str) -> None:
         self._title = title
-        self._parts: list[str] = [f"<h1>{html.escape(title)}</h1>"]
+        self._headings: list[tuple[int, str, str]] = []
+        self._parts: list[str] = []
 
     def heading(self, text: str, level: int = 2) -> None:
         """A heading."""
-        self._parts.append(f"<h{level}>{html.escape(text)}</h{level}>")
+        place = f"part{len(self._headings)}"
+        self._headings.append((level, place, text))
+        self._parts.append(f'<h{level} id="{place}">{html.escape(text)}</h{level}>')
 
     def text(self, *paragraphs: str) -> None:
         """Paragraphs."""
         self._parts += [f"<p>{html.escape(one)}</p>" for one in paragraphs]
+
+    def warning(self, text: str) -> None:
+        """A paragraph in a box."""
+        self._parts.append(f'<p class="warning"><b>{html.escape(text)}</b></p>')
 
     def answer(self, question: str, answer: str) -> None:
         """A question in bold and its answer."""
@@ -62,10 +75,13 @@ class Page:
             + "</tr>"
             for row in rows
         )
-        self._parts.append(
-            f"<table><caption>{html.escape(caption)}</caption>"
-            f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
-        )
+        table = f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+        title = html.escape(caption)
+        if len(rows) > LONG:
+            table = f"<details><summary>{title} ({len(rows)} rows)</summary>{table}</details>"
+        else:
+            table = f"<p>{title}</p>{table}"
+        self._parts.append(table)
 
     def plot(self, plot: Plot) -> None:
         """A picture inside the page, with its caption."""
@@ -77,25 +93,37 @@ class Page:
 
     def __str__(self) -> str:
         parts = "\n".join(self._parts)
+        contents = "".join(
+            f'<li class="level{level}"><a href="#{place}">{html.escape(text)}</a></li>'
+            for level, place, text in self._headings
+        )
         return (
             f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
             f"<title>{html.escape(self._title)}</title><style>{_STYLE}</style></head>\n"
-            f"<body>\n{parts}\n</body></html>\n"
+            f"<body>\n<h1>{html.escape(self._title)}</h1>\n<nav><ul>{contents}</ul></nav>\n{parts}\n"
+            "</body></html>\n"
         )
 
 
-def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
-    """Rows with the same keys as CSV; no file where there are no rows.
+def csv_text(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Rows as CSV; their columns are those that any row has."""
+    columns = dict.fromkeys(name for row in rows for name in row)
+    held = io.StringIO(newline="")
+    writer = csv.DictWriter(held, list(columns))
+    writer.writeheader()
+    writer.writerows(rows)
+    return held.getvalue().encode()
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file: whole or not at all.
 
     Raises:
         SimjaxError: The file cannot be written.
     """
-    if not rows:
-        return
+    partial = path.with_name(f".{path.name}.partial")
     try:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+        partial.write_bytes(content)
+        os.replace(partial, path)
     except OSError as error:
         raise SimjaxError(f"{path}: cannot be written ({error.strerror})") from error

@@ -8,10 +8,11 @@ its last whole line.
 from __future__ import annotations
 
 import dataclasses
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -20,6 +21,8 @@ from simjax.errors import SimjaxError
 
 Key: TypeAlias = Mapping[str, Any]
 FIELDS = frozenset({"settings", "key", "values"})
+BEGINNING = b'{"settings": "'
+"""What `Records.append` begins a line with."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,9 @@ class Record:
     values: dict[str, Any]
 
 
+Check: TypeAlias = Callable[[Record], object]
+
+
 def identity(key: Key) -> str:
     """A key as a text; equal keys have equal texts, in whatever order their names come."""
     return json.dumps(dict(key), sort_keys=True, allow_nan=False)
@@ -48,19 +54,21 @@ def fingerprint(*parts: Any) -> str:
 
 
 class Records:
-    """The records of one file, read once and appended to.
+    """The records of one file, read once and appended to. Reading changes nothing.
 
     Attributes:
         path: The file, which need not exist yet.
         found: The records in order of time, by the identity of their keys.
     """
 
-    def __init__(self, path: Path, settings: str) -> None:
-        """Read what is there; cut off a last line that was not finished.
+    def __init__(self, path: Path, settings: str, check: Check = bool) -> None:
+        """Read what is there. A last line that was not finished is no record.
 
         Args:
             path: The file.
             settings: Fingerprint of the settings that new records are made with.
+            check: Given each record; raises `KeyError`, `TypeError` or `ValueError` where
+                something is missing in it.
 
         Raises:
             SimjaxError: A line is no record, or was made with other settings.
@@ -68,17 +76,19 @@ class Records:
         self.path = path
         self.settings = settings
         self.found: dict[str, Record] = {}
+        self._check = check
         try:
             data = path.read_bytes() if path.exists() else b""
-            whole = data.rfind(b"\n") + 1
-            if whole < len(data):
-                # The process died while it wrote, before it told anybody of this record.
-                os.truncate(path, whole)
         except OSError as error:
             raise SimjaxError(f"{path}: cannot be read ({error.strerror})") from error
-        for number, line in enumerate(data[:whole].splitlines(), start=1):
+        self._whole = data.rfind(b"\n") + 1
+        self._tail = data[self._whole :]
+        for number, line in enumerate(data[: self._whole].split(b"\n")[:-1], start=1):
             record = self._parse(line, number)
             self.found[identity(record.key)] = record
+        if not (self._tail.startswith(BEGINNING) or BEGINNING.startswith(self._tail)):
+            number = len(data[: self._whole].splitlines()) + 1
+            raise SimjaxError(f"{path}:{number}: no record: delete the line and run again")
 
     def _parse(self, line: bytes, number: int) -> Record:
         where = f"{self.path}:{number}"
@@ -98,7 +108,15 @@ class Records:
                 f"{where}: measured with other settings, data, device or versions "
                 f"({fields['settings']}, now {self.settings}); choose another --output"
             )
-        return Record(fields["key"], fields["values"])
+        record = Record(fields["key"], fields["values"])
+        try:
+            self._check(record)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise SimjaxError(
+                f"{where}: incomplete ({type(error).__name__}: {error}): delete the line and run "
+                "again"
+            ) from error
+        return record
 
     def __contains__(self, key: object) -> bool:
         return isinstance(key, Mapping) and identity(key) in self.found
@@ -109,22 +127,45 @@ class Records:
     def __len__(self) -> int:
         return len(self.found)
 
+    def cut_tail(self) -> None:
+        """Remove a last line that was not finished: its process died before it told of it.
+
+        Only for who holds the folder's lock: another process may be writing that line.
+
+        Raises:
+            SimjaxError: The file cannot be written.
+        """
+        if not self._tail:
+            return
+        try:
+            os.truncate(self.path, self._whole)
+        except OSError as error:
+            raise SimjaxError(f"{self.path}: cannot be written ({error.strerror})") from error
+        self._tail = b""
+
     def append(self, key: Key, values: Mapping[str, Any]) -> None:
-        """Add a record, in one write that reaches the disk.
+        """Add a record, which has reached the disk when this returns.
 
         Raises:
             ValueError: A value is NaN or infinite, which JSON does not have.
-            SimjaxError: The file cannot be written.
+            SimjaxError: The file cannot be written; it is then as it was.
         """
         record = Record(dict(key), dict(values))
         fields = {"settings": self.settings, "key": record.key, "values": record.values}
-        line = json.dumps(fields, allow_nan=False) + "\n"
+        line = (json.dumps(fields, allow_nan=False) + "\n").encode()
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
             try:
-                os.write(file, line.encode())
-                os.fsync(file)
+                before = os.fstat(file).st_size
+                try:
+                    written = os.write(file, line)
+                    if written != len(line):
+                        raise OSError(errno.ENOSPC, f"{written} of {len(line)} bytes written")
+                    os.fsync(file)
+                except OSError:
+                    os.ftruncate(file, before)
+                    raise
             finally:
                 os.close(file)
         except OSError as error:

@@ -1,8 +1,9 @@
 """Scores of an encoder: similarity, retrieval, alignment, uniformity; half of each set chooses.
 
 Learning rates are chosen on one half of the queries and of the STS pairs, and scores are reported
-on the other, so that an arm with a luckier choice has no better score for it. All arms are scored
-in float32.
+on the other, so that the same pairs do not both choose a rate and judge it. Documents are searched
+whole in both, and seeds, trained models included, are the same in both: what is lucky about a seed
+is in either half. All arms are scored in float32.
 """
 
 from __future__ import annotations
@@ -77,18 +78,18 @@ class Scorer:
             found[texts] = np.asarray(values)[: len(texts)]
         return found
 
-    def __call__(self, params: Params) -> dict[str, float]:
+    def __call__(self, params: Params) -> dict[str, float] | None:
         """All scores of a model.
 
         Returns:
             `select/...` of the half that chooses, the others of the half that is reported:
             `ndcg@10` of held-out pairs, `spearman` of STS-B dev where there is one, both times
-            100; `alignment` of the reported pairs and `uniformity` (t = 2) of their texts. All 0
-            of a model that has run away to embeddings that are not finite.
+            100; `alignment` of the reported pairs and `uniformity` (t = 2) of their texts. None of
+            a model that diverged: an embedding is not finite, or is 0, or a score is not finite.
         """
         found = self._embed(params)
-        if not np.isfinite(found).all():
-            return dict.fromkeys(self.names, 0.0)
+        if not (np.isfinite(found).all() and np.any(found, axis=1).all()):
+            return None
         unit = geometry.unit_rows(found)
         scores: dict[str, float] = {}
         for prefix, start in (("select/", 0), ("", 1)):
@@ -103,4 +104,4 @@ class Scorer:
         texts = np.unique(np.concatenate([self._queries[1::2], self._documents[1::2]]))
         spread = align_uniform(unit[texts], devices=jax.local_devices()[:1])
         scores["uniformity"] = float(spread.uniformity[0])
-        return scores
+        return scores if np.isfinite(list(scores.values())).all() else None

@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from simjax.errors import SimjaxError
-from simjax.lab.precision.records import Records, fingerprint
-from simjax.lab.precision.settings import GRIDS, ArithmeticSettings, TrainingSettings
+from simjax.lab.precision.records import Record, Records, fingerprint
+from simjax.lab.precision.records import identity as key_text
+from simjax.lab.precision.settings import (
+    FORMS,
+    GRIDS,
+    LOGGED,
+    ROUNDOFF,
+    ArithmeticSettings,
+    RunKey,
+    TrainingSettings,
+    input_keys,
+    run_keys,
+)
+from simjax.train.folder import MARK
 
 STUDY = "study.json"
 ARITHMETIC, RUNS, CHECKS = "arithmetic.jsonl", "runs.jsonl", "checks.jsonl"
+TOLD_BY = frozenset(
+    {"answers", "comparisons", "outcomes", "page", "plots", "report", "statistics", "tables"}
+)
+"""Modules that tell what was measured, and measure nothing themselves."""
 
 
 @dataclass(frozen=True)
@@ -30,6 +47,7 @@ class Study:
         arithmetic: Settings of part one, with the grids of the last command.
         training: Settings of part two, likewise.
         identity: Fingerprints that records carry, by file.
+        earlier: `arithmetic` and `training` of earlier commands that asked for other grids.
     """
 
     commands: list[str]
@@ -39,6 +57,7 @@ class Study:
     arithmetic: dict[str, Any]
     training: dict[str, Any]
     identity: dict[str, str]
+    earlier: list[dict[str, Any]] = dataclasses.field(default_factory=list)
 
     @classmethod
     def read(cls, folder: Path) -> Study:
@@ -49,24 +68,55 @@ class Study:
         """
         path = folder / STUDY
         try:
-            return cls(**json.loads(path.read_text(encoding="utf-8")))
+            found = cls(**json.loads(path.read_text(encoding="utf-8")))
+            if not (set(found.identity) == {ARITHMETIC, RUNS, CHECKS} and found.machine):
+                raise ValueError("no study")
+            found.planned()
+            for settings, kind in (
+                (found.arithmetic, ArithmeticSettings),
+                (found.training, TrainingSettings),
+            ):
+                if set(settings) != {field.name for field in dataclasses.fields(kind)}:
+                    raise ValueError("settings of another version")
         except FileNotFoundError:
             raise SimjaxError(
                 f"{path}: no such file: there is no study to report on; run without --report_only"
             ) from None
-        except (ValueError, TypeError) as error:
-            raise SimjaxError(f"{path}: damaged; run the study again to write it") from error
+        except OSError as error:
+            raise SimjaxError(f"{path}: cannot be read ({error.strerror})") from error
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise SimjaxError(
+                f"{path}: damaged, or of another version; choose another --output"
+            ) from error
+        return found
 
     def write(self, folder: Path) -> None:
         """Keep it in the folder, with the commands that measured there before."""
         from simjax.eval.report import write_json
 
-        try:
-            earlier = Study.read(folder).commands
-        except SimjaxError:
-            earlier = []
-        commands = list(dict.fromkeys([*earlier, *self.commands]))
-        write_json(folder / STUDY, dataclasses.asdict(self) | {"commands": commands})
+        commands, earlier = self.commands, self.earlier
+        if (folder / STUDY).exists():
+            before = Study.read(folder)
+            commands = list(dict.fromkeys([*before.commands, *self.commands]))
+            own = json.loads(json.dumps(self._grids()))
+            earlier = [one for one in [*before.earlier, before._grids()] if one != own]
+        write_json(
+            folder / STUDY, dataclasses.asdict(self) | {"commands": commands, "earlier": earlier}
+        )
+
+    def _grids(self) -> dict[str, Any]:
+        return {"arithmetic": self.arithmetic, "training": self.training}
+
+    def planned(self) -> tuple[list[dict[str, Any]], list[RunKey]]:
+        """All inputs and all runs that the commands so far asked for, each once."""
+        inputs: dict[str, dict[str, Any]] = {}
+        runs: dict[RunKey, None] = {}
+        for grids in (*self.earlier, self._grids()):
+            arithmetic = ArithmeticSettings(**_tuples(grids["arithmetic"]))
+            training = TrainingSettings(**_tuples(grids["training"]))
+            inputs.update((key_text(key), dict(key)) for key in input_keys(arithmetic))
+            runs.update(dict.fromkeys(run_keys(training)))
+        return list(inputs.values()), list(runs)
 
     def records(self, folder: Path, name: str) -> Records:
         """The measurements of one file.
@@ -74,7 +124,85 @@ class Study:
         Raises:
             SimjaxError: They were made with other settings, or the file is malformed.
         """
-        return Records(folder / name, self.identity[name])
+        return Records(folder / name, self.identity[name], CHECKED[name])
+
+
+def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+    return {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+
+
+def _check_input(record: Record) -> None:
+    _numbers(record.key[name] for name in ("batch", "temperature", "noise", "draw"))
+    exact = ("mean_v", "mean_weight", "weight_cv", "length_ratio", "cosine")
+    _numbers(record.values["exact"][name] for name in exact)
+    _numbers([record.values["dcl_apart"]], none=True)
+    for name, ways in record.values["errors"].items():
+        if name not in ROUNDOFF:
+            raise ValueError(f"unknown arithmetic {name!r}")
+        for forms in ways.values():
+            for form in FORMS:
+                error, cosine, length = forms[form]
+                _numbers((error, cosine, length), none=True)
+
+
+def _check_run(record: Record) -> None:
+    RunKey(**record.key)
+    _numbers([record.key[name] for name in ("rate", "batch", "seed")])
+    values = record.values
+    if not isinstance(values["diverged"], bool) or not values["history"]:
+        raise ValueError("diverged or history")
+    _numbers([values["dropped"]])
+    wanted = ("ndcg@10", "select/ndcg@10", "alignment", "uniformity")
+    _numbers((values["scores"][name] for name in wanted), none=values["diverged"])
+    _numbers(values["scores"].values(), none=values["diverged"])
+    for name in LOGGED:
+        _numbers(values["history"][name], none=True)
+
+
+def _check_check(record: Record) -> None:
+    _numbers(record.key[name] for name in ("batch", "rate"))
+    _numbers([record.values["parameters"], record.values["moved"]], none=True)
+    _numbers([record.values["steps"]])
+
+
+def _numbers(values: Iterable[Any], *, none: bool = False) -> None:
+    for value in values:
+        if not isinstance(value, int | float) and not (none and value is None):
+            raise TypeError(f"{value!r} is no number")
+
+
+CHECKED = {ARITHMETIC: _check_input, RUNS: _check_run, CHECKS: _check_check}
+
+
+def open_folder(folder: Path) -> None:
+    """Make the folder of a study, or see that it is one.
+
+    Raises:
+        SimjaxError: It holds something else.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        found = {path.name for path in folder.iterdir()} - {MARK}
+    except OSError as error:
+        raise SimjaxError(
+            f"{folder}: cannot be the output folder ({error.strerror}); choose another --output"
+        ) from error
+    if found and STUDY not in found:
+        raise SimjaxError(f"{folder}: holds files that are not of a study; choose another --output")
+    if found:
+        Study.read(folder)
+
+
+def sources() -> str:
+    """A digest of the code that measures: this package but for what only tells, and `ops`."""
+    here = Path(__file__).parent
+    files = [path for path in here.glob("*.py") if path.stem not in TOLD_BY]
+    files += (here.parents[1] / "ops").rglob("*.py")
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        content = path.read_bytes()
+        digest.update(f"{path.parent.name}/{path.name} {len(content)}\n".encode() + content)
+    return digest.hexdigest()[:12]
 
 
 def identity(
@@ -87,7 +215,7 @@ def identity(
 
     Grids may: a study can be given more seeds, batch sizes or rates later on.
     """
-    where = {name: machine[name] for name in ("device", "jax")}
+    where = {name: machine[name] for name in ("device", "jax")} | {"code": sources()}
     of_training = fingerprint(_deciding(training), texts, where)
     return {
         ARITHMETIC: fingerprint(_deciding(arithmetic), where),

@@ -11,8 +11,8 @@ import optax
 from jaxtyping import Array, Float
 
 from simjax.lab.precision import arms
-from simjax.lab.precision.arms import Arithmetic, Form
-from simjax.lab.precision.settings import Optimizer
+from simjax.lab.precision.arms import Arithmetic
+from simjax.lab.precision.settings import Form, Optimizer
 from simjax.mesh import global_sum
 from simjax.models.sentence_model import GraphDef, merge
 from simjax.objectives.contrastive import unit

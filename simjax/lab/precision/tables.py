@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from simjax.lab.precision import answers
-from simjax.lab.precision.arms import FORMS
-from simjax.lab.precision.comparisons import ARM_NAMES, Best, Comparison, Setting
-from simjax.lab.precision.outcomes import interval, verdict
+from simjax.lab.precision.comparisons import ARM_NAMES, Chosen, Comparison
+from simjax.lab.precision.outcomes import interval, p_value, verdict
 from simjax.lab.precision.plots import FORM_NAMES
 from simjax.lab.precision.records import Record
-from simjax.lab.precision.settings import Arm
+from simjax.lab.precision.settings import FORMS
 from simjax.lab.precision.statistics import Spread
 
 Rows = list[dict[str, Any]]
@@ -37,10 +37,14 @@ def errors(records: Sequence[Record], temperature: float, noise: float) -> Rows:
             part = [record for record in chosen if record.key["batch"] == batch]
             row: dict[str, Any] = {"arithmetic": arithmetic, "way": way, "batch": f"{batch:,}"}
             for form in FORMS:
-                found = [record.values["errors"][arithmetic][way][form] for record in part]
-                error = answers.Middle.of([one[0] for one in found]).median
-                cosine = answers.Middle.of([one[1] for one in found]).median
-                row[FORM_NAMES[form]] = f"{error:.1e} ({cosine:.3f})"
+                if not (found := answers.errors(part, arithmetic, way, form)):
+                    row[FORM_NAMES[form]] = "not measured"
+                    continue
+                error = answers.Middle.of(found).median
+                cosine = answers.Middle.of(answers.errors(part, arithmetic, way, form, 1)).median
+                row[FORM_NAMES[form]] = (
+                    f"{error:.1e} ({cosine:.3f})" if math.isfinite(error) else "not finite"
+                )
             rows.append(row)
     return rows
 
@@ -52,15 +56,17 @@ def errors_over_all(records: Sequence[Record]) -> Rows:
         for form in FORMS:
             found = answers.errors(records, arithmetic, way, form)
             middle = answers.Middle.of(found)
-            wrong = sum(value > answers.WRONG for value in found)
+            wrong = sum(map(answers.is_wrong, found))
+            lost = sum(map(math.isinf, found))
             rows.append(
                 {
                     "arithmetic": arithmetic,
                     "way": way,
                     "form": FORM_NAMES[form],
-                    "median error": f"{middle.median:.1e}",
-                    "middle half": f"{middle.low:.1e} to {middle.high:.1e}",
+                    "median error": answers.number(middle.median),
+                    "middle half": f"{answers.number(middle.low)} to {answers.number(middle.high)}",
                     f"wrong (above {answers.WRONG:g})": f"{wrong} of {len(found)}",
+                    "not finite": lost,
                 }
             )
     return rows
@@ -96,34 +102,48 @@ def vanishing(records: Sequence[Record]) -> Rows:
     return rows
 
 
-def scores(chosen: dict[tuple[Setting, Arm], Best], metrics: Sequence[str]) -> Rows:
-    """Each arm at its best rate: mean and standard deviation over seeds."""
+def scores(chosen: Sequence[Chosen]) -> Rows:
+    """Each arm at its best rate for each score: mean and standard deviation over seeds.
+
+    Alignment, uniformity, mean v and gradient norm are at the rate of the first score.
+    """
     rows = []
-    for setting, arm in sorted(
-        chosen, key=lambda place: (place[0], list(ARM_NAMES).index(place[1]))
-    ):
-        best = chosen[setting, arm]
-        runs = list(best.runs.values())
-        row: dict[str, Any] = {
-            "setting": str(setting),
-            "arm": ARM_NAMES[arm],
-            "rate": f"{best.rate:g}{' (edge)' if best.edge else ''}",
-            "seeds": len(runs),
-        }
-        for metric in metrics:
-            row[metric] = _plus_minus(best.spread(metric))
+    places = sorted(
+        {place for one in chosen for place in one.best},
+        key=lambda place: (place[0], list(ARM_NAMES).index(place[1])),
+    )
+    for setting, arm in places:
+        row: dict[str, Any] = {"setting": str(setting), "arm": ARM_NAMES[arm]}
+        for one in chosen:
+            best = one.best[setting, arm]
+            row[f"rate for {one.metric}"] = f"{best.rate:g}{' (edge)' if best.edge else ''}"
+            row[one.metric] = plus_minus(best.spread(one.metric))
+        best = chosen[0].best[setting, arm]
+        for name in ("alignment", "uniformity"):
+            row[name] = plus_minus(best.spread(name))
         for name, heading in (("mean_v", "mean v"), ("grad_norm", "gradient norm")):
-            means = [sum(run["history"][name]) / len(run["history"][name]) for run in runs]
-            row[heading] = answers.number(Spread.of(means).mean)
+            windows = [
+                value
+                for run in best.runs.values()
+                for value in run["history"][name]
+                if value is not None
+            ]
+            row[heading] = answers.number(Spread.of(windows).mean) if windows else "none finite"
+        row["seeds"] = str(len(best.runs))
+        if best.diverged:
+            row["seeds"] += f" ({len(best.diverged)} diverged)"
         rows.append(row)
     return rows
 
 
-def _plus_minus(spread: Spread) -> str:
+def plus_minus(spread: Spread) -> str:
+    """Mean and standard deviation; a single run has none."""
+    if spread.count == 1:
+        return f"{spread.mean:.2f}"
     return f"{spread.mean:.2f} ± {spread.deviation:.2f}"
 
 
-def comparisons(found: Sequence[Comparison], metric: str) -> Rows:
+def comparisons(found: Sequence[Comparison]) -> Rows:
     """Paired differences with their tests."""
     return [
         {
@@ -131,14 +151,26 @@ def comparisons(found: Sequence[Comparison], metric: str) -> Rows:
             "question": row.question.name,
             "difference": row.question.contrast,
             "mean and 95 % interval": interval(row.difference),
-            "deviation": f"{row.difference.deviation:.2f}",
-            "t-test p": f"{row.difference.t_test:.3g}",
-            "Holm p": f"{row.difference.holm:.3g}",
-            "Wilcoxon p": f"{row.difference.wilcoxon:.3g}",
+            "deviation": f"{row.difference.deviation:.2g}",
+            "pairs": row.difference.count,
+            "t-test p": p_value(row.difference.t_test),
+            "Holm p": p_value(row.difference.holm),
+            "Wilcoxon p": p_value(row.difference.wilcoxon),
             "reading": verdict(row.difference),
         }
         for row in found
-        if row.metric == metric
+    ]
+
+
+def input_rows(records: Sequence[Record]) -> Rows:
+    """One row for each input, arithmetic, way and form: what the CSV holds."""
+    return [
+        {**record.key, "arithmetic": arithmetic, "way": way, "form": form}
+        | {"error": error, "cosine": cosine, "length": length}
+        for record in records
+        for arithmetic, ways in record.values["errors"].items()
+        for way, forms in ways.items()
+        for form, (error, cosine, length) in forms.items()
     ]
 
 
@@ -148,12 +180,8 @@ def run_rows(records: Sequence[Record]) -> Rows:
         {
             **record.key,
             **record.values["scores"],
+            "diverged": record.values["diverged"],
             "dropped": record.values["dropped"],
-            **{
-                f"{name}_{place}": value
-                for name, values in record.values["history"].items()
-                for place, value in (("first", values[0]), ("last", values[-1]))
-            },
         }
         for record in records
     ]

@@ -109,6 +109,12 @@ def split(
     return train, tuple(held_out)
 
 
+def easy(pairs: tuple[Pair, ...]) -> tuple[Pair, ...]:
+    """Each distinct anchor of at least two words, and the same without its last word."""
+    anchors = dict.fromkeys(anchor for anchor, _ in pairs if len(anchor.split()) > 1)
+    return tuple((anchor, " ".join(anchor.split()[:-1])) for anchor in anchors)
+
+
 def halves(sts: StsSet) -> tuple[StsSet, StsSet]:
     """Every other pair: the first half chooses learning rates, the second is reported."""
     parts = []

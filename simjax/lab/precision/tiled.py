@@ -11,11 +11,9 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from simjax.lab.precision.arms import Form
+from simjax.lab.precision.settings import Form
 from simjax.objectives import losses
 from simjax.ops import AnchorIds, KeyIds, Reduction, reduce_pairs, row_loss
-
-MAX_SCALE = 100.0
 
 
 def tiled_loss(
@@ -24,8 +22,12 @@ def tiled_loss(
     y: Float[Array, "N D"],
     scale: Float[Array, ""],
     dtype: DTypeLike,
+    max_scale: float,
 ) -> Float[Array, ""]:
     """Sum over anchors of the loss, as `simjax.lab.precision.arms.dense_loss`.
+
+    `max_scale` is the static bound of the scale, which training without a learned temperature sets
+    to 1 / temperature: up to `simjax.ops.reductions.BOUNDED_SCALE` there is no running maximum.
 
     A streamed InfoNCE that is not softplus(v) reduces over all keys, the positive included, and
     subtracts its score: `lse_minus_positive` does so with the operator that recomputes scores in
@@ -37,7 +39,7 @@ def tiled_loss(
     anchors = _anchor_ids(num_anchors)
     keys = _key_ids(num_keys, first=num_keys if with_positive else 0)
     positive = scale * (x * y[:num_anchors]).sum(axis=1)
-    reductions = [Reduction(scale, over="none", max_scale=MAX_SCALE)]
+    reductions = [Reduction(scale, over="none", max_scale=max_scale)]
     if form == "lse_minus_positive":
         stats = reduce_pairs(x, y, anchors, keys, reductions, dtype=dtype)
         return (stats.rows[0] - positive).sum()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -18,12 +18,19 @@ from simjax.data.tokenizer import train_wordpiece
 from simjax.errors import SimjaxError
 from simjax.inference import Cutter
 from simjax.lab.precision import arms, batches
-from simjax.lab.precision.arms import Form
 from simjax.lab.precision.batches import PairTokens
 from simjax.lab.precision.scoring import Scorer
-from simjax.lab.precision.settings import Arm, Dtype, Optimizer, TrainingSettings
+from simjax.lab.precision.settings import (
+    LOGGED,
+    Block,
+    Dtype,
+    Form,
+    Optimizer,
+    RunKey,
+    TrainingSettings,
+)
 from simjax.lab.precision.system import ArmSystem, make_optimizer, set_rate
-from simjax.lab.precision.texts import Corpus
+from simjax.lab.precision.texts import Corpus, easy
 from simjax.models.encoder import EncoderConfig
 from simjax.models.sentence_model import SentenceModel, split
 from simjax.train.state import TrainState, shardings, state_specs
@@ -32,42 +39,21 @@ from simjax.types import Batch, Params
 
 POINTS = 10
 """Windows of a run whose means are kept of what was logged at each step."""
-LOGGED = ("loss", "mean_v", "mean_weight", "grad_norm")
 
 
-@dataclass(frozen=True)
-class RunKey:
-    """What tells a run from the others of a study."""
-
-    arm: Form
-    optimizer: Optimizer
-    rate: float
-    batch: int
-    dtype: Dtype
-    seed: int
+Logged: TypeAlias = dict[str, np.ndarray]
 
 
-def rates(settings: TrainingSettings, optimizer: Optimizer, arm: Arm) -> tuple[float, ...]:
-    """The learning rates that an arm is tried at.
+def check_batches(corpus: Corpus, settings: TrainingSettings) -> None:
+    """Whether every batch can be filled.
 
-    AdamW undoes a gradient's scale, so its rates are the same for all. SGD does not: InfoNCE's
-    gradient is smaller by the mean of sigmoid(v), and its rates are larger.
+    Raises:
+        SimjaxError: There are fewer pairs than a batch.
     """
-    if optimizer == "adamw":
-        return settings.adamw_rates
-    small = arm in ("cross_entropy", "softplus")
-    return settings.sgd_infonce_rates if small else settings.sgd_rates
-
-
-def keys(settings: TrainingSettings) -> Iterator[RunKey]:
-    """The runs of a study; those that share a compiled step stand together."""
-    for batch in settings.batches:
-        for dtype in settings.dtypes:
-            for optimizer in settings.optimizers:
-                for arm in settings.arms:
-                    for rate in rates(settings, optimizer, arm):
-                        for seed in range(settings.seeds):
-                            yield RunKey(arm, optimizer, rate, batch, dtype, seed)
+    largest = max(*settings.batches, *settings.easy_batches, settings.warm_up_batch)
+    for count in (len(corpus.pairs), len(easy(corpus.pairs))):
+        if count < largest:
+            raise SimjaxError(f"--batches {largest}: the corpus has {count} pairs to train on")
 
 
 class Trainer:
@@ -80,13 +66,14 @@ class Trainer:
             SimjaxError: There are fewer pairs than a batch.
         """
         self.settings = settings
-        largest = max(*settings.batches, settings.warm_up_batch)
-        if len(corpus.pairs) < largest:
-            raise SimjaxError(f"{len(corpus.pairs)} pairs are fewer than a batch of {largest}")
+        check_batches(corpus, settings)
         texts = [text for pair in corpus.pairs for text in pair]
         tokenizer = train_wordpiece(texts, settings.vocabulary)
         cutter = Cutter(tokenizer, settings.max_length)
-        self.pairs = PairTokens.of(corpus.pairs, cutter)
+        self.pairs: dict[Block, PairTokens] = {
+            "corpus": PairTokens.of(corpus.pairs, cutter),
+            "easy": PairTokens.of(easy(corpus.pairs), cutter),
+        }
         self._shape = EncoderConfig(
             vocab_size=len(tokenizer),
             hidden_size=settings.width,
@@ -105,7 +92,7 @@ class Trainer:
         self.start = cache(self._warm_up)
         self._warm = cache(
             lambda steps: self._compile(
-                "softplus", "adamw", settings.warm_up_batch, "float32", steps
+                "corpus", "softplus", "adamw", settings.warm_up_batch, "float32", steps
             )
         )
 
@@ -113,49 +100,46 @@ class Trainer:
         """Train once and score.
 
         Returns:
-            `scores`; `history`: for each of `LOGGED`, means over `POINTS` stretches of the run;
-            `dropped`: updates left out because their gradient was not finite.
+            `scores`, None where the run `diverged`; `history`: for each of `LOGGED`, means over
+            `POINTS` windows of the run; `dropped`: updates left out because their gradient was not
+            finite.
         """
-        steps = self.settings.steps(key.batch)
-        compiled = self._compiled(key.arm, key.optimizer, key.batch, key.dtype, steps)
-        made = self._batches(key.batch, steps)[key.seed]
-        params, logged = compiled.train(self.start(key.seed), made, key.rate)
-        norms = logged["grad_norm"]
+        params, logged = self.train(key)
+        scores = self.score(params)
         return {
-            "scores": self.score(params),
-            "history": {name: _stretches(values) for name, values in logged.items()},
-            "dropped": int(np.count_nonzero(~np.isfinite(norms))),
+            "scores": dict.fromkeys(self.score.names) if scores is None else scores,
+            "diverged": scores is None,
+            "history": {name: windows(values) for name, values in logged.items()},
+            "dropped": int(np.count_nonzero(~np.isfinite(logged["grad_norm"]))),
         }
 
-    def train(self, key: RunKey) -> Params:
-        """The parameters that `run` would score."""
+    def train(self, key: RunKey) -> tuple[Params, Logged]:
+        """The parameters that `run` scores, and what was logged at each step."""
         steps = self.settings.steps(key.batch)
-        compiled = self._compiled(key.arm, key.optimizer, key.batch, key.dtype, steps)
-        made = self._batches(key.batch, steps)[key.seed]
-        return compiled.train(self.start(key.seed), made, key.rate)[0]
+        compiled = self._compiled(key.block, key.arm, key.optimizer, key.batch, key.dtype, steps)
+        made = self._batches(key.block, key.batch, steps)[key.seed]
+        return compiled.train(self.start(key.seed), made, key.rate)
 
-    def dcl_difference(self) -> dict[str, float]:
+    def dcl_difference(self, batch: int, rate: float) -> dict[str, Any]:
         """How far DCL and FlatNCE come apart: the largest difference of any parameter.
 
         Returns:
-            `parameters`, after `steps` updates with AdamW at the smallest batch; and `moved`, the
-            largest change that FlatNCE made to any parameter.
+            `parameters`, after `steps` updates with AdamW in float32; and `moved`, the largest
+            change that FlatNCE made to any parameter. None where they are not finite.
         """
-        settings = self.settings
-        rate, batch = max(settings.adamw_rates), min(settings.batches)
-        forms: tuple[Form, ...] = ("flatnce", "dcl")
-        ends = [self.train(RunKey(form, "adamw", rate, batch, "float32", 0)) for form in forms]
+        key = RunKey("corpus", "flatnce", "adamw", rate, batch, "float32", 0)
+        steps = self.settings.steps(batch)
+        dcl = self._compile("corpus", "dcl", "adamw", batch, "float32", steps)
+        made = self._batches("corpus", batch, steps)[0]
+        ends = (self.train(key)[0], dcl.train(self.start(0), made, rate)[0])
 
         def largest(a: Params, b: Params) -> float:
             leaves = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
-            return max(float(np.abs(np.asarray(x) - np.asarray(y)).max()) for x, y in leaves)
+            return float(np.max([np.abs(np.asarray(x) - np.asarray(y)).max() for x, y in leaves]))
 
-        return {
-            "parameters": largest(*ends),
-            "moved": largest(ends[0], self.start(0)),
-            "steps": settings.steps(batch),
-            "batch": batch,
-        }
+        figures = {"parameters": largest(*ends), "moved": largest(ends[0], self.start(0))}
+        finite = {name: x if math.isfinite(x) else None for name, x in figures.items()}
+        return {**finite, "steps": steps}
 
     def _warm_up(self, seed: int) -> Params:
         """Where all arms of a seed start: host arrays, so that no step can take them away."""
@@ -163,8 +147,8 @@ class Trainer:
         _, params = self._model("float32", seed)
         if settings.warm_up_steps:
             steps, batch = settings.warm_up_steps, settings.warm_up_batch
-            order = batches.order(1000 + seed, len(self.pairs.lengths), batch, steps)
-            (made,) = batches.make(self.pairs, [order], settings.row_length)
+            order = batches.order(1000 + seed, len(self.pairs["corpus"].lengths), batch, steps)
+            (made,) = batches.make(self.pairs["corpus"], [order], settings.row_length)
             params, _ = self._warm(steps).train(params, made, settings.warm_up_rate)
         return jax.device_get(params)
 
@@ -172,19 +156,21 @@ class Trainer:
         rngs = nnx.Rngs(params=seed)
         return split(SentenceModel(self._shape, "mean", dtype=np.dtype(dtype), rngs=rngs))
 
-    def _make_batches(self, batch: int, steps: int) -> list[list[Batch]]:
-        settings = self.settings
-        count = len(self.pairs.lengths)
+    def _make_batches(self, block: Block, batch: int, steps: int) -> list[list[Batch]]:
+        settings, pairs = self.settings, self.pairs[block]
+        count = len(pairs.lengths)
         orders = [batches.order(seed, count, batch, steps) for seed in range(settings.seeds)]
-        return batches.make(self.pairs, orders, settings.row_length)
+        return batches.make(pairs, orders, settings.row_length)
 
     def _compile(
-        self, arm: Form, optimizer: Optimizer, batch: int, dtype: Dtype, steps: int
+        self, block: Block, arm: Form, optimizer: Optimizer, batch: int, dtype: Dtype, steps: int
     ) -> _Compiled:
+        settings = self.settings
+        temperature = settings.temperature if block == "corpus" else settings.easy_temperature
         graphdef, params = self._model(dtype, 0)
         how = arms.FLOAT32 if dtype == "float32" else arms.BFLOAT16
-        system = ArmSystem(graphdef, arm, how, self.settings.temperature)
-        tx = make_optimizer(optimizer, steps, self.settings.weight_decay, params)
+        system = ArmSystem(graphdef, arm, how, temperature)
+        tx = make_optimizer(optimizer, steps, settings.weight_decay, params)
         options = StepOptions(micro_blocks=None, gather="step", clip_norm=None, seed=0)
         specs = state_specs(params, tx, self._mesh)
 
@@ -210,9 +196,7 @@ class _Compiled:
     start: Callable[[Params, Any], TrainState]
     step: Step
 
-    def train(
-        self, params: Params, made: list[Batch], rate: float
-    ) -> tuple[Params, dict[str, np.ndarray]]:
+    def train(self, params: Params, made: list[Batch], rate: float) -> tuple[Params, Logged]:
         """The parameters after all batches, and what was logged at each."""
         state = self.start(params, np.float32(rate))
         logged: list[Metrics] = []
@@ -228,8 +212,8 @@ def _no_schedule(count: Any) -> jax.Array:
     return jnp.float32(math.nan)
 
 
-def _stretches(values: np.ndarray) -> list[float]:
-    """Means of the finite values of equal parts of a run, 0 where there are none."""
+def windows(values: np.ndarray) -> list[float | None]:
+    """Means of the finite values of equal parts of a run, None where there are none."""
     parts = np.array_split(np.asarray(values, np.float64), min(POINTS, len(values)))
     finite = [part[np.isfinite(part)] for part in parts]
-    return [float(part.mean()) if len(part) else 0.0 for part in finite]
+    return [float(part.mean()) if len(part) else None for part in finite]

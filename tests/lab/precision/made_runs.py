@@ -2,23 +2,48 @@
 
 import itertools
 
+from simjax.lab.precision.comparisons import choose
 from simjax.lab.precision.records import Record
-from simjax.lab.precision.training import LOGGED
+from simjax.lab.precision.settings import LOGGED, RunKey
 
 NOISE = (0.3, -0.2, 0.1, -0.4, 0.2)
 """What the seeds of an arm differ by, the same for all arms."""
 
 
-def run(arm, seed, score, *, rate=0.1, select=None, batch=4, dtype="float32", optimizer="adamw"):
+def run(
+    arm,
+    seed,
+    score,
+    *,
+    rate=0.1,
+    select=None,
+    batch=4,
+    dtype="float32",
+    optimizer="adamw",
+    block="corpus",
+):
     scores = {
         "select/ndcg@10": score if select is None else select,
         "ndcg@10": score,
         "alignment": 0.5,
         "uniformity": -2.0,
     }
-    key = {"arm": arm, "optimizer": optimizer, "rate": rate, "batch": batch, "dtype": dtype}
+    key = {"block": block, "arm": arm, "optimizer": optimizer, "rate": rate, "batch": batch}
     history = {name: [1.0, 2.0] for name in LOGGED}
-    return Record({**key, "seed": seed}, {"scores": scores, "history": history, "dropped": 0})
+    values = {"scores": scores, "diverged": False, "history": history, "dropped": 0}
+    return Record({**key, "dtype": dtype, "seed": seed}, values)
+
+
+def diverge(record):
+    """The same run, lost."""
+    record.values["scores"] = dict.fromkeys(record.values["scores"])
+    record.values["diverged"] = True
+
+
+def chosen(records, metric="ndcg@10", planned=None):
+    """What is compared where these are all the runs that were asked for, or where others were."""
+    every = records if planned is None else planned
+    return choose(records, [RunKey(**record.key) for record in every], metric)
 
 
 def runs(means, *, batches=(4, 8), seeds=5, wobble=0.0):

@@ -7,8 +7,9 @@ import pytest
 
 from simjax.lab.precision import arms
 from simjax.lab.precision.arithmetic import compare, draw
-from simjax.lab.precision.arms import FLOAT32, FORMS, dense_loss
+from simjax.lab.precision.arms import FLOAT32, dense_loss
 from simjax.lab.precision.exact import exact
+from simjax.lab.precision.settings import FORMS
 from simjax.lab.precision.tiled import tiled_loss
 
 SCALE = 20.0
@@ -48,8 +49,8 @@ def test_anchors_may_be_the_first_of_the_keys():
     np.testing.assert_allclose(some.infonce, whole.infonce[:4])
 
 
-@pytest.mark.parametrize("way", ["dense", "tiled"])
-def test_forms_have_their_gradient_where_nothing_cancels(way):
+@pytest.mark.parametrize(("way", "max_scale"), [("dense", 0), ("tiled", SCALE)])
+def test_forms_have_their_gradient_where_nothing_cancels(way, max_scale):
     x, y = hard()
     x, scale = x[:5], jnp.float32(SCALE)
     found = exact(x, y, SCALE)
@@ -58,7 +59,7 @@ def test_forms_have_their_gradient_where_nothing_cancels(way):
         def loss(x, form=form):
             if way == "dense":
                 return dense_loss(form, x, y, scale, FLOAT32)
-            return tiled_loss(form, x, jnp.asarray(y), scale, jnp.float32)
+            return tiled_loss(form, x, jnp.asarray(y), scale, jnp.float32, max_scale)
 
         value, gradient = jax.value_and_grad(loss)(jnp.asarray(x))
         assert compare(np.asarray(gradient, np.float64), truth(form, found))[0] < 1e-5, form

@@ -43,9 +43,21 @@ def test_pairs_matter():
 
 def test_differences_without_spread():
     equal = difference([1.0, 2.0], [1.0, 2.0])
-    assert (equal.t_test, equal.wilcoxon, equal.within_spread) == (1, 1, True)
+    assert equal.equal and equal.within_spread
+    assert math.isnan(equal.t_test) and math.isnan(equal.wilcoxon)
     moved = difference([2.0, 3.0], [1.0, 2.0])
-    assert (moved.t_test, moved.low, moved.high, moved.within_spread) == (0, 1, 1, False)
+    assert (moved.low, moved.high, moved.within_spread, moved.equal) == (1, 1, False, False)
+    assert math.isnan(moved.t_test)
+    # What only rounding tells apart.
+    assert difference([0.1 + 0.2, 0.3], [0.3, 0.3]).equal
+
+
+def test_the_detectable_difference_is_found_in_four_cases_of_five():
+    found = difference(FIRST, SECOND)
+    size = found.detectable / found.deviation
+    degrees, count = len(FIRST) - 1, len(FIRST)
+    edge = stats.t.ppf(0.975, degrees)
+    assert stats.nct.sf(edge, degrees, size * count**0.5) == pytest.approx(0.8, abs=0.05)
 
 
 def test_one_seed_says_nothing():
