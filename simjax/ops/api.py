@@ -106,10 +106,11 @@ def _operands(
         raise ValueError("reductions: give at least one")
     if jnp.dtype(dtype) not in (jnp.float32, jnp.bfloat16):
         raise ValueError(f"dtype {jnp.dtype(dtype).name}: choose float32 or bfloat16")
-    if guide is None and any(kind.guided for kind in reductions):
+    guided = any(kind.guided for kind in reductions)
+    if guide is None and guided:
         raise ValueError("reductions: a guided one needs a guide")
     sights: tuple[Sight | None, Sight | None] = (None, None)
-    if guide is not None and any(kind.guided for kind in reductions):
+    if guide is not None and guided:
         sights = jax.lax.stop_gradient(
             (
                 Sight(guide.anchors.astype(dtype), guide.anchor_limits.astype(jnp.float32)),

@@ -41,7 +41,7 @@ from simjax.ops import hopper
 from simjax.ops.hopper import LANE, Outputs, Sweep
 from simjax.ops.operands import product
 from simjax.ops.pairs import Ids, pairs_over
-from simjax.ops.reductions import Factor, Masks, Reduction, Sums, logits, terms, weights
+from simjax.ops.reductions import Factor, Masks, Reduction, Sums, logits, settled, terms, weights
 from simjax.ops.registers import Lay, Part, along, columns_of
 from simjax.ops.tiles import (
     Cols,
@@ -318,17 +318,12 @@ def _terms(
     return jnp.maximum(scores, 0.0) + z * series
 
 
-def _settled(top: Float[Array, "*S"]) -> Float[Array, "*S"]:
-    """Maxima with 0 for -inf, so that no difference of infinities is taken."""
-    return jnp.where(top == -jnp.inf, 0.0, top)
-
-
 def _add(sums: Sums, pieces: list[Float[Array, "R c"]]) -> Sums:
     """With more terms, each in its own lane: sums of a row meet when all tiles are through."""
     if sums.top is None:
         return Sums(sum(pieces, sums.total), None)
     top = functools.reduce(jnp.maximum, pieces, sums.top)
-    shift = _settled(top)
+    shift = settled(top)
     total = sums.total * jnp.exp(sums.top - shift)
     return Sums(sum((jnp.exp(piece - shift) for piece in pieces), total), top)
 
@@ -338,7 +333,7 @@ def _collapse(sums: Sums, axis: int) -> Sums:
     if sums.top is None:
         return Sums(sums.total.sum(axis=axis), None)
     top = sums.top.max(axis=axis)
-    shift = along(_settled(top), 1 - axis, sums.top.shape)
+    shift = along(settled(top), 1 - axis, sums.top.shape)
     return Sums((sums.total * jnp.exp(sums.top - shift)).sum(axis=axis), top)
 
 
@@ -355,5 +350,5 @@ def _over_rows(term: Float[Array, "R C"], kind: Reduction, part: Part) -> list[F
     if kind.kind == "softplus" or kind.bounded:
         return [part.over_rows("add", term)]
     top = part.over_rows("max", term)
-    shift = along(_settled(top), 1, term.shape)
+    shift = along(settled(top), 1, term.shape)
     return [part.over_rows("add", jnp.exp(term - shift)), top]

@@ -143,6 +143,15 @@ def terms(
     return jnp.exp(scores - kind.max_scale) if kind.bounded else scores
 
 
+def slopes(
+    cosines: Float[Array, "R C"], scale: Array, bias: Float[Array, "1 C"] | None, kind: Reduction
+) -> Float[Array, "R C"]:
+    """What a factor of a row or column makes a gradient of: sigmoid(s), or what is summed."""
+    if kind.kind == "softplus":
+        return jax.nn.sigmoid(logits(cosines, scale, bias))
+    return terms(cosines, scale, bias, kind)
+
+
 class Sums(NamedTuple):
     """A running reduction: the sum of the terms, or of exp(s - top) where there is no bound."""
 
@@ -161,7 +170,7 @@ class Sums(NamedTuple):
         if self.top is None:
             return Sums(self.total + terms.sum(axis=axis, keepdims=True), None)
         top = jnp.maximum(self.top, terms.max(axis=axis, keepdims=True))
-        shift = _settled(top)
+        shift = settled(top)
         new = jnp.exp(terms - shift).sum(axis=axis, keepdims=True)
         return Sums(self.total * jnp.exp(self.top - shift) + new, top)
 
@@ -170,7 +179,7 @@ class Sums(NamedTuple):
         if self.top is None or other.top is None:
             return Sums(self.total + other.total, None)
         top = jnp.maximum(self.top, other.top)
-        ours, theirs = (jnp.exp(part - _settled(top)) for part in (self.top, other.top))
+        ours, theirs = (jnp.exp(part - settled(top)) for part in (self.top, other.top))
         return Sums(self.total * ours + other.total * theirs, top)
 
     def value(self, kind: Reduction) -> Float[Array, "..."]:
@@ -182,7 +191,7 @@ class Sums(NamedTuple):
         return jnp.where(self.total != 0, jnp.log(self.total) + top, -jnp.inf)
 
 
-def _settled(top: Float[Array, "..."]) -> Float[Array, "..."]:
+def settled(top: Float[Array, "..."]) -> Float[Array, "..."]:
     """Maxima with 0 for -inf, so that no difference of infinities is taken."""
     return jnp.where(top == -jnp.inf, 0.0, top)
 
@@ -223,15 +232,13 @@ def weights(
     kind: Reduction,
 ) -> Float[Array, "R C"]:
     """Gradients of the cosines of a tile, from the factors of rows [R, 1] and columns [1, C]."""
-    scores = logits(cosines, scale, bias)
+    term = slopes(cosines, scale, bias, kind)
     sides = [(m, side) for m, side in zip(mask, (row, col), strict=True) if side is not None]
-    if kind.kind == "softplus" or kind.bounded:
-        softplus = kind.kind == "softplus"
-        term = jax.nn.sigmoid(scores) if softplus else jnp.exp(scores - kind.max_scale)
+    if kind.nothing == 0:
         if mask.col is mask.row:
             by = [side.by for _, side in sides]
             return jnp.where(mask.row, sum(by[1:], by[0]) * term, 0.0)
         parts = [jnp.where(m, side.by * term, 0.0) for m, side in sides]
     else:
-        parts = [jnp.where(m, side.by * jnp.exp(scores - side.lse), 0.0) for m, side in sides]
+        parts = [jnp.where(m, side.by * jnp.exp(term - side.lse), 0.0) for m, side in sides]
     return sum(parts[1:], parts[0])

@@ -16,7 +16,7 @@ from jaxtyping import Array, Float
 
 from simjax.mesh import vary_like
 from simjax.ops.operands import in_order, product, settle
-from simjax.ops.reductions import PairStats, Reduction, factor, logits, terms
+from simjax.ops.reductions import PairStats, Reduction, factor, slopes
 from simjax.ops.tiles import (
     Cols,
     Gradients,
@@ -137,10 +137,7 @@ def _held(tile: Tile, k: int, scale: Array, kind: Reduction, like: Array) -> Flo
     Of a log-sum-exp without a bound, scores in float32; otherwise numbers up to 1, as operands
     unless a bias's gradient is summed from them.
     """
-    if kind.kind == "softplus":
-        found = jax.nn.sigmoid(logits(tile.cosines, scale, tile.biases[k]))
-    else:
-        found = terms(tile.cosines, scale, tile.biases[k], kind)
+    found = slopes(tile.cosines, scale, tile.biases[k], kind)
     found = jnp.where(tile.masks[k].row, found, kind.nothing)
     exact = kind.nothing != 0 or tile.biases[k] is not None
     return found if exact else found.astype(like.dtype)

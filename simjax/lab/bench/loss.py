@@ -18,6 +18,7 @@ from simjax.lab.bench import arguments
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from simjax.lab.bench.contenders import Contender
     from simjax.lab.bench.memory import Peak
     from simjax.lab.bench.report import Report
 
@@ -106,6 +107,27 @@ def _row(name: str, size: int) -> str:
     return f"{name}, {size:,}"
 
 
+def _race(
+    result: Report,
+    args: argparse.Namespace,
+    size: int,
+    made: dict[str, Contender],
+    said: Callable[[str], None],
+) -> dict[str, list[float]]:
+    """Seconds of contenders that take turns; each is told of once, with its first race."""
+    from simjax.lab.bench.timing import interleave
+
+    losses = {name: contender.run() for name, contender in made.items()}
+    runs = {name: contender.run for name, contender in made.items()}
+    times = interleave(runs, args.rounds, said=lambda line: said(f"{size:,} pairs, {line}"))
+    for name, contender in made.items():
+        row = {"seconds": times[name], "loss": losses[name]}
+        if contender.temporary_bytes is not None:
+            row["temporary_bytes"] = contender.temporary_bytes
+        result.contenders.setdefault(_row(name, size), row)
+    return times
+
+
 def _times(
     result: Report,
     args: argparse.Namespace,
@@ -116,19 +138,12 @@ def _times(
 ) -> None:
     from simjax.lab.bench import contenders
     from simjax.lab.bench.report import Goal, Ratio
-    from simjax.lab.bench.timing import interleave, paired_ratio
+    from simjax.lab.bench.timing import paired_ratio
 
     said(f"preparing {size:,} pairs")
     x = contenders.embeddings(size, args.width)
     made = {name: contenders.make(name, x, args.dtype, torch) for name in names}
-    losses = {name: contender.run() for name, contender in made.items()}
-    runs = {name: contender.run for name, contender in made.items()}
-    times = interleave(runs, args.rounds, said=lambda line: said(f"{size:,} pairs, {line}"))
-    for name in names:
-        row = {"seconds": times[name], "loss": losses[name]}
-        if made[name].temporary_bytes is not None:
-            row["temporary_bytes"] = made[name].temporary_bytes
-        result.contenders[_row(name, size)] = row
+    times = _race(result, args, size, made, said)
     for name in (contenders.OURS, contenders.OURS_SYMMETRIC):
         for peer in (contenders.DENSE_TORCH, contenders.DENSE_JAX):
             peer = peer if name == contenders.OURS else f"{peer} symmetric"
@@ -146,19 +161,11 @@ def _operator_times(
 ) -> None:
     from simjax.lab.bench import contenders, reductions
     from simjax.lab.bench.report import Ratio
-    from simjax.lab.bench.timing import interleave, paired_ratio
+    from simjax.lab.bench.timing import paired_ratio
 
     x = contenders.unit_embeddings(size, args.width)
     made = {name: contenders.make_reduction(name, x, args.dtype) for name in reductions.NAMES}
-    losses = {name: contender.run() for name, contender in made.items()}
-    runs = {name: contender.run for name, contender in made.items()}
-    times = interleave(runs, args.rounds, said=lambda line: said(f"{size:,} pairs, {line}"))
-    for name, contender in made.items():
-        result.contenders[_row(name, size)] = {
-            "seconds": times[name],
-            "loss": losses[name],
-            "temporary_bytes": contender.temporary_bytes,
-        }
+    times = _race(result, args, size, made, said)
     for name, goal in reductions.GOALS.items():
         ratio = paired_ratio(times[name], times[reductions.ROWS])
         told = f"time of {name} over {reductions.ROWS}, {size:,}"
@@ -174,21 +181,14 @@ def _peer_times(
 ) -> None:
     from simjax.lab.bench import accelerated, contenders
     from simjax.lab.bench.report import Goal, Ratio
-    from simjax.lab.bench.timing import interleave, paired_ratio
+    from simjax.lab.bench.timing import paired_ratio
 
     x = contenders.embeddings(size, args.width)
     made = {contenders.OURS: contenders.make(contenders.OURS, x, args.dtype, torch)}
     made |= accelerated.make(x, args.dtype, torch, result.notes)
-    losses = {name: contender.run() for name, contender in made.items()}
-    runs = {name: contender.run for name, contender in made.items()}
-    times = interleave(runs, args.rounds, said=lambda line: said(f"{size:,} pairs, {line}"))
+    times = _race(result, args, size, made, said)
     peak = accelerated.peak(args.dtype)
-    for name, contender in made.items():
-        if name != contenders.OURS:
-            row = {"seconds": times[name], "loss": losses[name]}
-            if contender.temporary_bytes is not None:
-                row["temporary_bytes"] = contender.temporary_bytes
-            result.contenders[_row(name, size)] = row
+    for name in made:
         needed = accelerated.operations(name, size, args.width) / peak
         goal = Goal(0.6, "at least") if name == contenders.OURS and size >= PEAK_SIZE else None
         shares = [needed / seconds for seconds in times[name]]

@@ -48,7 +48,10 @@ def identity(key: Key) -> str:
 
 def fingerprint(*parts: Any) -> str:
     """Twelve hexadecimal digits that differ where dataclasses or plain values differ."""
-    plain = [dataclasses.asdict(x) if dataclasses.is_dataclass(x) else x for x in parts]  # type: ignore[arg-type]  # of instances
+    plain = [
+        dataclasses.asdict(x) if dataclasses.is_dataclass(x) and not isinstance(x, type) else x
+        for x in parts
+    ]
     text = json.dumps(plain, sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 

@@ -192,8 +192,10 @@ def test_measuring_goes_on_where_it_stopped(path):
         made.append(key["seed"])
         return {"twice": 2 * key["seed"]}
 
+    def stopped():
+        return len(made) == 2
+
     records = Records(path, "a")
-    stopped = lambda: len(made) == 2  # noqa: E731  # the shortest way to say it
     assert not measure(records, keys, one, stopped=stopped, said=lines.append)
     assert made == [0, 1]
     again = Records(path, "a")
