@@ -56,7 +56,10 @@ _BERT_DENSE: dict[str, tuple[str, ...]] = {
     "intermediate": ("intermediate.dense",),
     "output": ("output.dense",),
 }
-_BERT_NORMS = {"attention_norm": "attention.output.LayerNorm", "output_norm": "output.LayerNorm"}
+_BERT_NORMS: dict[str, str] = {
+    "attention_norm": "attention.output.LayerNorm",
+    "output_norm": "output.LayerNorm",
+}
 _WORDS: _Outside = {
     ("embeddings", "word"): "embeddings.word_embeddings",
     ("embeddings", "norm"): "embeddings.LayerNorm",

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax import export
 
 from simjax.models import dropout as drop
 from simjax.models.attention import attend, attend_in_blocks, may_see
@@ -156,3 +157,34 @@ def test_blocks_of_queries_have_masks_of_their_own():
     assert len({block.tobytes() for block in dropped}) == 4
     again = attend_in_blocks(q, k, v, text, (keys, 6), (1, 0.25), block=16, window=None)
     np.testing.assert_array_equal(found, again)
+
+
+def test_a_gpu_gets_cudnns_kernel(monkeypatch):
+    """In half precision and without dropout; compiled as far as it can be without a GPU."""
+    from jax._src.cudnn import fused_attention_stablehlo as cudnn
+
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(cudnn, "check_compute_capability", lambda capability: True)
+
+    def lowered(dtype, keys, gradient):
+        def run(qkv):
+            q, k, v = jnp.split(qkv, 3, axis=-1)
+            text = jnp.zeros((2, 128), jnp.int32)
+            mask = None if keys is None else (keys, 6)
+            context = attend(q, k, v, may_see(text, text), None, mask, (2, RATE))
+            return jnp.sum(context.astype(jnp.float32))
+
+        function = jax.jit(jax.grad(run) if gradient else run)
+        shape = jax.ShapeDtypeStruct((2, 128, 3 * 128), dtype)
+        calls = ("__cudnn$fmhaScaleBiasSoftmax", "__cudnn$fmhaScaleBiasSoftmaxBackward")
+        known = [export.DisabledSafetyCheck.custom_call(name) for name in calls]
+        return export.export(function, platforms=["cuda"], disabled_checks=known)(
+            shape
+        ).mlir_module()
+
+    assert "__cudnn$fmha" in lowered(jnp.bfloat16, None, False)
+    assert "Backward" in lowered(jnp.bfloat16, None, True)
+    keys = drop.row_keys(jax.random.key(0), jnp.arange(2), 1)
+    for dtype, own_keys in ((jnp.float32, None), (jnp.bfloat16, keys)):
+        assert "__cudnn" not in lowered(dtype, own_keys, True)

@@ -9,7 +9,8 @@ import pytest
 from safetensors.numpy import save_file
 from transformers import AutoModel
 
-from simjax.models import hf
+from simjax.errors import SimjaxError
+from simjax.models import encoder, hf
 from simjax.models.sentence_model import merge, split
 from tests.models.packed_rows import pack, random_texts, unpack
 from tests.models.peers import PEERS, peer_states, random_peer
@@ -18,6 +19,15 @@ from tests.models.quick import quick_jit
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
 ROW = 20
+
+
+def edited(folder, tmp_path, **changes):
+    """A copy of a folder with other values in its configuration."""
+    for file in folder.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+    return tmp_path
 
 
 @pytest.fixture(scope="module", params=list(PEERS))
@@ -85,3 +95,83 @@ def test_gradients_of_packed_texts_are_those_of_single_ones(peer):
         np.testing.assert_allclose(found, leaf, atol=2e-4 * np.abs(leaf).max() + 1e-6, err_msg=name)
         if "token_type" not in name and "position" not in name:
             assert np.abs(leaf).max() > 0, name
+
+
+@pytest.mark.parametrize("family", ["bert", "modernbert"])
+def test_long_rows_are_attended_to_in_blocks(tmp_path, monkeypatch, family):
+    """The same states and gradients as with all scores at once."""
+    random_peer(family).save_pretrained(tmp_path)
+    graphdef, params = split(hf.load(tmp_path).model)
+    block = pack(random_texts(50), ROW, together=True)
+    weights = np.random.default_rng(0).normal(size=(8, 24)).astype(np.float32)
+
+    def value_and_gradient():
+        # A function of its own for each way, since JAX remembers what it traced.
+        return jax.value_and_grad(lambda p: jnp.sum(merge(graphdef, p)(block) * weights))
+
+    whole = quick_jit(value_and_gradient())(params)
+    monkeypatch.setattr(encoder, "LONG_ROW", 8)
+    monkeypatch.setattr(encoder, "_BLOCK", 8)
+    jaxpr = str(jax.make_jaxpr(value_and_gradient())(params))
+    assert f"4,3,{ROW},8" in jaxpr.replace(" ", "") and f"4,3,{ROW},{ROW}]" not in jaxpr
+    found = quick_jit(value_and_gradient())(params)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4 * np.abs(b).max() + 1e-6),
+        found,
+        whole,
+    )
+
+
+@pytest.mark.slow
+def test_a_text_of_8192_tokens(tmp_path):
+    peer = random_peer("modernbert", max_position_embeddings=8192, local_attention=128)
+    peer.save_pretrained(tmp_path)
+    ours = hf.load(tmp_path).model
+    texts = random_texts(50, (8000, 100, 92))
+    block = pack(texts, 8192, together=True)
+    last, _ = quick_jit(lambda b: ours.encoder(b.tokens, b.positions, b.text))(block)
+    for found, (_, expected) in zip(unpack(last, block), peer_states(peer, texts), strict=True):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "message"),
+    [
+        ("albert", {"num_hidden_groups": 2}, "num_hidden_groups 2 is not supported; only 1"),
+        ("roformer", {"rotary_value": True}, "rotary_value True is not supported; only False"),
+        ("modernbert", {"mlp_bias": True}, "mlp_bias True is not supported; only False"),
+        ("modernbert", {"mlp_dropout": 0.1}, "embedding_dropout and mlp_dropout differ"),
+        (
+            "modernbert",
+            {"layer_types": ["full_attention", "full_attention", "sliding_attention"]},
+            "layer_types is not supported",
+        ),
+        (
+            "modernbert",
+            {"rope_parameters": {"full_attention": {"rope_type": "yarn"}}},
+            "rope_parameters.full_attention is .*yarn.*; only rope_type default",
+        ),
+        ("modernbert", {"num_attention_heads": 8}, "is odd, and modernbert turns pairs"),
+        ("distilbert", {"dim": None}, "dim is missing"),
+    ],
+)
+def test_what_is_not_supported(tmp_path, family, changes, message):
+    random_peer(family).save_pretrained(tmp_path / "peer")
+    (tmp_path / "edited").mkdir()
+    with pytest.raises(SimjaxError, match=message):
+        hf.load(edited(tmp_path / "peer", tmp_path / "edited", **changes))
+
+
+def test_modernberts_older_configuration(tmp_path):
+    """transformers 4 wrote numbers where 5 writes lists."""
+    random_peer("modernbert").save_pretrained(tmp_path / "peer")
+    (tmp_path / "edited").mkdir()
+    older = {
+        "layer_types": None,
+        "rope_parameters": None,
+        "global_attn_every_n_layers": 2,
+        "global_rope_theta": 160000.0,
+        "local_rope_theta": 10000.0,
+    }
+    newer = hf.load(tmp_path / "peer").model.config
+    assert hf.load(edited(tmp_path / "peer", tmp_path / "edited", **older)).model.config == newer
