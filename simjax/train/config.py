@@ -72,8 +72,8 @@ class TrainConfig:
         epochs: Passes over the training examples.
         steps: Batches; where given, it counts and `epochs` does not.
         micro_batch: Examples that a device encodes at a time, a multiple of `data.block_size`;
-            null encodes its whole share of the batch at once. The result does not depend on it,
-            memory does.
+            null takes the whole share of the batch, or as much of it as the compiler says will
+            fit. The result does not depend on it, memory does.
         log_every: Steps between two lines of metrics.
     """
 

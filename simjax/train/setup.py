@@ -26,7 +26,7 @@ from simjax.models.tokenizer import check_same_ids, check_tokenizer, load_tokeni
 from simjax.objectives.contrastive import Views
 from simjax.objectives.system import ContrastiveSystem
 from simjax.sentence_encoder import SentenceEncoder
-from simjax.train import optimizer
+from simjax.train import memory, optimizer
 from simjax.train.config import RunConfig, check_dropout
 from simjax.train.folder import has_checkpoints
 from simjax.train.state import TrainState, abstract_state, init_state, state_specs
@@ -51,6 +51,8 @@ class Run:
         tx: The optimiser.
         step: The compiled update.
         total_steps: Updates of the whole run.
+        chosen_micro_batch: Examples that a device encodes at a time, where its whole share of a
+            batch would not have fitted.
     """
 
     config: RunConfig
@@ -62,6 +64,7 @@ class Run:
     tx: optax.GradientTransformation
     step: Step
     total_steps: int
+    chosen_micro_batch: int | None = None
 
     def init_state(self) -> TrainState:
         """The state before the first step."""
@@ -90,10 +93,12 @@ class Run:
         parameters = sum(leaf.size for leaf in jax.tree.leaves(self.params))
         mesh = " x ".join(f"{name} {size}" for name, size in self.mesh.shape.items())
         steps = "step" if self.total_steps == 1 else "steps"
+        micro = self.chosen_micro_batch
+        portions = "" if micro is None else f"; micro-batches of {micro:,}, for memory's sake"
         return (
             f"{len(store.examples):,} examples{left_out}, {self.total_steps:,} {steps} of "
             f"{data.batch_size:,} ({self.source.steps_per_epoch:,} an epoch); {parameters:,} "
-            f"parameters; devices: {mesh}"
+            f"parameters; devices: {mesh}{portions}"
         )
 
 
@@ -115,7 +120,7 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
         UsageError: The configuration does not fit the data or the devices.
     """
     mesh = meshes.make_mesh(config.mesh, devices)
-    _, micro_blocks = blocks_per_device(
+    share, asked = blocks_per_device(
         config.data.batch_size, config.data.block, config.train.micro_batch, mesh
     )
     tokenizer = make_tokenizer(config)
@@ -133,10 +138,28 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
     system = make_system(config, graphdef, model.config, source)
     params = system.init(model_params)
     tx, schedule = optimizer.make(config.optimizer, total_steps, config.data.batch_size, params)
-    options = StepOptions(micro_blocks, config.mesh.gather, config.optimizer.clip_norm, config.seed)
-    step = make_step(system, tx, schedule, state_specs(params, tx, mesh), mesh, options)
+
+    def step_of(micro_blocks: int) -> Step:
+        gather, clip = config.mesh.gather, config.optimizer.clip_norm
+        options = StepOptions(micro_blocks, gather, clip, config.seed)
+        return make_step(system, tx, schedule, state_specs(params, tx, mesh), mesh, options)
+
+    state, batch = abstract_state(params, tx, mesh), memory.abstract_batch(source, mesh)
+    free = memory.room(list(mesh.devices.flat))
+    fit = memory.Fit(asked)
+    if free is not None:
+        fit = memory.choose(
+            share,
+            None if config.train.micro_batch is None else asked,
+            config.data.block,
+            free,
+            lambda blocks: memory.most_bytes(model.config, state, batch, blocks),
+            lambda blocks: memory.step_bytes(step_of(blocks), state, batch),
+        )
+    step = step_of(fit.micro_blocks)
     encoder = make_encoder(config, model, tokenizer, max_length)
-    return Run(config, mesh, source, model, encoder, params, tx, step, total_steps)
+    micro_batch = None if fit.micro_blocks == asked else fit.micro_blocks * config.data.block
+    return Run(config, mesh, source, model, encoder, params, tx, step, total_steps, micro_batch)
 
 
 def make_system(
