@@ -185,6 +185,8 @@ class BatchSource:
             self.num_views, self.num_positives = config.num_views, config.num_views - 1
         else:
             self.num_views, self.num_positives = store.examples.shape[1], store.positives
+        # A data set without scores leaves the compiled step without an argument that it ignores.
+        self._scores = None if np.isnan(store.scores).all() else store.scores
         self.steps_per_epoch = self.num_examples // config.batch_size
         self.ladder = self._choose_ladder()
 
@@ -219,6 +221,7 @@ class BatchSource:
             ids=np.where(texts == NO_TEXT, NO_TEXT, store.text_ids[texts]).astype(np.int32),
             labels=store.labels[examples].astype(np.int32),
             place=np.arange(self.num_blocks, dtype=np.int32)[self._own],
+            scores=None if self._scores is None else self._scores[examples],
         )
         tokens = int(plan.lengths.sum())
         computed = self.num_blocks * rows * config.row_length

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
@@ -23,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from simjax.data import sources
 from simjax.data.identity import normalised
@@ -34,12 +35,12 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-VERSION = 1
+VERSION = 2
 """Raised when stores or the reading of sources change, so that old stores are left alone."""
 
 MARKER = "store.json"
 TOKENS = "tokens.bin"
-ARRAYS = ("offsets", "text_ids", "examples", "labels")
+ARRAYS = ("offsets", "text_ids", "examples", "labels", "scores")
 CHUNK = 10_000
 """Examples tokenised at a time: what is held as Python integers."""
 ABANDONED = 24 * 3600
@@ -62,6 +63,8 @@ class TokenStore:
     """Texts of each example: anchor, positives, hard negatives; `NO_TEXT` where there is none."""
     labels: Int[np.ndarray, "N"]
     """Class of each example, -1 where there is none."""
+    scores: Float[np.ndarray, "N"]
+    """Score of each example, NaN where there is none."""
     positives: int
     """How many of the views after the anchor are positives."""
     label_names: tuple[str, ...]
@@ -137,7 +140,7 @@ def build(
 def _fingerprint(source: sources.Source, root: Path | None, options: list[str]) -> str:
     """Same fingerprint, same store: contents count, names and times of files do not."""
     digest = hashlib.sha256(f"simjax token store {VERSION}\n".encode())
-    columns = [source.anchor, source.positives, source.negatives, source.label]
+    columns = [source.anchor, source.positives, source.negatives, source.label, source.score]
     kind = source.path if source.format == "builtin" else None
     digest.update(json.dumps([kind, columns, options]).encode())
     for path, format_ in sources.files(source, root):
@@ -162,6 +165,7 @@ def _write(
     dtype = np.dtype(np.uint16 if max(backend.get_vocab().values()) < 2**16 else np.int32)
     lengths, ids = array("i"), array("i")
     positives, negatives, labels = array("i"), array("i"), array("i")
+    scores = array("f")
     id_of: dict[str, int] = {}
     label_of: dict[str, int] = {}
     examples = sources.read(source, root)
@@ -172,6 +176,7 @@ def _write(
                 texts += (example.anchor, *example.positives, *example.negatives)
                 positives.append(len(example.positives))
                 negatives.append(len(example.negatives))
+                scores.append(math.nan if example.score is None else example.score)
                 label = example.label
                 labels.append(-1 if label is None else label_of.setdefault(label, len(label_of)))
             ids.extend(id_of.setdefault(normalised(text), len(id_of)) for text in texts)
@@ -195,6 +200,7 @@ def _write(
         "text_ids": np.asarray(ids, np.int32),
         "examples": _example_table(np.asarray(positives), np.asarray(negatives)),
         "labels": np.asarray(labels, np.int32),
+        "scores": np.asarray(scores, np.float32),
     }
     for name, values in arrays.items():
         with (folder / f"{name}.npy").open("wb") as file:

@@ -27,6 +27,7 @@ def make_store(num_examples=100, *, positives=1, negatives=1, longest=20, absent
         text_ids=rng.integers(0, num_texts // 2, num_texts).astype(np.int32),
         examples=examples,
         labels=rng.integers(-1, 5, num_examples).astype(np.int32),
+        scores=np.full(num_examples, np.nan, np.float32),
         positives=positives,
         label_names=(),
         skipped=0,
@@ -80,7 +81,7 @@ def expected_contents(store, examples):
 def equal(a, b):
     """Whether two trees of arrays are the same to the bit."""
     if isinstance(a, np.ndarray):
-        return a.dtype == b.dtype and np.array_equal(a, b)
+        return a.dtype == b.dtype and a.tobytes() == b.tobytes()
     if dataclasses.is_dataclass(a):
         return all(equal(x, y) for x, y in zip(vars(a).values(), vars(b).values(), strict=True))
     return a == b
@@ -95,6 +96,7 @@ def test_a_batch_holds_its_examples(store, source, n):
     assert batch.ids.shape == (6, 4, 3)
     assert batch.labels.shape == (6, 4)
     assert batch.place.tolist() == list(range(6))
+    assert batch.scores is None
     arrays = [*vars(batch.block).values(), batch.ids, batch.labels, batch.place]
     assert {array.dtype for array in arrays} == {np.dtype(np.int32)}
     real = int((batch.block.text != NO_TEXT).sum())

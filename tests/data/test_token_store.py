@@ -100,6 +100,13 @@ def test_labels_are_numbered_by_first_appearance(make, root):
     assert store.label_names == ("x", "y")
 
 
+def test_scores_are_kept_and_nan_where_there_is_none(make, root):
+    (root / "a.csv").write_text("text,score\na,0.5\nb,\nc,-2\n")
+    store = make(Source(path="a.csv", anchor="text", score="score"))
+    np.testing.assert_array_equal(store.scores, np.float32([0.5, np.nan, -2]))
+    assert np.isnan(make().scores).all() and make().scores.dtype == np.float32
+
+
 @given(st.text(), st.text())
 def test_white_space_does_not_tell_texts_apart(a, b):
     assert normalised(f"  {a}\t\n{b} ") == normalised(f"{a} {b}")
