@@ -106,8 +106,12 @@ class Examples:
                 anchor=texts[0][0],
                 positives=positives,
                 negatives=tuple(text for part in texts[last_positive:] for text in part),
-                label=columns.label and fields.label(values[last_negative], where, columns.label),
-                score=columns.score and fields.score(values[-1], where, columns.score),
+                label=None
+                if columns.label is None
+                else fields.label(values[last_negative], where, columns.label),
+                score=None
+                if columns.score is None
+                else fields.score(values[-1], where, columns.score),
             )
 
 
