@@ -20,20 +20,28 @@ from simjax.data.arrow import open_parquet
 from simjax.data.columns import Columns, choose_columns
 from simjax.data.records import ENDINGS, LineFormat, LineTable, plain_or_gzip
 from simjax.data.table import Table
+from simjax.data.tfds import TfdsTable
 from simjax.errors import SimjaxError, UsageError
 
-FileFormat: TypeAlias = LineFormat | Literal["parquet"]
+SPLIT = "train"
+"""What is read of a data set that has splits, where nothing else is said."""
+
+FileFormat: TypeAlias = LineFormat | Literal["parquet", "tfds"]
 
 
 @dataclass(frozen=True)
 class Source:
     """What to read, and which of its columns mean what."""
 
-    format: Literal["auto", "text", "csv", "tsv", "jsonl", "parquet", "builtin"] = "auto"
-    """`auto` goes by the file's ending."""
+    format: Literal["auto", "text", "csv", "tsv", "jsonl", "parquet", "tfds", "builtin"] = "auto"
+    """`auto` goes by the file's ending; a prepared TFDS data set and the built-in corpus have to be
+    named."""
     path: str | None = None
-    """A file or a glob, relative to `data.root`; for `builtin`: `sentences` or `pairs`. A file may
-    be plain or .gz, whichever of the two is named."""
+    """A file or a glob, relative to `data.root`; text files may be plain or .gz, whichever of the
+    two is named. For `tfds` the folder of a prepared data set, or its name below `data.root` or
+    TFDS_DATA_DIR; for `builtin` `sentences` or `pairs`."""
+    split: str | None = None
+    """Of a TFDS data set, slices too: `train[:10%]`; by default `train`."""
     anchor: str | None = None
     """Column of the anchor; by default the columns are found by their usual names."""
     positives: tuple[str, ...] = ()
@@ -45,6 +53,13 @@ class Source:
     score: str | None = None
     """Column of a number that says how alike anchor and positive are; it is carried along to the
     batch, and no objective reads it."""
+
+    def __post_init__(self) -> None:
+        if self.split is not None and self.format != "tfds":
+            raise UsageError(
+                f"data.source.split is {self.split!r} and data.source.format {self.format}: files "
+                "have no splits; leave it out"
+            )
 
 
 @dataclass(frozen=True)
@@ -133,7 +148,8 @@ def describe(source: Source, root: Path | None) -> str:
     """The source in words, for messages."""
     if source.format == "builtin":
         return f"the built-in {source.path}"
-    return str((root or Path()) / (source.path or ""))
+    folder = str((root or Path()) / (source.path or ""))
+    return f"{folder} ({source.split or SPLIT})" if source.format == "tfds" else folder
 
 
 def files(source: Source, root: Path | None) -> list[tuple[Path, FileFormat]]:
@@ -145,6 +161,8 @@ def files(source: Source, root: Path | None) -> list[tuple[Path, FileFormat]]:
     """
     if source.format == "builtin":
         return [(path, "text") for path in builtin.files()]
+    if source.format == "tfds":
+        return [(path, "tfds") for path in _tfds(source, root).files]
     if not source.path:
         raise UsageError("data.source.path is not set: name a file, or set data.source.format to "
                          "builtin")  # fmt: skip
@@ -180,8 +198,17 @@ def _nearest(path: Path) -> str:
 
 
 def _tables(source: Source, root: Path | None) -> Iterator[Table]:
+    if source.format == "tfds":
+        yield _tfds(source, root)
+        return
     for path, format_ in files(source, root):
         yield open_parquet(path) if format_ == "parquet" else LineTable(path, format_)
+
+
+def _tfds(source: Source, root: Path | None) -> TfdsTable:
+    if not source.path:
+        raise UsageError("data.source.path is not set: name a data set that TFDS has prepared")
+    return TfdsTable(source.path, root, source.split or SPLIT)
 
 
 def _format_by_name(path: Path) -> FileFormat:
