@@ -13,35 +13,42 @@ import glob
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Literal, TypeAlias, cast
 
 from simjax.data import builtin, fields
 from simjax.data.arrow import open_parquet
 from simjax.data.columns import Columns, choose_columns
+from simjax.data.hub import HubTable
 from simjax.data.records import ENDINGS, LineFormat, LineTable, plain_or_gzip
 from simjax.data.table import Table
 from simjax.data.tfds import TfdsTable
 from simjax.errors import SimjaxError, UsageError
 
-SPLIT = "train"
-"""What is read of a data set that has splits, where nothing else is said."""
+LIBRARIES = ("tfds", "hub")
+"""Formats whose data sets have splits and are kept by a library."""
 
-FileFormat: TypeAlias = LineFormat | Literal["parquet", "tfds"]
+FileFormat: TypeAlias = LineFormat | Literal["parquet"]
+Format: TypeAlias = Literal[
+    "auto", "text", "csv", "tsv", "jsonl", "parquet", "tfds", "hub", "builtin"
+]
 
 
 @dataclass(frozen=True)
 class Source:
     """What to read, and which of its columns mean what."""
 
-    format: Literal["auto", "text", "csv", "tsv", "jsonl", "parquet", "tfds", "builtin"] = "auto"
-    """`auto` goes by the file's ending; a prepared TFDS data set and the built-in corpus have to be
-    named."""
+    format: Format = "auto"
+    """`auto` goes by the file's ending. `tfds`: prepared by TensorFlow Datasets. `hub`: of the
+    Hugging Face hub, or saved by its library. `builtin`: the corpus that needs no file."""
     path: str | None = None
     """A file or a glob, relative to `data.root`; text files may be plain or .gz, whichever of the
     two is named. For `tfds` the folder of a prepared data set, or its name below `data.root` or
-    TFDS_DATA_DIR; for `builtin` `sentences` or `pairs`."""
+    TFDS_DATA_DIR; for `hub` a folder that `save_to_disk` wrote, else an id; for `builtin`
+    `sentences` or `pairs`."""
+    subset: str | None = None
+    """Configuration of a data set of the hub that has several."""
     split: str | None = None
-    """Of a TFDS data set, slices too: `train[:10%]`; by default `train`."""
+    """Of a data set of `tfds` or `hub`, slices too: `train[:10%]`; by default `train`."""
     anchor: str | None = None
     """Column of the anchor; by default the columns are found by their usual names."""
     positives: tuple[str, ...] = ()
@@ -55,11 +62,13 @@ class Source:
     batch, and no objective reads it."""
 
     def __post_init__(self) -> None:
-        if self.split is not None and self.format != "tfds":
-            raise UsageError(
-                f"data.source.split is {self.split!r} and data.source.format {self.format}: files "
-                "have no splits; leave it out"
-            )
+        for key, formats in {"split": LIBRARIES, "subset": ("hub",)}.items():
+            value = getattr(self, key)
+            if value is not None and self.format not in formats:
+                raise UsageError(
+                    f"data.source.{key} is {value!r} and data.source.format {self.format}: only "
+                    f"data sets of {' and '.join(formats)} have one; leave it out"
+                )
 
 
 @dataclass(frozen=True)
@@ -149,11 +158,11 @@ def describe(source: Source, root: Path | None) -> str:
     if source.format == "builtin":
         return f"the built-in {source.path}"
     folder = str((root or Path()) / (source.path or ""))
-    return f"{folder} ({source.split or SPLIT})" if source.format == "tfds" else folder
+    return f"{folder} ({source.split})" if source.split else folder
 
 
-def files(source: Source, root: Path | None) -> list[tuple[Path, FileFormat]]:
-    """The files of a source in the order in which they are read, and the format of each.
+def files(source: Source, root: Path | None) -> list[tuple[Path, str]]:
+    """The files that a source is made of, in the order in which they are read, with their format.
 
     Raises:
         SimjaxError: there is no such file, or its format does not show.
@@ -161,8 +170,13 @@ def files(source: Source, root: Path | None) -> list[tuple[Path, FileFormat]]:
     """
     if source.format == "builtin":
         return [(path, "text") for path in builtin.files()]
-    if source.format == "tfds":
-        return [(path, "tfds") for path in _tfds(source, root).files]
+    table = _data_set(source, root)
+    if table is not None:
+        return [(path, source.format) for path in table.files]
+    return [(path, format_) for path, format_ in _files(source, root)]
+
+
+def _files(source: Source, root: Path | None) -> list[tuple[Path, FileFormat]]:
     if not source.path:
         raise UsageError("data.source.path is not set: name a file, or set data.source.format to "
                          "builtin")  # fmt: skip
@@ -182,7 +196,7 @@ def files(source: Source, root: Path | None) -> list[tuple[Path, FileFormat]]:
         raise SimjaxError(f"{path}: no such file{_nearest(path)}")
     if source.format == "auto":
         return [(file, _format_by_name(file)) for file in found]
-    return [(file, source.format) for file in found]
+    return [(file, cast(FileFormat, source.format)) for file in found]
 
 
 def _nearest(path: Path) -> str:
@@ -198,17 +212,23 @@ def _nearest(path: Path) -> str:
 
 
 def _tables(source: Source, root: Path | None) -> Iterator[Table]:
-    if source.format == "tfds":
-        yield _tfds(source, root)
+    data_set = _data_set(source, root)
+    if data_set is not None:
+        yield data_set
         return
-    for path, format_ in files(source, root):
+    for path, format_ in _files(source, root):
         yield open_parquet(path) if format_ == "parquet" else LineTable(path, format_)
 
 
-def _tfds(source: Source, root: Path | None) -> TfdsTable:
+def _data_set(source: Source, root: Path | None) -> TfdsTable | HubTable | None:
+    """The split of a data set that a library keeps, None for files."""
+    if source.format not in LIBRARIES:
+        return None
     if not source.path:
-        raise UsageError("data.source.path is not set: name a data set that TFDS has prepared")
-    return TfdsTable(source.path, root, source.split or SPLIT)
+        raise UsageError(f"data.source.path is not set: name a data set of {source.format}")
+    if source.format == "tfds":
+        return TfdsTable(source.path, root, source.split or "train")
+    return HubTable(source.path, root, source.subset, source.split)
 
 
 def _format_by_name(path: Path) -> FileFormat:

@@ -142,7 +142,7 @@ def _fingerprint(source: sources.Source, root: Path | None, options: list[str]) 
     digest = hashlib.sha256(f"simjax token store {VERSION}\n".encode())
     columns = [source.anchor, source.positives, source.negatives, source.label, source.score]
     kind = source.path if source.format == "builtin" else None
-    digest.update(json.dumps([kind, source.split, columns, options]).encode())
+    digest.update(json.dumps([kind, source.subset, source.split, columns, options]).encode())
     for path, format_ in sources.files(source, root):
         try:
             with path.open("rb") as file:

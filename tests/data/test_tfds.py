@@ -17,7 +17,7 @@ class Questions(tfds.core.GeneratorBasedBuilder):
     """Texts, lists of texts, a class, a score, and what only TensorFlow could decode."""
 
     VERSION = tfds.core.Version("1.2.0")
-    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=name) for name in ("small", "large")]
+    BUILDER_CONFIGS = (tfds.core.BuilderConfig(name="small"), tfds.core.BuilderConfig(name="large"))
 
     def _info(self):
         features = {
@@ -178,7 +178,9 @@ def test_damaged_data_sets(folder, tmp_path, damage):
 
 
 def test_a_split_of_files_and_a_missing_path_are_usage_errors():
-    with pytest.raises(UsageError, match=r"data\.source\.split is 'train'.*files have no splits"):
+    with pytest.raises(
+        UsageError, match=r"source\.split is 'train'.*only data sets of tfds and hub have"
+    ):
         Source(path="a.csv", split="train")
     with pytest.raises(UsageError, match=r"data\.source\.path is not set"):
         list(read(Source(format="tfds"), None))
