@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import glob
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,14 +61,24 @@ class Source:
     score: str | None = None
     """Column of a number that says how alike anchor and positive are; it is carried along to the
     batch, and no objective reads it."""
+    anchor_prefix: str = ""
+    """Prompt or instruction that is put before every anchor as it stands, as in `query: `. It
+    decides tokens and not which texts count as equal."""
+    document_prefix: str = ""
+    """The same for positives and hard negatives."""
+    weight: float | None = None
+    """Share of the mixture that `data.sources` makes, in relation to the others' weights; where no
+    source has one, sources count by their sizes."""
 
     def __post_init__(self) -> None:
+        if self.weight is not None and not 0 < self.weight < math.inf:
+            raise UsageError(f"a source's weight is {self.weight}: give a number above 0")
         for key, formats in {"split": LIBRARIES, "subset": ("hub",)}.items():
             value = getattr(self, key)
             if value is not None and self.format not in formats:
                 raise UsageError(
-                    f"data.source.{key} is {value!r} and data.source.format {self.format}: only "
-                    f"data sets of {' and '.join(formats)} have one; leave it out"
+                    f"a source's {key} is {value!r} and its format {self.format}: only those of "
+                    f"{' and '.join(formats)} have one; leave it out"
                 )
 
 
@@ -151,6 +162,13 @@ def read(source: Source, root: Path | None) -> Examples:
         UsageError: the source does not say what to read.
     """
     return Examples(source, root)
+
+
+def prompted(source: Source, example: Example) -> list[str]:
+    """The texts of an example as they are tokenised: anchor, positives, negatives."""
+    documents = (*example.positives, *example.negatives)
+    anchor = source.anchor_prefix + example.anchor
+    return [anchor, *(source.document_prefix + text for text in documents)]
 
 
 def describe(source: Source, root: Path | None) -> str:

@@ -142,5 +142,5 @@ def test_a_damaged_file(folder, tmp_path):
 
 
 def test_a_subset_of_files_is_a_usage_error():
-    with pytest.raises(UsageError, match=r"data\.source\.subset is 'en'.*only data sets of hub"):
+    with pytest.raises(UsageError, match=r"source's subset is 'en'.*only those of hub"):
         Source(format="tfds", path="a", subset="en")

@@ -179,7 +179,7 @@ def test_damaged_data_sets(folder, tmp_path, damage):
 
 def test_a_split_of_files_and_a_missing_path_are_usage_errors():
     with pytest.raises(
-        UsageError, match=r"source\.split is 'train'.*only data sets of tfds and hub have"
+        UsageError, match=r"source's split is 'train'.*only those of tfds and hub have"
     ):
         Source(path="a.csv", split="train")
     with pytest.raises(UsageError, match=r"data\.source\.path is not set"):
