@@ -43,6 +43,7 @@ COLLECTIVES = {
 }
 AXES = {"DATA", "FSDP", "AXES"}
 HEAVY = {
+    "datasets",
     "flax",
     "grain",
     "jax",
@@ -51,10 +52,13 @@ HEAVY = {
     "numpy",
     "optax",
     "orbax",
+    "pandas",
+    "pyarrow",
     "rich",
     "scipy",
     "sklearn",
     "tensorboardX",
+    "tensorflow_datasets",
     "torch",
     "transformers",
     "yaml",

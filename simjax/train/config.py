@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from simjax.checkpoint.config import CheckpointConfig
-from simjax.data.pipeline import DataConfig
+from simjax.data.config import DataConfig
 from simjax.errors import UsageError
 from simjax.eval.tasks import EvalConfig
 from simjax.mesh import MeshConfig
@@ -198,7 +198,9 @@ def _check_views(config: RunConfig) -> None:
         if model.dropout is None and model.pretrained is None:
             rates = [model.encoder.hidden_dropout, model.encoder.attention_dropout]
         check_dropout("the encoder", *rates)
-    if config.objective.false_negatives == "label" and data.source.label is None:
+    if config.objective.false_negatives == "label" and not any(
+        source.label for source in data.all_sources
+    ):
         raise UsageError(
             "objective.false_negatives is label and data.source.label names no column; name one"
         )

@@ -15,7 +15,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from simjax import mesh as meshes
-from simjax.data import pipeline, sources
+from simjax.data import pipeline
 from simjax.data.pipeline import BatchSource
 from simjax.data.tokenizer import train_wordpiece
 from simjax.errors import SimjaxError, UsageError
@@ -79,6 +79,7 @@ class Run:
         config = dataclasses.asdict(self.config)
         data = {key: config["data"][key] for key in _DATA_IDENTITY}
         data["block_size"] = self.config.data.block
+        data["weights"] = [source.weight for source in self.config.data.all_sources]
         kept = {key: config[key] for key in ("seed", "model", "objective", "optimizer")}
         store = self.source.store.fingerprint
         kept |= {"data": data, "token_store": store, "steps": self.total_steps}
@@ -89,7 +90,11 @@ class Run:
     def summary(self) -> str:
         """What is trained on what, in a line."""
         store, data = self.source.store, self.config.data
-        left_out = f" ({store.skipped:,} left out: a text is empty)" if store.skipped else ""
+        reasons = {"a text is empty": store.skipped, "they repeat others": store.repeated}
+        told = [f"{count:,} left out: {reason}" for reason, count in reasons.items() if count]
+        left_out = f" ({'; '.join(told)})" if told else ""
+        if len(store.sizes) > 1:
+            left_out = f" of {len(store.sizes)} sources{left_out}"
         parameters = sum(leaf.size for leaf in jax.tree.leaves(self.params))
         mesh = " x ".join(f"{name} {size}" for name, size in self.mesh.shape.items())
         steps = "step" if self.total_steps == 1 else "steps"
@@ -105,6 +110,8 @@ class Run:
 _DATA_IDENTITY = (
     "views",
     "num_views",
+    "mixing",
+    "no_duplicates",
     "batch_size",
     "row_length",
     "max_length",
@@ -235,12 +242,7 @@ def make_tokenizer(config: RunConfig) -> PreTrainedTokenizerFast:
     # Without a checkpoint it was learned for a run that came to nothing, maybe by another recipe.
     if config.tokenizer.source != "train" or (has_checkpoints(folder.parent) and folder.is_dir()):
         return load_run_tokenizer(config)
-    texts = (
-        text
-        for example in sources.read(config.data.source, config.data.root_path)
-        for text in (example.anchor, *example.positives, *example.negatives)
-    )
-    tokenizer = train_wordpiece(texts, config.tokenizer.vocab_size)
+    tokenizer = train_wordpiece(pipeline.texts(config.data), config.tokenizer.vocab_size)
     if jax.process_index() == 0:
         draft = folder.with_name("tokenizer.partial")
         shutil.rmtree(draft, ignore_errors=True)
