@@ -21,7 +21,7 @@ from simjax.models.encoder import EncoderConfig
 from simjax.models.pooling import Pooling
 from simjax.objectives.config import ObjectiveConfig
 from simjax.train import recipe
-from simjax.train.optimizer import OptimizerConfig
+from simjax.train.optimizer_config import AdamW, OptimizerConfig
 
 Dtype: TypeAlias = Literal["float32", "bfloat16"]
 
@@ -107,7 +107,7 @@ class RunConfig:
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    optimizer: OptimizerConfig = field(default_factory=AdamW)
     train: TrainConfig = field(default_factory=TrainConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     evaluation: EvalConfig = field(default_factory=EvalConfig)

@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, Key
 from simjax import mesh as meshes
 from simjax.errors import UsageError
 from simjax.train import optimizer
+from simjax.train.schedule import Schedule
 from simjax.train.state import TrainState, is_stacked, shardings
 from simjax.types import Batch, Params
 
@@ -156,7 +157,7 @@ def value_and_grad(
 def make_step(
     system: System,
     tx: optax.GradientTransformation,
-    schedule: optimizer.Schedule,
+    schedule: Schedule,
     specs: TrainState,
     mesh: Mesh,
     options: StepOptions,
