@@ -65,11 +65,15 @@ class Run:
 
     def init_state(self) -> TrainState:
         """The state before the first step."""
-        return init_state(self.params, self.tx, self.mesh)
+        return init_state(self.params, self.tx, self.mesh, average=self._averages)
 
     def abstract_state(self) -> TrainState:
         """What a checkpoint is restored into."""
-        return abstract_state(self.params, self.tx, self.mesh)
+        return abstract_state(self.params, self.tx, self.mesh, average=self._averages)
+
+    @property
+    def _averages(self) -> bool:
+        return self.config.train.ema is not None
 
     def identity(self) -> dict[str, Any]:
         """What must not change when a run is gone on with, as far as it decides the result."""
@@ -81,6 +85,8 @@ class Run:
         kept |= {"data": data, "token_store": store, "steps": self.total_steps}
         if self.config.tokenizer.source == "train":
             kept["vocab_size"] = self.config.tokenizer.vocab_size
+        if self._averages:
+            kept["ema"] = self.config.train.ema
         return kept
 
     def summary(self) -> str:
@@ -133,8 +139,12 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
     system = make_system(config, graphdef, model.config, source)
     params = system.init(model_params)
     tx, schedule = optimizer.make(config.optimizer, total_steps, config.data.batch_size)
-    options = StepOptions(micro_blocks, config.mesh.gather, config.optimizer.clip_norm, config.seed)
-    step = make_step(system, tx, schedule, state_specs(params, tx, mesh), mesh, options)
+    ema = config.train.ema
+    specs = state_specs(params, tx, mesh, average=ema is not None)
+    options = StepOptions(
+        micro_blocks, config.mesh.gather, config.optimizer.clip_norm, config.seed, ema
+    )
+    step = make_step(system, tx, schedule, specs, mesh, options)
     encoder = make_encoder(config, model, tokenizer, max_length)
     return Run(config, mesh, source, model, encoder, params, tx, step, total_steps)
 
