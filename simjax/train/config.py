@@ -21,7 +21,8 @@ from simjax.models.encoder import EncoderConfig
 from simjax.models.pooling import Pooling
 from simjax.objectives.config import ObjectiveConfig
 from simjax.train import recipe
-from simjax.train.optimizer import OptimizerConfig
+from simjax.train.average import Evaluated
+from simjax.train.optimizer_config import AdamW, OptimizerConfig, ScheduleFreeAdamW
 
 Dtype: TypeAlias = Literal["float32", "bfloat16"]
 
@@ -75,12 +76,22 @@ class TrainConfig:
             null takes the whole share of the batch, or as much of it as the compiler says will
             fit. The result does not depend on it, memory does.
         log_every: Steps between two lines of metrics.
+        ema: Decay of an exponential moving average of the parameters; null keeps none.
+        evaluate: Which parameters are evaluated and exported where `ema` keeps an average: the
+            average or the newest.
+        patience: Stop after so many evaluations in which `evaluation.metric` was no better than
+            the best one before; null goes on to the end.
+        min_change: By how much it must be better to count.
     """
 
     epochs: float = 1.0
     steps: int | None = None
     micro_batch: int | None = None
     log_every: int = 10
+    ema: float | None = None
+    evaluate: Literal["average", "newest"] = "average"
+    patience: int | None = None
+    min_change: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -107,7 +118,7 @@ class RunConfig:
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    optimizer: OptimizerConfig = field(default_factory=AdamW)
     train: TrainConfig = field(default_factory=TrainConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     evaluation: EvalConfig = field(default_factory=EvalConfig)
@@ -148,6 +159,8 @@ def validate(config: RunConfig) -> None:
     _check_views(config)
     _check_length(config)
     _check_micro_batch(config)
+    _check_average(config)
+    _check_patience(config)
     if config.checkpoint.every and config.checkpoint.keep < 2:
         raise UsageError(
             f"checkpoint.keep is {config.checkpoint.keep}: keep at least 2, since a state is saved "
@@ -227,6 +240,43 @@ def _check_length(config: RunConfig) -> None:
         raise UsageError(f"train.steps is {train.steps}: give at least 1")
     if train.log_every < 1:
         raise UsageError(f"train.log_every is {train.log_every}: give at least 1")
+
+
+def _check_average(config: RunConfig) -> None:
+    train = config.train
+    if train.ema is not None and not 0 < train.ema < 1:
+        raise UsageError(f"train.ema is {train.ema}: give a number between 0 and 1, or null")
+    if isinstance(config.optimizer, ScheduleFreeAdamW) and (
+        train.ema is not None or train.evaluate == "newest"
+    ):
+        key = "ema" if train.ema is not None else "evaluate"
+        raise UsageError(
+            f"train.{key} is {getattr(train, key)} and optimizer.name schedule_free_adamw, which "
+            "keeps an average of its own that is evaluated and exported; remove one of them"
+        )
+
+
+def _check_patience(config: RunConfig) -> None:
+    train, evaluation = config.train, config.evaluation
+    if train.min_change < 0:
+        raise UsageError(f"train.min_change is {train.min_change}: give 0 or more")
+    if train.patience is None:
+        return
+    if train.patience < 1:
+        raise UsageError(f"train.patience is {train.patience}: give at least 1, or null")
+    if evaluation.metric is None or not evaluation.every:
+        key = "metric is null" if evaluation.metric is None else "every is 0"
+        raise UsageError(
+            f"train.patience is {train.patience} and evaluation.{key}: name the score to watch, "
+            "and how often it is taken"
+        )
+
+
+def evaluated_parameters(config: RunConfig) -> Evaluated:
+    """Which parameters of the run are evaluated and exported."""
+    if isinstance(config.optimizer, ScheduleFreeAdamW):
+        return "schedule_free"
+    return "ema" if config.train.ema and config.train.evaluate == "average" else "newest"
 
 
 def _check_micro_batch(config: RunConfig) -> None:

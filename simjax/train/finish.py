@@ -14,10 +14,11 @@ from simjax.checkpoint.manager import Checkpoints
 from simjax.errors import SimjaxError
 from simjax.models.sentence_model import SentenceModel, split
 from simjax.sentence_encoder import SentenceEncoder
+from simjax.train import average
 from simjax.train import config as run_config
-from simjax.train.config import RunConfig
+from simjax.train.config import RunConfig, evaluated_parameters
+from simjax.train.early_stopping import EarlyStopping
 from simjax.train.setup import load_run_tokenizer, make_encoder, make_model
-from simjax.train.state import TrainState
 from simjax.types import Params
 
 EVALUATION = "eval/"
@@ -36,6 +37,15 @@ def open_checkpoints(folder: Path, config: RunConfig, *, read_only: bool = False
         best_mode="max" if metric is None or tasks.higher_is_better(metric) else "min",
         read_only=read_only,
     )
+
+
+def early_stopping(config: RunConfig) -> EarlyStopping:
+    """What ends a run before its time, at its start."""
+    from simjax.eval import tasks
+
+    metric = config.evaluation.metric
+    better = metric is None or tasks.higher_is_better(metric)
+    return EarlyStopping(config.train.patience, config.train.min_change, better)
 
 
 def export_model(
@@ -108,24 +118,26 @@ def export_run(run: Path, folder: Path, *, step: int | None = None, overwrite: b
             raise SimjaxError(f"{run}: has no checkpoint yet; train it first")
         tokenizer = load_run_tokenizer(config)
         model, max_length = make_model(config, tokenizer)
-        params = restore_model(checkpoints, chosen, model)
+        params = restore_model(checkpoints, chosen, model, evaluated_parameters(config))
         scores = {
             name.removeprefix(EVALUATION): value
             for name, value in checkpoints.metrics(chosen).items()
+            if name.startswith(EVALUATION)
         }
     encoder = make_encoder(config, model, tokenizer, max_length).replace(params)
     export_model(config, encoder, folder, step=chosen, scores=scores, overwrite=overwrite)
     return chosen
 
 
-def restore_model(checkpoints: Checkpoints, step: int, model: SentenceModel) -> Params:
-    """A checkpoint's parameters of the model, on this process's first device.
+def restore_model(
+    checkpoints: Checkpoints, step: int, model: SentenceModel, which: average.Evaluated
+) -> Params:
+    """A checkpoint's parameters of the model, or their average, on this process's first device.
 
     Raises:
         SimjaxError: The checkpoint is missing, damaged or of another model.
     """
     _, params = split(model)
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
-    wanted = TrainState({"model": shapes}, (), None)
-    restored, _ = checkpoints.restore(step, wanted, partial=True)
-    return restored.params["model"]
+    restored, _ = checkpoints.restore(step, average.wanted(shapes, which), partial=True)
+    return average.evaluated(restored, which)

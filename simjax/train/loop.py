@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import jax
@@ -25,7 +25,9 @@ from simjax.eval import report, tasks
 from simjax.train import config as run_config
 from simjax.train import finish, throughput
 from simjax.train import metrics as metrics_file
+from simjax.train.average import Evaluated, evaluated
 from simjax.train.config import RunConfig
+from simjax.train.early_stopping import EarlyStopping
 from simjax.train.folder import locked, open_folder
 from simjax.train.metrics import MetricsWriter
 from simjax.train.progress import Progress
@@ -59,6 +61,9 @@ def train(config: RunConfig, *, console: Console | None = None) -> dict[str, Any
         if jax.process_index() == 0:
             (folder / "config.yaml").write_text(run_config.dump(config), encoding="utf-8")
         state, start = _restore(run, checkpoints)
+        watch = finish.early_stopping(config)
+        if start:
+            watch = watch.restored(checkpoints.metrics(start))
         writer = stack.enter_context(MetricsWriter(folder, resume_step=start if start else None))
         progress = stack.enter_context(
             Progress(
@@ -70,7 +75,7 @@ def train(config: RunConfig, *, console: Console | None = None) -> dict[str, Any
             )
         )
         stop = stack.enter_context(StopRequest())
-        loop = _Loop(run, evaluation, checkpoints, writer, progress, stop)
+        loop = _Loop(run, evaluation, checkpoints, writer, progress, stop, watch)
         progress.print(run.summary())
         if start:
             progress.print(f"going on from step {start} of {run.total_steps}")
@@ -78,12 +83,17 @@ def train(config: RunConfig, *, console: Console | None = None) -> dict[str, Any
             loop.evaluate(state, 0)
         state, step = loop.run(state, start)
         checkpoints.wait()
-        if step < run.total_steps:
+        if step < run.total_steps and not loop.watch.reached:
             progress.print(
                 f"{stop.name}: saved at step {step} of {run.total_steps}; "
                 "the same command goes on from there"
             )
             return {"steps": step, "stopped": stop.name}
+        if step < run.total_steps:
+            progress.print(
+                f"step {step} of {run.total_steps}: stopping early, {config.evaluation.metric} "
+                f"was no better than {loop.watch.best:.2f} in {loop.watch.stale} evaluations"
+            )
         best, params = _best(run, checkpoints, state)
         after = loop.scores(params) if best != step else loop.last_scores
     before = {
@@ -130,18 +140,20 @@ def _best(run: Run, checkpoints: Checkpoints, state: TrainState) -> tuple[int, P
     last = int(state.step)
     best = checkpoints.best() or last
     if best == last:
-        return last, local_params(run, state.params["model"])
-    return best, finish.restore_model(checkpoints, best, run.model)
+        return last, local_params(run, state)
+    which = run_config.evaluated_parameters(run.config)
+    return best, finish.restore_model(checkpoints, best, run.model, which)
 
 
-def local_params(run: Run, params: Params) -> Params:
-    """Whole parameters on this process's first device, wherever their parts lie."""
-    return jax.tree.map(lambda x: x.addressable_data(0), _to_all(run.mesh)(params))
+def local_params(run: Run, state: TrainState) -> Params:
+    """Whole parameters to evaluate, on this process's first device, wherever their parts lie."""
+    which = run_config.evaluated_parameters(run.config)
+    return jax.tree.map(lambda x: x.addressable_data(0), _evaluated(run.mesh, which)(state))
 
 
 @cache
-def _to_all(mesh: Mesh) -> Callable[[Any], Any]:
-    return jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, P()))
+def _evaluated(mesh: Mesh, which: Evaluated) -> Callable[[TrainState], Params]:
+    return jax.jit(partial(evaluated, which=which), out_shardings=NamedSharding(mesh, P()))
 
 
 @cache
@@ -229,6 +241,7 @@ class _Loop:
         writer: MetricsWriter,
         progress: Progress,
         stop: StopRequest,
+        watch: EarlyStopping,
     ) -> None:
         self.run_ = run
         self.evaluation = evaluation
@@ -236,6 +249,7 @@ class _Loop:
         self.writer = writer
         self.progress = progress
         self.agreement = _Agreement(run.mesh, stop)
+        self.watch = watch
         self.last_scores: dict[str, float] = {}
         self._peak = throughput.peak(list(run.mesh.devices.flat), run.config.model.dtype)
         self._window = _Window()
@@ -244,6 +258,9 @@ class _Loop:
     def run(self, state: TrainState, start: int) -> tuple[TrainState, int]:
         """Trains to the end or to a stop; returns the state and the updates made."""
         run, step = self.run_, start
+        if start == run.total_steps or self.watch.reached:
+            self.last_scores = self.evaluate(state, step, record=False)
+            return state, step
         batches = pipeline.batches(
             run.source, start=start, stop=run.total_steps, prefetch=run.config.data.prefetch
         )
@@ -261,12 +278,13 @@ class _Loop:
                 self._report(pending)
                 pending = None
                 scores = self.evaluate(state, step) if self._evaluates(step) else {}
+                metric = run.config.evaluation.metric
+                if metric in scores:
+                    self.watch = self.watch.after(scores[metric])
                 self._save(state, step, scores)
                 self._window.start()
-                if stopping:
+                if stopping or self.watch.reached:
                     break
-        if start == run.total_steps:
-            self.last_scores = self.evaluate(state, step, record=False)
         return state, step
 
     def scores(self, params: Params) -> dict[str, float]:
@@ -277,7 +295,7 @@ class _Loop:
 
     def evaluate(self, state: TrainState, step: int, *, record: bool = True) -> dict[str, float]:
         """Evaluates the state and records the scores."""
-        self.last_scores = self.scores(local_params(self.run_, state.params["model"]))
+        self.last_scores = self.scores(local_params(self.run_, state))
         if record and self.last_scores:
             self.writer.write(step, {finish.EVALUATION + k: v for k, v in self.last_scores.items()})
             metric = self.run_.config.evaluation.metric
@@ -357,4 +375,5 @@ class _Loop:
 
     def _save(self, state: TrainState, step: int, scores: dict[str, float]) -> None:
         metrics = {finish.EVALUATION + name: value for name, value in scores.items()}
+        metrics |= self.watch.figures()
         self.checkpoints.save(step, state, {"next_index": step}, metrics)

@@ -68,11 +68,15 @@ class Run:
 
     def init_state(self) -> TrainState:
         """The state before the first step."""
-        return init_state(self.params, self.tx, self.mesh)
+        return init_state(self.params, self.tx, self.mesh, average=self._averages)
 
     def abstract_state(self) -> TrainState:
         """What a checkpoint is restored into."""
-        return abstract_state(self.params, self.tx, self.mesh)
+        return abstract_state(self.params, self.tx, self.mesh, average=self._averages)
+
+    @property
+    def _averages(self) -> bool:
+        return self.config.train.ema is not None
 
     def identity(self) -> dict[str, Any]:
         """What must not change when a run is gone on with, as far as it decides the result."""
@@ -85,6 +89,8 @@ class Run:
         kept |= {"data": data, "token_store": store, "steps": self.total_steps}
         if self.config.tokenizer.source == "train":
             kept["vocab_size"] = self.config.tokenizer.vocab_size
+        if self._averages:
+            kept["ema"] = self.config.train.ema
         return kept
 
     def summary(self) -> str:
@@ -144,14 +150,17 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
     graphdef, model_params = split(model)
     system = make_system(config, graphdef, model.config, source)
     params = system.init(model_params)
-    tx, schedule = optimizer.make(config.optimizer, total_steps, config.data.batch_size, params)
+    tx, schedule = optimizer.make(config.optimizer, total_steps, config.data.batch_size)
+    ema = config.train.ema
+    specs = state_specs(params, tx, mesh, average=ema is not None)
 
     def step_of(micro_blocks: int) -> Step:
         gather, clip = config.mesh.gather, config.optimizer.clip_norm
-        options = StepOptions(micro_blocks, gather, clip, config.seed)
-        return make_step(system, tx, schedule, state_specs(params, tx, mesh), mesh, options)
+        options = StepOptions(micro_blocks, gather, clip, config.seed, ema)
+        return make_step(system, tx, schedule, specs, mesh, options)
 
-    state, batch = abstract_state(params, tx, mesh), memory.abstract_batch(source, mesh)
+    state = abstract_state(params, tx, mesh, average=ema is not None)
+    batch = memory.abstract_batch(source, mesh)
     free = memory.room(list(mesh.devices.flat))
     fit = memory.Fit(asked)
     if free is not None:

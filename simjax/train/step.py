@@ -13,6 +13,7 @@ from functools import partial
 from typing import Any, Literal, Protocol, TypeAlias
 
 import jax
+import jax.numpy as jnp
 import optax
 from jax import P
 from jax.sharding import Mesh
@@ -21,6 +22,8 @@ from jaxtyping import Array, Float, Key
 from simjax import mesh as meshes
 from simjax.errors import UsageError
 from simjax.train import optimizer
+from simjax.train.average import moving_average
+from simjax.train.schedule import Schedule
 from simjax.train.state import TrainState, is_stacked, shardings
 from simjax.types import Batch, Params
 
@@ -60,12 +63,14 @@ class StepOptions:
         gather: When parameters that are split over devices are gathered.
         clip_norm: Largest global gradient norm.
         seed: Of dropout.
+        ema: Decay of the moving average of the parameters, where the state has one.
     """
 
     micro_blocks: int | None
     gather: Literal["step", "layer"]
     clip_norm: float | None
     seed: int
+    ema: float | None = None
 
 
 def blocks_per_device(
@@ -156,7 +161,7 @@ def value_and_grad(
 def make_step(
     system: System,
     tx: optax.GradientTransformation,
-    schedule: optimizer.Schedule,
+    schedule: Schedule,
     specs: TrainState,
     mesh: Mesh,
     options: StepOptions,
@@ -176,12 +181,16 @@ def make_step(
             tx, grads, state.opt_state, state.params, options.clip_norm
         )
         params = system.constrain(params)
+        mean = state.average
+        if options.ema is not None:
+            moved = moving_average(mean, params, options.ema, state.step)
+            mean = jax.tree.map(partial(jnp.where, jnp.isfinite(norm)), moved, mean)
         metrics |= {
             "grad_norm": norm,
             "learning_rate": schedule(state.step),
             "scale": system.scale(state.params),
         }
-        return TrainState(params, opt_state, state.step + 1), metrics
+        return TrainState(params, opt_state, state.step + 1, mean), metrics
 
     places = shardings(specs, mesh)
     return jax.jit(step, donate_argnums=0, out_shardings=(places, None))

@@ -205,6 +205,26 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         (["--train.micro_batch=0"], ["train.micro_batch", "data.block_size"]),
         (["--train.micro_batch=1024"], ["train.micro_batch", "data.batch_size"]),
         (["--evaluation.metric=stsb-dev/spearman"], ["evaluation.metric", "evaluation.tasks"]),
+        (["--train.ema=1"], ["train.ema"]),
+        (
+            ["--train.ema=0.9", "--optimizer.name=schedule_free_adamw"],
+            ["train.ema", "schedule_free_adamw"],
+        ),
+        (
+            ["--train.evaluate=newest", "--optimizer.name=schedule_free_adamw"],
+            ["train.evaluate", "schedule_free_adamw"],
+        ),
+        (["--train.patience=2"], ["train.patience", "evaluation.metric is null"]),
+        (
+            [
+                "--train.patience=2",
+                "--evaluation.metric=x/spearman",
+                "--evaluation.tasks=[{kind: builtin}]",
+            ],
+            ["train.patience", "evaluation.every is 0"],
+        ),
+        (["--train.patience=0"], ["train.patience"]),
+        (["--train.min_change=-1"], ["train.min_change"]),
         # These are the parts' own, and are placed like the others.
         (["--data.batch_size=500", "--data.block_size=64"], ["data.batch_size", "data.block_size"]),
         (["--data.row_length=64"], ["data.row_length", "data.max_length"]),

@@ -18,6 +18,7 @@ from simjax.errors import UsageError
 from simjax.mesh import MeshConfig
 from simjax.objectives.config import ObjectiveConfig
 from simjax.train import optimizer
+from simjax.train.optimizer_config import AdamW
 from simjax.train.state import TrainState, init_state, state_specs
 from simjax.train.step import StepOptions, blocks_per_device, make_step
 from tests.train.towers import (
@@ -200,7 +201,7 @@ def update(
     """A state before the first step, made anew by each call, and the compiled update."""
     tower = Tower(objective or ObjectiveConfig())
     mesh = meshes.make_mesh(MeshConfig(2, 2), jax.devices()[:4])
-    tx, schedule = optimizer.make(optimizer.OptimizerConfig(warmup=0), 10, 32, tower.params)
+    tx, schedule = optimizer.make(AdamW(warmup=0), 10, 32)
     options = StepOptions(None, "step", 1.0, 0)
     specs = state_specs(tower.params, tx, mesh)
     step = make_step(tower.system, tx, schedule, specs, mesh, options)

@@ -27,7 +27,7 @@ from simjax.models.encoder import EncoderConfig
 from simjax.train import config as run_config
 from simjax.train import loop, metrics
 from simjax.train.config import ModelConfig, RunConfig, TokenizerConfig, TrainConfig
-from simjax.train.optimizer import OptimizerConfig
+from simjax.train.optimizer_config import AdamW
 from simjax.train.setup import set_up
 from simjax.train.state import TrainState
 
@@ -88,7 +88,7 @@ def config_for(data: Path, output: Path, **changes: Any) -> RunConfig:
             cache=str(data / "cache"),
         ),
         # A large epsilon: where a gradient is 0 but for rounding, Adam would make a step of it.
-        optimizer=OptimizerConfig(learning_rate=0.02, eps=1e-5, warmup=2),
+        optimizer=AdamW(learning_rate=0.02, eps=1e-5, warmup=2),
         train=TrainConfig(epochs=EPOCHS, micro_batch=BLOCK, log_every=1),
         mesh=MeshConfig(data=4, fsdp=2),
         checkpoint=CheckpointConfig(every=0, keep=2),

@@ -21,6 +21,7 @@ from simjax.objectives.config import ObjectiveConfig
 from simjax.objectives.contrastive import Views
 from simjax.objectives.system import ContrastiveSystem
 from simjax.train import optimizer
+from simjax.train.optimizer_config import AdamW
 from simjax.train.state import shardings, state_specs
 from simjax.train.step import StepOptions, value_and_grad
 from simjax.types import NO_TEXT, Batch, Params
@@ -118,7 +119,7 @@ class Tower:
         mesh = meshes.make_mesh(
             MeshConfig(layout.data, layout.fsdp), jax.devices()[: layout.data * layout.fsdp]
         )
-        tx, _ = optimizer.make(optimizer.OptimizerConfig(), 10, 32, self.params)
+        tx, _ = optimizer.make(AdamW(), 10, 32)
         specs = state_specs(self.params, tx, mesh)
         options = StepOptions(layout.micro_blocks, layout.gather, 1.0, 0)
         system = replace(self.system, exchange=layout.keys)

@@ -19,7 +19,7 @@ from simjax.lab.bench.texts import Origin, examples
 from simjax.mesh import MeshConfig
 from simjax.objectives.config import ObjectiveConfig
 from simjax.train.config import Dtype, ModelConfig, RunConfig, TrainConfig
-from simjax.train.optimizer import OptimizerConfig
+from simjax.train.optimizer_config import AdamW
 from simjax.train.setup import set_up
 
 
@@ -55,7 +55,7 @@ def run_config(
             cache=str(scratch / "stores"),
         ),
         objective=ObjectiveConfig(temperature=1 / options.scale, false_negatives="none"),
-        optimizer=OptimizerConfig(
+        optimizer=AdamW(
             learning_rate=options.learning_rate,
             schedule="constant",
             warmup=0,
