@@ -58,9 +58,10 @@ def compare(folder: Path, identity: Mapping[str, Any], others: Mapping[str, str]
         raise SimjaxError(f"{path}: cannot be read ({error}); choose another output") from error
     if keys:
         allowed = ", ".join(told for key, told in others.items() if key not in keys)
+        beside = f"changed as well: {allowed}; " if allowed else ""
         raise SimjaxError(
             f"{path}: these checkpoints belong to another run; refused: "
-            f"{tell(keys, recorded, identity)}; {f'changed as well: {allowed}; ' if allowed else ''}"
+            f"{tell(keys, recorded, identity)}; {beside}"
             "restore what was there (a token_store follows the texts, the columns and the "
             "tokenizer), or choose another output folder"
         )

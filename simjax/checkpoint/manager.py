@@ -9,6 +9,7 @@ the next start. `Checkpoints.check` leaves steps out that are not whole, and nam
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -33,6 +34,9 @@ State = TypeVar("State", bound=PyTree)
 _STATE = "state"
 _ORBAX_TEMPORARY = ".orbax-checkpoint-tmp"
 _DISCARDED = ".discarded"
+
+# Orbax also logs, with a traceback, what it raises from a save and a SimjaxError then says.
+logging.getLogger("absl").addFilter(lambda record: "_SignalingThread" not in str(record.msg))
 
 
 class Checkpoints:
@@ -220,7 +224,9 @@ class Checkpoints:
             except manifest.Damaged as error:
                 fault = str(error)
         if from_leader([step] if fault else []):
-            raise SimjaxError(f"{fault or f'{path}: damaged (see process 0)'}; {self._way_out(step)}")
+            raise SimjaxError(
+                f"{fault or f'{path}: damaged (see process 0)'}; {self._way_out(step)}"
+            )
         about = self._describe(step)
         leaves.check(about["leaves"], leaves.describe(named), str(path), partial=partial)
         targets = leaves.to_targets(named)

@@ -1,4 +1,4 @@
-"""Going on with a run whose checkpoints are damaged, whose recipe has changed, whose disk is full."""
+"""Going on with a run whose checkpoints are damaged, recipe has changed, or disk is full."""
 
 from __future__ import annotations
 
@@ -98,8 +98,9 @@ def test_what_has_changed_and_may_not_is_told_apart(whole, tmp_path, capfd):
     path.write_text(run_config.dump(config), encoding="utf-8")
     assert main(["train", str(path), "--seed=1", "--train.log_every=2"]) == 1
     (line,) = capfd.readouterr().err.splitlines()
-    assert "refused: seed (0 there, 1 here); changed as well: train.log_every (1 there, 2 here)" in (
-        line
+    assert (
+        "refused: seed (0 there, 1 here); changed as well: train.log_every (1 there, 2 here)"
+        in (line)
     )
 
 
@@ -131,10 +132,10 @@ def test_a_full_disk_stops_the_run_and_leaves_the_last_good_checkpoint(data, who
     path = tmp_path / "recipe.yaml"
     path.write_text(run_config.dump(config), encoding="utf-8")
     command = [sys.executable, "-m", "simjax", "train", str(path)]
+    arguments = [str(int(3.5 * step)), str(disk), str(kept)]
     try:
         run = subprocess.run(
-            ["unshare", "-rm", "sh", "-c", ON_A_SMALL_DISK, "sh"]
-            + [str(int(3.5 * step)), str(disk), str(kept), *command],
+            ["unshare", "-rm", "sh", "-c", ON_A_SMALL_DISK, "sh", *arguments, *command],
             env=environment(),
             capture_output=True,
             text=True,
