@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -50,7 +51,7 @@ def describe(folder: Path) -> Described:
         SimjaxError: a module that we do not have, or a file that is missing or malformed.
     """
     path = folder / "modules.json"
-    if not path.is_file():
+    if not os.path.lexists(path):
         return Described(transformer=folder, **_transformer_settings(folder))
     listed = read_json(path)
     if not isinstance(listed, list) or not all(
@@ -66,9 +67,7 @@ def describe(folder: Path) -> Described:
         kind = module["type"].rsplit(".", 1)[-1]
         if not module["type"].startswith("sentence_transformers."):
             raise SimjaxError(f"{path}: module {module['type']} is custom code, which is never run")
-        place = folder / str(module.get("path") or "")
-        if not place.resolve().is_relative_to(folder.resolve()):
-            raise SimjaxError(f"{path}: module path {module.get('path')!r} leaves the folder")
+        place = _inside(folder, module.get("path") or "", path)
         if kind == "Transformer" and transformer is None:
             transformer = place
         elif kind == "WeightedLayerPooling" and pooling is None and transformer is not None:
@@ -100,6 +99,20 @@ def describe(folder: Path) -> Described:
     )
 
 
+def _inside(folder: Path, name: Any, path: Path) -> Path:
+    """The folder of a module; no name and no link in it leads out of the model's folder."""
+    if not isinstance(name, str) or "\0" in name:
+        raise SimjaxError(f"{path}: module path {name!r} is no name")
+    place = folder / name
+    try:
+        real = place.resolve()
+    except (OSError, RuntimeError) as error:
+        raise SimjaxError(f"{path}: module path {name!r} leads nowhere") from error
+    if not real.is_relative_to(folder.resolve()):
+        raise SimjaxError(f"{path}: module path {name!r} leaves the folder")
+    return place
+
+
 def _pooling(path: Path) -> Literal["cls", "mean"]:
     config = read_json_object(path)
     mode = config.get("pooling_mode")
@@ -124,9 +137,9 @@ def _check_first_last(folder: Path, transformer: Path) -> None:
     layers = read_json_object(transformer / "config.json").get("num_hidden_layers")
     if config.get("layer_start") != 1 or type(layers) is not int or layers < 1:
         raise SimjaxError(f"{path}: layer_start must be 1 (the mean of first and last layer)")
+    found = TensorFolder(folder).read("layer_weights", (layers,), str(path))
     wanted = np.zeros(layers, np.float32)
     wanted[[0, -1]] = 1.0
-    found = TensorFolder(folder).read("layer_weights", (layers,), str(path))
     if not np.array_equal(found, wanted):
         raise SimjaxError(
             f"{folder}: only layer weights of 1 (first and last) and 0 (between) are supported"
@@ -165,10 +178,10 @@ def _transformer_settings(folder: Path) -> dict[str, Any]:
     """Length and case; the length falls back on the tokenizer's, as sentence-transformers does."""
     max_length, lower_case = None, False
     path = folder / "sentence_bert_config.json"
-    if path.is_file():
+    if os.path.lexists(path):
         config = read_json_object(path)
         max_length, lower_case = config.get("max_seq_length"), bool(config.get("do_lower_case"))
-    if max_length is None and (folder / "tokenizer_config.json").is_file():
+    if max_length is None and os.path.lexists(folder / "tokenizer_config.json"):
         path = folder / "tokenizer_config.json"
         max_length = read_json_object(path).get("model_max_length")
         # Tokenizers without a limit write a huge number, sometimes as a float.
@@ -180,7 +193,7 @@ def _transformer_settings(folder: Path) -> dict[str, Any]:
 
 def _prompts(folder: Path) -> dict[str, Any]:
     path = folder / "config_sentence_transformers.json"
-    if not path.is_file():
+    if not os.path.lexists(path):
         return {}
     config = read_json_object(path)
     prompts = config.get("prompts") or {}
