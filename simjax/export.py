@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from simjax import __version__
@@ -123,8 +124,9 @@ def save(
             _readme(card or ModelCard(), folder.name, model, modules, max_length), "utf-8"
         )
         _move_into_place(partial, folder)
-    except OSError as error:
-        raise SimjaxError(f"{folder}: cannot be written ({error.strerror or error})") from error
+    except (OSError, SafetensorError) as error:  # the latter where the disk is full
+        reason = getattr(error, "strerror", None) or error
+        raise SimjaxError(f"{folder}: cannot be written ({reason})") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return folder

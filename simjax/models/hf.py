@@ -19,6 +19,7 @@ from simjax.models.config import EncoderConfig
 from simjax.models.heads import HeadConfig, HeadWeights
 from simjax.models.hf_config import config_from_hf
 from simjax.models.hf_config import hf_config as hf_config
+from simjax.models.model_files import is_archive
 from simjax.models.modules_json import Described, describe
 from simjax.models.pooling import Pooling
 from simjax.models.sentence_model import SentenceModel, merge, pooler_head, split
@@ -62,7 +63,8 @@ def resolve(name_or_path: str | Path) -> Path:
         return _of_run(path)
     name = str(name_or_path)
     if path.exists():
-        raise SimjaxError(f"{name}: is a file; give the model's folder or a hub id")
+        what = "an archive; unpack it and" if is_archive(name) else "a file;"
+        raise SimjaxError(f"{name}: is {what} give the model's folder or a hub id")
     if name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
         raise SimjaxError(f"{name}: no such folder")
     # The hub's client takes a second to import, and a local folder does not need it.
@@ -154,13 +156,14 @@ def load(
         own = _checkpoint_head(tensors, prefix, config, str(config_path))
     own = None if random_head else own
 
+    # First of all: `config.json` may ask for what no memory holds, and the tensors' shapes show it.
+    params: Params = {"encoder": names.encoder_params(config, read)}
     shapes = tuple(_head_config(head) for head in heads)
     _check_chain(shapes, config.hidden_size, folder)
     abstract = nnx.eval_shape(
         lambda: SentenceModel(config, pooling, dtype=dtype, heads=shapes, rngs=nnx.Rngs(seed))
     )
     graphdef, _ = split(abstract)
-    params: Params = {"encoder": names.encoder_params(config, read)}
     for number, head in enumerate(heads):
         params[f"head_{number}"] = _head_params(head)
     if wanted is not None and own is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -61,7 +62,7 @@ def describe(folder: Path) -> Described:
         SimjaxError: a module that we do not have, or a file that is missing or malformed.
     """
     path = folder / "modules.json"
-    if not path.is_file():
+    if not os.path.lexists(path):
         return Described(transformer=folder, **_transformer_settings(folder))
     listed = read_json(path)
     if not isinstance(listed, list) or not all(
@@ -77,9 +78,7 @@ def describe(folder: Path) -> Described:
         kind = module["type"].rsplit(".", 1)[-1]
         if not module["type"].startswith("sentence_transformers."):
             raise SimjaxError(f"{path}: module {module['type']} is custom code, which is never run")
-        place = folder / str(module.get("path") or "")
-        if not place.resolve().is_relative_to(folder.resolve()):
-            raise SimjaxError(f"{path}: module path {module.get('path')!r} leaves the folder")
+        place = _inside(folder, module.get("path") or "", path)
         if kind == "Transformer" and transformer is None:
             transformer = place
         elif kind == "WeightedLayerPooling" and pooling is None and transformer is not None:
@@ -108,6 +107,20 @@ def describe(folder: Path) -> Described:
         **_transformer_settings(transformer),
         **_prompts(folder),
     )
+
+
+def _inside(folder: Path, name: Any, path: Path) -> Path:
+    """The folder of a module; no name and no link in it leads out of the model's folder."""
+    if not isinstance(name, str) or "\0" in name:
+        raise SimjaxError(f"{path}: module path {name!r} is no name")
+    place = folder / name
+    try:
+        real = place.resolve()
+    except (OSError, RuntimeError) as error:
+        raise SimjaxError(f"{path}: module path {name!r} leads nowhere") from error
+    if not real.is_relative_to(folder.resolve()):
+        raise SimjaxError(f"{path}: module path {name!r} leaves the folder")
+    return place
 
 
 def _pooling(path: Path) -> Pooling:
@@ -184,10 +197,10 @@ def _transformer_settings(folder: Path) -> dict[str, Any]:
     """Length and case; the length falls back on the tokenizer's, as sentence-transformers does."""
     max_length, lower_case = None, False
     path = folder / "sentence_bert_config.json"
-    if path.is_file():
+    if os.path.lexists(path):
         config = read_json_object(path)
         max_length, lower_case = config.get("max_seq_length"), bool(config.get("do_lower_case"))
-    if max_length is None and (folder / "tokenizer_config.json").is_file():
+    if max_length is None and os.path.lexists(folder / "tokenizer_config.json"):
         path = folder / "tokenizer_config.json"
         max_length = read_json_object(path).get("model_max_length")
         # Tokenizers without a limit write a huge number, sometimes as a float.
@@ -199,7 +212,7 @@ def _transformer_settings(folder: Path) -> dict[str, Any]:
 
 def _prompts(folder: Path) -> dict[str, Any]:
     path = folder / "config_sentence_transformers.json"
-    if not path.is_file():
+    if not os.path.lexists(path):
         return {}
     config = read_json_object(path)
     prompts = config.get("prompts") or {}

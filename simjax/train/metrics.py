@@ -17,6 +17,8 @@ from simjax.errors import SimjaxError
 
 FILE = "metrics.jsonl"
 EVENTS = "tensorboard"
+FLUSH_SECONDS = 30
+"""TensorBoard's file is brought to the disk this often; `metrics.jsonl` with every line."""
 
 
 class MetricsWriter:
@@ -51,29 +53,25 @@ class MetricsWriter:
         if not (jax.process_index() == 0 if enabled is None else enabled):
             return
         folder = Path(folder)
-        path = folder / FILE
+        self._path = path = folder / FILE
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _keep_until(path, resume_step)
             self._file = path.open("a", encoding="utf-8")
+            if tensorboard:
+                first = 0 if resume_step is None else resume_step + 1
+                self._events = _Events(folder / EVENTS, first)
         except OSError as error:
             raise SimjaxError(f"{path}: cannot be written ({error})") from error
-        if tensorboard:
-            from tensorboardX import SummaryWriter
-
-            # TensorBoard hides earlier events from the purge step on. The suffix keeps a run that
-            # is resumed within the same second from writing over their file.
-            self._events = SummaryWriter(
-                str(folder / EVENTS),
-                purge_step=0 if resume_step is None else resume_step + 1,
-                filename_suffix=f".{time.time_ns()}",
-            )
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Records ``values`` (numbers, or arrays of one number) under ``step``.
 
         JSON has no NaN and no infinity: they become null there. TensorBoard, which warns of them,
         is not given them.
+
+        Raises:
+            SimjaxError: the files cannot be written, as on a disk that is full.
         """
         if self._file is None:
             return
@@ -81,21 +79,33 @@ class MetricsWriter:
         line = {"step": int(step)} | {
             name: value if math.isfinite(value) else None for name, value in numbers.items()
         }
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
-        if self._events is not None:
-            for name, value in numbers.items():
-                if math.isfinite(value):
-                    self._events.add_scalar(name, value, step)
+        try:
+            self._file.write(json.dumps(line, allow_nan=False) + "\n")
+            self._file.flush()
+            if self._events is not None:
+                self._events.add(step, {k: v for k, v in numbers.items() if math.isfinite(v)})
+        except OSError as error:
+            raise self._failure(error) from error
 
     def close(self) -> None:
-        """Ends both files; a second call does nothing."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-        if self._events is not None:
-            self._events.close()
-            self._events = None
+        """Ends both files; a second call does nothing.
+
+        Raises:
+            SimjaxError: what they still held cannot be written.
+        """
+        files, self._file, self._events = (self._events, self._file), None, None
+        failed: OSError | None = None
+        for file in files:
+            try:
+                if file is not None:
+                    file.close()
+            except OSError as error:
+                failed = error
+        if failed is not None:
+            raise self._failure(failed) from failed
+
+    def _failure(self, error: OSError) -> SimjaxError:
+        return SimjaxError(f"{self._path}: cannot be written ({error.strerror}); make room there")
 
     def __enter__(self) -> MetricsWriter:
         return self
@@ -106,7 +116,48 @@ class MetricsWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        try:
+            self.close()
+        except SimjaxError:
+            if error is None:  # else what ended the run matters more
+                raise
+
+
+class _Events:
+    """Scalars for TensorBoard.
+
+    tensorboardX's own writer hands them to a thread: where the disk is full, that thread dies, and
+    `add_scalar` waits for it for ever.
+    """
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import SessionLog
+
+        folder.mkdir(exist_ok=True)
+        # The suffix keeps a run that is resumed within the same second from writing over its file.
+        self._writer = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
+        # TensorBoard hides earlier events from this step on.
+        self._add(first_step, session_log=SessionLog(status=SessionLog.START))
+        self._writer.flush()
+        self._flushed = time.monotonic()
+
+    def add(self, step: int, values: Mapping[str, int | float]) -> None:
+        from tensorboardX.summary import scalar
+
+        for name, value in values.items():
+            self._add(step, summary=scalar(name, value))
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self._writer.flush()
+            self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _add(self, step: int, **content: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._writer.write_event(Event(wall_time=time.time(), step=int(step), **content))
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:
