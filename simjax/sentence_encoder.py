@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, overload
 
@@ -17,10 +18,14 @@ from jaxtyping import Float, Float32
 from simjax.errors import SimjaxError, UsageError
 from simjax.eval.geometry import unit_rows
 from simjax.eval.retrieval import top_k as best_columns
-from simjax.inference import Call, Cutter, calls, longest_text
+from simjax.inference.cutter import Cutter, longest_text
+from simjax.inference.embedder import Embedder, Part
+from simjax.inference.identity import fingerprint
+from simjax.inference.progress import progress
+from simjax.inference.request import Distinct, Request, check_several, default_batch_size
 from simjax.models.pooling import Pooling
 from simjax.models.sentence_model import SentenceModel, merge, split
-from simjax.types import Block, Params
+from simjax.types import Params
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -28,9 +33,6 @@ if TYPE_CHECKING:
     from simjax.export import ModelCard
 
 Texts: TypeAlias = str | Sequence[str]
-
-CHUNK = 4096
-"""Texts that are tokenised and packed together, while the device computes those before them."""
 
 SCORES = 1 << 25
 """Similarities that a search holds at once."""
@@ -72,6 +74,7 @@ class SentenceEncoder:
         prompts: Mapping[str, str] | None = None,
         default_prompt: str | None = None,
         training_head: bool = True,
+        devices: Sequence[jax.Device] | None = None,
     ) -> None:
         """Put an encoder together from its parts.
 
@@ -83,6 +86,8 @@ class SentenceEncoder:
             prompts: Texts that `encode` can put before sentences, by name.
             default_prompt: Which of them it does when none is asked for.
             training_head: False leaves out a head that is only there for training.
+            devices: Devices that share the work, such as `jax.local_devices()`; None takes the
+                one that the parameters are on.
 
         Raises:
             UsageError: `max_length` is more than the model's positions, or leaves no room beside
@@ -95,16 +100,17 @@ class SentenceEncoder:
         self.training_head = training_head
         self.max_length = longest_text(max_length, tokenizer, model.config.max_positions)
         self._cutter = Cutter(tokenizer, self.max_length)
-        self._config = model.config
         self._pooling = model.pooling
+        self._dtype = model.dtype
         self._graphdef, params = split(model)
         self._size = model.embedding_size
-        graphdef = self._graphdef
-
-        def forward(params: Params, block: Block) -> Float32[jax.Array, "T D"]:
-            return merge(graphdef, params)(block, training_head=training_head)
-
-        self._forward: Callable[[Params, Block], jax.Array] = jax.jit(forward)
+        self._embedder = Embedder(
+            self._graphdef,
+            model.config.hidden_size,
+            training_head=training_head,
+            devices=devices,
+        )
+        self._spread: Params | None = None
         self._index: tuple[list[str], Float32[np.ndarray, "N D"]] | None = None
         self.params = params
 
@@ -117,6 +123,7 @@ class SentenceEncoder:
         dtype: str = "float32",
         normalize: bool | None = None,
         max_length: int | None = None,
+        devices: Sequence[jax.Device] | None = None,
     ) -> SentenceEncoder:
         """Load a model.
 
@@ -127,6 +134,7 @@ class SentenceEncoder:
             dtype: `float32` or `bfloat16`, the precision of the computation.
             normalize: Overrides the folder's modules.
             max_length: Overrides the folder's.
+            devices: Devices that share the work, such as `jax.local_devices()`; by default one.
 
         Raises:
             SimjaxError: There is no such model, or something in it is missing or does not fit.
@@ -151,6 +159,7 @@ class SentenceEncoder:
             max_length=loaded.max_length if max_length is None else max_length,
             prompts=loaded.prompts,
             default_prompt=loaded.default_prompt,
+            devices=devices,
         )
 
     @property
@@ -158,10 +167,20 @@ class SentenceEncoder:
         """The model with its parameters."""
         return merge(self._graphdef, self.params)
 
+    @property
+    def dtype(self) -> str:
+        """Precision of the computation."""
+        return str(self._dtype)
+
+    def fingerprint(self) -> str:
+        """A digest of weights, architecture, pooling and tokenizer."""
+        return fingerprint(self.model, self.tokenizer, training_head=self.training_head)
+
     def replace(self, params: Params) -> SentenceEncoder:
         """The same encoder with other parameters; shares the compiled code."""
         other = copy.copy(self)
         other._index = None
+        other._spread = None
         other.params = params
         return other
 
@@ -201,9 +220,90 @@ class SentenceEncoder:
             UsageError: `batch_size` or `truncate_dim` is below 1, or the latter above the width.
         """
         single = isinstance(sentences, str)
-        if isinstance(sentences, bytes) or not isinstance(sentences, Iterable):
-            raise TypeError(f"sentences is {type(sentences).__name__}: give a string or several")
-        texts = [sentences] if isinstance(sentences, str) else list(sentences)
+        check_several(sentences)
+        request = self.request(batch_size, normalize, prompt, truncate_dim)
+        distinct = Distinct(
+            [sentences] if isinstance(sentences, str) else sentences, request.before
+        )
+        texts = distinct.texts
+        step = self._embedder.window(request.most_tokens)
+        windows = (texts[start : start + step] for start in range(0, len(texts), step))
+        result = np.empty((len(texts), request.width), np.float32)
+        with progress(len(texts), shown=show_progress_bar) as advance:
+            for part in self._run(windows, request):
+                result[part.window * step + part.texts] = part.values
+                advance(len(part.texts))
+        return result[0] if single else distinct.rows(result)
+
+    def encode_stream(
+        self,
+        sentences: Iterable[str],
+        *,
+        batch_size: int | None = None,
+        normalize: bool | None = None,
+        prompt: str | None = None,
+        truncate_dim: int | None = None,
+    ) -> Iterator[Float32[np.ndarray, "n D"]]:
+        """Embed any number of sentences in bounded memory.
+
+        Sentences are read a window of some thousands at a time; those of a window share rows, and
+        equal ones of a window are computed once.
+
+        Args:
+            sentences: Read as far as needed, two windows ahead of what is given out.
+            batch_size: See `encode`, as for the others.
+            normalize: See `encode`.
+            prompt: See `encode`.
+            truncate_dim: See `encode`.
+
+        Returns:
+            The embeddings of one window after the other, in the order of the sentences.
+
+        Raises:
+            TypeError: See `encode`.
+            UsageError: See `encode`.
+        """
+        if isinstance(sentences, str):
+            raise TypeError("sentences is str: give several")
+        check_several(sentences)
+        request = self.request(batch_size, normalize, prompt, truncate_dim)
+        return self._stream(iter(sentences), request)
+
+    def _stream(
+        self, source: Iterator[str], request: Request
+    ) -> Iterator[Float32[np.ndarray, "n D"]]:
+        step = self._embedder.window(request.most_tokens)
+        read: deque[Distinct] = deque()
+
+        def windows() -> Iterator[list[str]]:
+            number = 0
+            while window := list(islice(source, step)):
+                read.append(Distinct(window, request.before, number))
+                number += len(window)
+                yield read[-1].texts
+
+        filled = 0
+        for part in self._run(windows(), request):
+            if filled == 0:
+                result = np.empty((len(read[0].texts), request.width), np.float32)
+            result[part.texts] = part.values
+            filled += len(part.texts)
+            if filled == len(result):
+                yield read.popleft().rows(result)
+                filled = 0
+
+    def request(
+        self,
+        batch_size: int | None = None,
+        normalize: bool | None = None,
+        prompt: str | None = None,
+        truncate_dim: int | None = None,
+    ) -> Request:
+        """What the options of `encode` come to for this model.
+
+        Raises:
+            UsageError: See `encode`.
+        """
         for option, value in (("batch_size", batch_size), ("truncate_dim", truncate_dim)):
             if value is not None and value < 1:
                 raise UsageError(f"{option} {value}: must be at least 1")
@@ -211,47 +311,22 @@ class SentenceEncoder:
         if width > self._size:
             raise UsageError(f"truncate_dim {width}: embeddings have {self._size} dimensions")
         prompt = self.default_prompt if prompt is None else prompt
-        before = "" if prompt is None else self.prompts.get(prompt, prompt)
-        index: dict[str, int] = {}
-        places = np.empty(len(texts), np.int64)
-        for place, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise TypeError(f"sentence {place} is {type(text).__name__}, not a string")
-            places[place] = index.setdefault(before + text, len(index))
-        result = np.empty((len(index), width), np.float32)
-        most_tokens = 64 * (_default_batch_size() if batch_size is None else batch_size)
-        with _progress(len(index), show_progress_bar) as advance:
-            for members, values in self._run(list(index), most_tokens):
-                kept = values[: len(members)]
-                if normalize is None and self.normalize:
-                    kept = _unit_length(kept)
-                kept = kept[:, :width]
-                result[members] = _unit_length(kept) if normalize else kept
-                advance(len(members))
-        if single:
-            return result[0]
-        return result if len(index) == len(places) else result[places]
+        return Request(
+            before="" if prompt is None else self.prompts.get(prompt, prompt),
+            width=width,
+            unit_first=normalize is None and self.normalize,
+            unit_last=bool(normalize),
+            most_tokens=64 * (default_batch_size() if batch_size is None else batch_size),
+        )
 
-    def _run(
-        self, texts: list[str], most_tokens: int
-    ) -> Iterator[tuple[np.ndarray, Float32[np.ndarray, "T D"]]]:
-        """Embeddings call by call, one call behind the device."""
-        waiting: tuple[np.ndarray, jax.Array] | None = None
-        for members, call in self._calls(texts, most_tokens):
-            started = (members, self._forward(self.params, call.block))
-            if waiting is not None:
-                yield waiting[0], np.asarray(waiting[1])
-            waiting = started
-        if waiting is not None:
-            yield waiting[0], np.asarray(waiting[1])
-
-    def _calls(self, texts: list[str], most_tokens: int) -> Iterator[tuple[np.ndarray, Call]]:
-        for start in range(0, len(texts), CHUNK):
-            tokens, lengths = self._cutter(texts[start : start + CHUNK])
-            for call in calls(
-                tokens, lengths, width=self._config.hidden_size, most_tokens=most_tokens
-            ):
-                yield call.texts + start, call
+    def _run(self, windows: Iterable[Sequence[str]], request: Request) -> Iterator[Part]:
+        if self._spread is None:
+            self._spread = self._embedder.spread(self.params)
+        parts = self._embedder.run(
+            self.params, self._spread, self._cutter, windows, request.most_tokens
+        )
+        for part in parts:
+            yield Part(part.window, part.texts, request.finish(part.values))
 
     def similarity(
         self, a: Texts | Float[np.ndarray, "*N D"], b: Texts | Float[np.ndarray, "*M D"]
@@ -370,26 +445,3 @@ class SentenceEncoder:
             training_head=self.training_head,
             overwrite=overwrite,
         )
-
-
-def _unit_length(x: Float32[np.ndarray, "T D"]) -> Float32[np.ndarray, "T D"]:
-    norms = np.sqrt(np.einsum("nd,nd->n", x, x))[:, None]
-    return x / np.maximum(norms, np.finfo(np.float32).tiny)
-
-
-def _default_batch_size() -> int:
-    """Texts of 64 tokens per call: enough to fill the device, few enough for a CPU's caches."""
-    return 16 if jax.default_backend() == "cpu" else 512
-
-
-@contextmanager
-def _progress(total: int, shown: bool) -> Iterator[Callable[[int], None]]:
-    if not shown:
-        yield lambda count: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("encoding", total=total)
-        yield lambda count: progress.advance(task, count)
