@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, overload
 
@@ -17,9 +14,9 @@ from jaxtyping import Float, Float32
 
 from simjax.errors import SimjaxError, UsageError
 from simjax.eval.geometry import unit_rows
-from simjax.eval.retrieval import top_k as best_columns
+from simjax.index.sentences import Hit, SentenceIndex
 from simjax.inference.cutter import Cutter, longest_text
-from simjax.inference.embedder import Embedder, Part
+from simjax.inference.embedder import Embedder, Weights
 from simjax.inference.identity import fingerprint
 from simjax.inference.progress import progress
 from simjax.inference.request import Distinct, Request, check_several, default_batch_size
@@ -33,24 +30,6 @@ if TYPE_CHECKING:
     from simjax.export import ModelCard
 
 Texts: TypeAlias = str | Sequence[str]
-
-SCORES = 1 << 25
-"""Similarities that a search holds at once."""
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A sentence that a search found.
-
-    Attributes:
-        index: Its place in the sentences that the index was built from.
-        sentence: The sentence.
-        score: Cosine similarity with the query.
-    """
-
-    index: int
-    sentence: str
-    score: float
 
 
 class SentenceEncoder:
@@ -110,8 +89,9 @@ class SentenceEncoder:
             training_head=training_head,
             devices=devices,
         )
-        self._spread: Params | None = None
-        self._index: tuple[list[str], Float32[np.ndarray, "N D"]] | None = None
+        self._placed: Weights | None = None
+        self._devices = devices
+        self._index: SentenceIndex | None = None
         self.params = params
 
     @classmethod
@@ -180,7 +160,7 @@ class SentenceEncoder:
         """The same encoder with other parameters; shares the compiled code."""
         other = copy.copy(self)
         other._index = None
-        other._spread = None
+        other._placed = None
         other.params = params
         return other
 
@@ -230,7 +210,7 @@ class SentenceEncoder:
         windows = (texts[start : start + step] for start in range(0, len(texts), step))
         result = np.empty((len(texts), request.width), np.float32)
         with progress(len(texts), shown=show_progress_bar) as advance:
-            for part in self._run(windows, request):
+            for part in self._embedder.run(self._weights(), self._cutter, windows, request):
                 result[part.window * step + part.texts] = part.values
                 advance(len(part.texts))
         return result[0] if single else distinct.rows(result)
@@ -267,30 +247,7 @@ class SentenceEncoder:
             raise TypeError("sentences is str: give several")
         check_several(sentences)
         request = self.request(batch_size, normalize, prompt, truncate_dim)
-        return self._stream(iter(sentences), request)
-
-    def _stream(
-        self, source: Iterator[str], request: Request
-    ) -> Iterator[Float32[np.ndarray, "n D"]]:
-        step = self._embedder.window(request.most_tokens)
-        read: deque[Distinct] = deque()
-
-        def windows() -> Iterator[list[str]]:
-            number = 0
-            while window := list(islice(source, step)):
-                read.append(Distinct(window, request.before, number))
-                number += len(window)
-                yield read[-1].texts
-
-        filled = 0
-        for part in self._run(windows(), request):
-            if filled == 0:
-                result = np.empty((len(read[0].texts), request.width), np.float32)
-            result[part.texts] = part.values
-            filled += len(part.texts)
-            if filled == len(result):
-                yield read.popleft().rows(result)
-                filled = 0
+        return self._embedder.stream(self._weights(), self._cutter, iter(sentences), request)
 
     def request(
         self,
@@ -319,14 +276,11 @@ class SentenceEncoder:
             most_tokens=64 * (default_batch_size() if batch_size is None else batch_size),
         )
 
-    def _run(self, windows: Iterable[Sequence[str]], request: Request) -> Iterator[Part]:
-        if self._spread is None:
-            self._spread = self._embedder.spread(self.params)
-        parts = self._embedder.run(
-            self.params, self._spread, self._cutter, windows, request.most_tokens
-        )
-        for part in parts:
-            yield Part(part.window, part.texts, request.finish(part.values))
+    def _weights(self) -> Weights:
+        """The parameters on the devices, put there once."""
+        if self._placed is None:
+            self._placed = self._embedder.place(self.params)
+        return self._placed
 
     def similarity(
         self, a: Texts | Float[np.ndarray, "*N D"], b: Texts | Float[np.ndarray, "*M D"]
@@ -358,7 +312,7 @@ class SentenceEncoder:
         if not kept:
             raise SimjaxError("there are no sentences to build an index from")
         vectors = self.encode(kept, normalize=True, show_progress_bar=show_progress_bar)
-        self._index = (kept, vectors)
+        self._index = SentenceIndex(kept, vectors, self._devices)
 
     @overload
     def search(
@@ -403,16 +357,7 @@ class SentenceEncoder:
             raise UsageError(f"top_k {top_k}: must be at least 1")
         if isinstance(queries, str):
             return self.search([queries], top_k=top_k, threshold=threshold)[0]
-        sentences, vectors = self._index
-        wanted = self.encode(queries, normalize=True)
-        found: list[list[Hit]] = []
-        step = max(1, SCORES // len(sentences))
-        for start in range(0, len(wanted), step):
-            scores = wanted[start : start + step] @ vectors.T
-            for row, columns in zip(scores, best_columns(scores, top_k), strict=True):
-                hits = [Hit(int(c), sentences[c], float(row[c])) for c in columns]
-                found.append([h for h in hits if threshold is None or h.score >= threshold])
-        return found
+        return self._index.search(self.encode(queries, normalize=True), top_k, threshold)
 
     def save_pretrained(
         self,

@@ -21,12 +21,12 @@ LAYERS = (
     {"models", "objectives", "data"},
     {"eval"},
     {"checkpoint"},
-    {"sentence_encoder", "export", "inference"},
+    {"sentence_encoder", "export", "inference", "index"},
     {"train"},
     {"lab"},
     {"cli"},
 )
-PAIRED = ({"sentence_encoder", "export", "inference"},)
+PAIRED = ({"sentence_encoder", "export", "inference", "index"},)
 
 COLLECTIVES = {
     "all_gather",
@@ -43,6 +43,7 @@ COLLECTIVES = {
 }
 AXES = {"DATA", "FSDP", "AXES"}
 HEAVY = {
+    "faiss",
     "flax",
     "grain",
     "jax",
@@ -51,6 +52,7 @@ HEAVY = {
     "numpy",
     "optax",
     "orbax",
+    "pyarrow",
     "rich",
     "scipy",
     "sklearn",

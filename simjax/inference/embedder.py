@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -14,6 +17,7 @@ from jaxtyping import Float32, Int
 
 from simjax.inference.calls import Call, calls
 from simjax.inference.cutter import Cutter
+from simjax.inference.request import Distinct, Request
 from simjax.mesh import MeshConfig, batch_spec, make_mesh
 from simjax.models.sentence_model import GraphDef, merge
 from simjax.types import Block, Params
@@ -29,12 +33,19 @@ class Part:
     Attributes:
         window: Number of the window.
         texts: Which of its texts.
-        values: Their vectors, as the model gives them.
+        values: Their vectors.
     """
 
     window: int
     texts: Int[np.ndarray, "n"]
     values: Float32[np.ndarray, "n D"]
+
+
+class Weights(NamedTuple):
+    """A model's parameters on one device and, the same ones for several, on all."""
+
+    single: Params
+    everywhere: Params
 
 
 class Embedder:
@@ -75,38 +86,69 @@ class Embedder:
                 )
             )
 
-    def spread(self, params: Params) -> Params:
-        """Parameters on every device; with one device, those that were given."""
-        return params if self.blocks == 1 else jax.device_put(params, self._everywhere)
+    def place(self, params: Params) -> Weights:
+        """Put parameters where they are needed."""
+        if self.blocks == 1:
+            return Weights(params, params)
+        return Weights(params, jax.device_put(params, self._everywhere))
 
     def window(self, most_tokens: int) -> int:
         """Texts of a window: enough for ten calls or so of short ones."""
         return max(WINDOW, self.blocks * most_tokens // 2)
 
-    def _start(self, params: Params, spread: Params, block: Block) -> jax.Array:
+    def _start(self, weights: Weights, block: Block) -> jax.Array:
         if block.tokens.ndim == 2:
-            return self.forward(params, block)
-        values = self._shared(spread, block)
+            return self.forward(weights.single, block)
+        values = self._shared(weights.everywhere, block)
         return values.reshape(-1, values.shape[-1])
+
+    def stream(
+        self, weights: Weights, cutter: Cutter, source: Iterator[str], request: Request
+    ) -> Iterator[Float32[np.ndarray, "n D"]]:
+        """The embeddings of a window of texts after the other, in the order of the texts.
+
+        Args:
+            weights: From `place`.
+            cutter: Texts to tokens.
+            source: Texts; read two windows ahead of what is given out.
+            request: What is done to every text. Equal ones of a window are computed once.
+        """
+        step = self.window(request.most_tokens)
+        read: deque[Distinct] = deque()
+
+        def windows() -> Iterator[list[str]]:
+            number = 0
+            while window := list(islice(source, step)):
+                read.append(Distinct(window, request.before, number))
+                number += len(window)
+                yield read[-1].texts
+
+        filled = 0
+        for part in self.run(weights, cutter, windows(), request):
+            if filled == 0:
+                result = np.empty((len(read[0].texts), request.width), np.float32)
+            result[part.texts] = part.values
+            filled += len(part.texts)
+            if filled == len(result):
+                yield read.popleft().rows(result)
+                filled = 0
 
     def run(
         self,
-        params: Params,
-        spread: Params,
+        weights: Weights,
         cutter: Cutter,
         windows: Iterable[Sequence[str]],
-        most_tokens: int,
+        request: Request,
     ) -> Iterator[Part]:
         """Embed the texts of each window, one call behind the devices.
 
         A thread tokenises and packs the next window meanwhile.
 
         Args:
-            params: Parameters on one device.
-            spread: What `spread` makes of them.
+            weights: From `place`.
             cutter: Texts to tokens.
-            windows: Texts.
-            most_tokens: Most places in a block.
+            windows: Texts behind their prompt.
+            request: What is done to every text.
 
         Yields:
             The texts of a window in some order, the windows in theirs.
@@ -114,18 +156,25 @@ class Embedder:
 
         def prepare(texts: Sequence[str]) -> Iterator[Call]:
             return calls(
-                *cutter(texts), width=self.width, most_tokens=most_tokens, blocks=self.blocks
+                *cutter(texts),
+                width=self.width,
+                most_tokens=request.most_tokens,
+                blocks=self.blocks,
             )
+
+        def finished(window: int, call: Call, values: jax.Array) -> Part:
+            kept = np.asarray(values)[call.places]
+            return Part(window, call.texts, request.finish(kept))
 
         waiting: tuple[int, Call, jax.Array] | None = None
         for number, ready in enumerate(_ahead(prepare, windows)):
             for call in ready:
-                started = self._start(params, spread, call.block)
+                started = self._start(weights, call.block)
                 if waiting is not None:
-                    yield _part(*waiting)
+                    yield finished(*waiting)
                 waiting = (number, call, started)
         if waiting is not None:
-            yield _part(*waiting)
+            yield finished(*waiting)
 
 
 def _ahead(
@@ -146,7 +195,3 @@ def _ahead(
             yield ready
             ready = pending.result()
         yield ready
-
-
-def _part(window: int, call: Call, values: jax.Array) -> Part:
-    return Part(window, call.texts, np.asarray(values)[call.places])
