@@ -316,7 +316,12 @@ class SentenceEncoder:
 
     @overload
     def search(
-        self, queries: str, *, top_k: int = 10, threshold: float | None = None
+        self,
+        queries: str,
+        *,
+        top_k: int = 10,
+        threshold: float | None = None,
+        prompt: str | None = None,
     ) -> list[Hit]: ...
 
     @overload
@@ -327,6 +332,7 @@ class SentenceEncoder:
         *,
         top_k: int = 10,
         threshold: float | None = None,
+        prompt: str | None = None,
     ) -> list[list[Hit]]: ...
 
     def search(
@@ -335,6 +341,7 @@ class SentenceEncoder:
         *,
         top_k: int = 10,
         threshold: float | None = None,
+        prompt: str | None = None,
     ) -> list[Hit] | list[list[Hit]]:
         """Find the sentences of the index that are most similar, exactly.
 
@@ -342,6 +349,7 @@ class SentenceEncoder:
             queries: One query, or several.
             top_k: Most hits per query.
             threshold: Least cosine similarity of a hit; None for any.
+            prompt: Text put before every query; see `encode`.
 
         Returns:
             Hits from the best down, equal scores by place; one list per query, or just the list
@@ -356,8 +364,9 @@ class SentenceEncoder:
         if top_k < 1:
             raise UsageError(f"top_k {top_k}: must be at least 1")
         if isinstance(queries, str):
-            return self.search([queries], top_k=top_k, threshold=threshold)[0]
-        return self._index.search(self.encode(queries, normalize=True), top_k, threshold)
+            return self.search([queries], top_k=top_k, threshold=threshold, prompt=prompt)[0]
+        vectors = self.encode(queries, normalize=True, prompt=prompt)
+        return self._index.search(vectors, top_k, threshold)
 
     def save_pretrained(
         self,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, get_args
@@ -23,7 +23,7 @@ from simjax.eval.geometry import unit_rows
 from simjax.index import approximate, quantize
 from simjax.index.exact import ExactIndex, Hits
 from simjax.index.texts import StoredTexts, TextWriter
-from simjax.inference.formats import EmbeddingFile
+from simjax.inference.formats import EmbeddingFile, head
 
 Kind: TypeAlias = Literal["exact", "int8", "binary", "faiss-flat", "faiss-ivf", "faiss-hnsw"]
 
@@ -72,6 +72,7 @@ def build(
     texts: Iterable[str] | None = None,
     keep_embeddings: bool = True,
     overwrite: bool = False,
+    recall: Callable[[SavedIndex, Float32[np.ndarray, "N D"]], dict[str, float]] | None = None,
     advance: Callable[[int], None] = lambda rows: None,
 ) -> About:
     """Write an index in bounded memory (but for what faiss holds), whole or not at all.
@@ -84,6 +85,7 @@ def build(
         keep_embeddings: Keep the embeddings beside codes, which rescores candidates; without
             them codes take a quarter (int8) or a 32nd (binary) of the space.
         overwrite: Replace an index that is there.
+        recall: Measures the index, given its embeddings (`simjax.index.recall.measure`).
         advance: Told of rows as they are done.
 
     Raises:
@@ -105,13 +107,15 @@ def build(
         stored = np.load(draft / EMBEDDINGS, mmap_mode="r", allow_pickle=False)
         _write_search(stored, draft, kind)
         keeps = kind == "exact" or (keep_embeddings and kind in ("int8", "binary"))
-        if not keeps:
-            del stored
-            (draft / EMBEDDINGS).unlink()
         about = About(
             kind, rows, source.width, source.metadata.get("model"), keeps, texts is not None
         )
-        write_about(draft, about)
+        _write_about(draft, about)
+        if recall is not None and kind != "exact":
+            about = replace(about, recall=recall(SavedIndex(draft), stored))
+            _write_about(draft, about)
+        if not keeps:
+            (draft / EMBEDDINGS).unlink()
         if folder.exists():
             shutil.rmtree(folder)
         draft.replace(folder)
@@ -122,8 +126,7 @@ def build(
     return about
 
 
-def write_about(folder: Path, about: About) -> None:
-    """Write `index.json`."""
+def _write_about(folder: Path, about: About) -> None:
     content = {"version": VERSION, **asdict(about)}
     (folder / MARKER).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
@@ -135,45 +138,44 @@ def _write_embeddings(
     advance: Callable[[int], None],
 ) -> int:
     """Unit rows of the embeddings whose text is not empty; returns how many there are."""
-    rows, line = 0, 0
-    supply = None if texts is None else iter(texts)
-    writer = None if texts is None else TextWriter(folder)
-
-    def header() -> bytes:
-        from simjax.inference.formats import head
-
-        return head("npy", rows, source.width, {})
-
+    rows = 0
     with (folder / EMBEDDINGS).open("wb") as file:
-        file.write(header())
-        for part in source.parts(PART):
-            if supply is not None and writer is not None:
-                beside = list(islice(supply, len(part)))
-                if len(beside) < len(part):
-                    raise SimjaxError(
-                        f"{source.path}: {source.rows:,} embeddings, but only "
-                        f"{line + len(beside):,} texts; give the texts that were encoded"
-                    )
-                kept = [place for place, text in enumerate(beside) if text.strip()]
-                for place in kept:
-                    writer.add(beside[place], line + place + 1)
-                line += len(beside)
-                part = part[kept]
+        file.write(head("npy", 0, source.width, {}))
+        parts = source.parts(PART) if texts is None else _of_texts(source, folder, iter(texts))
+        for part in parts:
             file.write(unit_rows(part).data)
             rows += len(part)
             advance(len(part))
-        if supply is not None and next(supply, None) is not None:
+        file.seek(0)
+        file.write(head("npy", rows, source.width, {}))
+    if not rows:
+        raise SimjaxError(f"{source.path}: all texts are empty")
+    return rows
+
+
+def _of_texts(
+    source: EmbeddingFile, folder: Path, texts: Iterator[str]
+) -> Iterator[Float32[np.ndarray, "n D"]]:
+    """The rows whose texts are not empty; writes these."""
+    line = 0
+    with TextWriter(folder) as writer:
+        for part in source.parts(PART):
+            beside = list(islice(texts, len(part)))
+            if len(beside) < len(part):
+                raise SimjaxError(
+                    f"{source.path}: {source.rows:,} embeddings, but only "
+                    f"{line + len(beside):,} texts; give the texts that were encoded"
+                )
+            kept = [place for place, text in enumerate(beside) if text.strip()]
+            for place in kept:
+                writer.add(beside[place], line + place + 1)
+            line += len(beside)
+            yield part[kept]
+        if next(texts, None) is not None:
             raise SimjaxError(
                 f"{source.path}: {source.rows:,} embeddings, but more texts; give the texts that "
                 "were encoded"
             )
-        if not rows:
-            raise SimjaxError(f"{source.path}: all texts are empty")
-        file.seek(0)
-        file.write(header())
-    if writer is not None:
-        writer.close()
-    return rows
 
 
 def _sample(stored: Float32[np.ndarray, "N D"]) -> Float32[np.ndarray, "S D"]:

@@ -15,7 +15,7 @@ LINES = "lines.npy"
 
 
 class TextWriter:
-    """Appends texts to a folder."""
+    """Appends texts to a folder, as a context that writes what is left at its end."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -29,11 +29,14 @@ class TextWriter:
         self._offsets.append(self._offsets[-1] + len(content))
         self._lines.append(line)
 
-    def close(self) -> None:
-        """Write what is left."""
+    def __enter__(self) -> TextWriter:
+        return self
+
+    def __exit__(self, kind: object, *details: object) -> None:
         self._file.close()
-        np.save(self._folder / OFFSETS, np.frombuffer(self._offsets, np.int64))
-        np.save(self._folder / LINES, np.frombuffer(self._lines, np.int64))
+        if kind is None:
+            np.save(self._folder / OFFSETS, np.frombuffer(self._offsets, np.int64))
+            np.save(self._folder / LINES, np.frombuffer(self._lines, np.int64))
 
 
 class StoredTexts(Sequence[str]):
