@@ -21,12 +21,12 @@ LAYERS = (
     {"models", "objectives", "data"},
     {"eval"},
     {"checkpoint"},
-    {"sentence_encoder", "export", "inference"},
+    {"sentence_encoder", "export", "inference", "index"},
     {"train"},
     {"lab"},
     {"cli"},
 )
-PAIRED = ({"sentence_encoder", "export", "inference"},)
+PAIRED = ({"sentence_encoder", "export", "inference", "index"},)
 
 COLLECTIVES = {
     "all_gather",
@@ -44,6 +44,7 @@ COLLECTIVES = {
 AXES = {"DATA", "FSDP", "AXES"}
 HEAVY = {
     "datasets",
+    "faiss",
     "flax",
     "grain",
     "jax",
