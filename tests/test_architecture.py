@@ -41,7 +41,7 @@ COLLECTIVES = {
     "psum_scatter",
     "pvary",
 }
-AXES = {"DATA", "FSDP", "AXES"}
+AXES = {"DATA", "FSDP", "TENSOR", "AXES"}
 HEAVY = {
     "datasets",
     "faiss",

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float, Int, UInt32
 
+from simjax import mesh as meshes
 from simjax.models import dropout as drop
 from simjax.models.dense import put_by, take_out
 from simjax.ops.operands import settle
@@ -50,7 +51,7 @@ def attend(
     bias: Float[Array, "N K Q"],
     relative: Float[Array, "H K Q"] | None,
     mask: tuple[UInt32[Array, "N 2"], Int[Array, ""] | int] | None,
-    shape: tuple[int, float],
+    shape: tuple[int, float, int],
 ) -> Float[Array, "N Q D"]:
     """Attention by the fastest way that the backend has for it.
 
@@ -87,7 +88,7 @@ def attend_here(
     bias: Float[Array, "N K Q"],
     relative: Float[Array, "H K Q"] | None,
     mask: tuple[UInt32[Array, "N 2"], Int[Array, ""] | int] | None,
-    shape: tuple[int, float],
+    shape: tuple[int, float, int],
 ) -> Float[Array, "N Q D"]:
     """`softmax(q k' / sqrt(D / H) + bias) v` per head (Vaswani et al. 2017), softmax in float32.
 
@@ -101,7 +102,8 @@ def attend_here(
         relative: The same for all rows, or None; it has a gradient.
         mask: Dropout key words of each row and number of the mask; None turns dropout off.
             Dropout falls on the probabilities, as in BERT.
-        shape: `H` and the dropout rate.
+        shape: `H`, the dropout rate, and how many heads there are of which these may be a
+            device's part.
     """
     return _forward(q, k, v, bias, relative, mask, shape)[0]
 
@@ -128,9 +130,9 @@ def _forward(
     bias: Array,
     relative: Array | None,
     mask: tuple[Array, Array | int] | None,
-    shape: tuple[int, float],
+    shape: tuple[int, float, int],
 ) -> tuple[Array, _Residuals]:
-    num_heads, rate = shape
+    num_heads, rate, all_heads = shape
     scale = (q.shape[-1] // num_heads) ** -0.5
     scores = _product("nhkc,nhcq->nhkq", _heads(k, num_heads), _heads_across(q, num_heads))
     scores = scores * scale + bias[:, None]
@@ -142,7 +144,8 @@ def _forward(
     kept = probabilities
     if mask is not None:
         # One array remembers both probability and mask: what is dropped gets a minus sign.
-        keep = drop.keep_mask(*mask, probabilities.shape[1:], rate)
+        keep = drop.keep_mask(*mask, (all_heads, *probabilities.shape[2:]), rate)
+        keep = meshes.own_part(keep, 1, q)
         probabilities = jnp.where(keep, probabilities, -probabilities)
         kept = jnp.maximum(probabilities, jnp.zeros((), q.dtype))
     across = _product("nhck,nhkq->nhcq", _heads_across(v, num_heads), kept)
@@ -156,11 +159,11 @@ def _rescale(mask: object, rate: float) -> float:
 
 
 def _backward(
-    shape: tuple[int, float], residuals: _Residuals, cotangent: Array
+    shape: tuple[int, float, int], residuals: _Residuals, cotangent: Array
 ) -> tuple[Array, Array, Array, None, Array | None, None]:
     q, k, v, probabilities = (take_out(x) for x in residuals[:4])
     relative, mask = residuals[4:]
-    num_heads, rate = shape
+    num_heads, rate, _ = shape
     scale = (q.shape[-1] // num_heads) ** -0.5
     rescale = _rescale(mask, rate)
 
@@ -199,7 +202,7 @@ def attend_in_blocks(
     v: Float[Array, "N L D"],
     text: Int[Array, "N L"],
     mask: tuple[UInt32[Array, "N 2"], Int[Array, ""] | int] | None,
-    shape: tuple[int, float],
+    shape: tuple[int, float, int],
     *,
     block: int,
     window: int | None,
@@ -215,7 +218,7 @@ def attend_in_blocks(
         v: Values.
         text: Number of each token's text.
         mask: As in `attend`; each block of queries has masks of its own.
-        shape: `H` and the dropout rate.
+        shape: As in `attend`.
         block: Queries at a time.
         window: Largest distance that is seen, both ways; None sees the whole text.
     """

@@ -123,6 +123,20 @@ def look(
     return Sight(text, bias, window_bias, angles, window_angles, by_distance)
 
 
+def tensor_axis(path: tuple[Any, ...], leaf: Any) -> int | None:
+    """The dimension of a parameter that devices share out among them, or None.
+
+    Each gets whole heads and some of the inner features (Shoeybi et al. 2019, arXiv 1909.08053):
+    the outputs of `qkv` and `intermediate`, and the rows of what takes them in.
+    """
+    kind, name = (getattr(key, "key", None) for key in path[-2:]) if len(path) > 1 else ("", "")
+    if kind in ("qkv", "intermediate") and name in ("kernel", "bias"):
+        return leaf.ndim - 1
+    if kind in ("attention_output", "output") and name == "kernel":
+        return leaf.ndim - 2
+    return 1 if kind == "relative" and leaf.ndim == 2 else None
+
+
 def _sum(x: Float[Array, "N L D"], y: Float[Array, "N L D"]) -> Float[Array, "N L D"]:
     return x.astype(jnp.float32) + y.astype(jnp.float32)
 
@@ -133,22 +147,23 @@ class Layer(nnx.Module):
     def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs) -> None:
         width, inner, own = config.hidden_size, config.intermediate_size, config.architecture
 
-        def dense(features_in: int, features_out: int) -> Dense:
+        def dense(features_in: int, features_out: int, parts: int = 1) -> Dense:
             return Dense(
                 features_in,
                 features_out,
                 stddev=config.initializer_range,
                 rngs=rngs,
                 use_bias=own.bias,
+                parts=parts,
             )
 
         def norm() -> LayerNorm:
             return LayerNorm(width, epsilon=config.layer_norm_eps, use_bias=own.norm_bias)
 
-        self.qkv = dense(width, 3 * width)
+        self.qkv = dense(width, 3 * width, parts=3)
         self.attention_output = dense(width, width)
         self.attention_norm = norm()
-        self.intermediate = dense(width, config.kernels_in)
+        self.intermediate = dense(width, config.kernels_in, parts=2 if own.gated else 1)
         self.output = dense(inner, width)
         self.output_norm = norm()
         self.config = config
@@ -171,20 +186,28 @@ class Layer(nnx.Module):
         return _sum(x, self._feed_forward(self.output_norm(x, dtype), keys, layer))
 
     def _drop(
-        self, x: Array, keys: Array | None, layer: Array, number: int, site: Site
+        self,
+        x: Array,
+        keys: Array | None,
+        layer: Array,
+        number: int,
+        site: Site,
+        features: int | None = None,
     ) -> Float[Array, "N L D"]:
-        kind = self.config.architecture.dropped.get(site)
+        config = self.config
+        kind = config.architecture.dropped.get(site)
         if kind is None:
             return x
-        config = self.config
         rate = config.hidden_dropout if kind == "hidden" else config.attention_dropout
-        return drop.dropout(x, keys, layer * _SITES_PER_LAYER + number, rate)
+        return drop.dropout(x, keys, layer * _SITES_PER_LAYER + number, rate, features)
 
     def _attend(
         self, x: Array, sight: Sight, keys: Array | None, layer: Array
     ) -> Float[Array, "N L D"]:
-        config, heads = self.config, self.config.num_heads
+        config = self.config
         q, k, v = jnp.split(self.qkv(x), 3, axis=-1)
+        # Of all heads, or of this device's part of them.
+        heads = q.shape[-1] * config.num_heads // config.hidden_size
         local = (layer - 1) % config.global_every != 0
         if sight.angles is not None:
             angles = sight.angles
@@ -199,20 +222,21 @@ class Layer(nnx.Module):
             bias = sight.bias
             if sight.window_bias is not None:
                 bias = jnp.where(local, sight.window_bias, bias)
-            context = attend(q, k, v, bias, sight.relative, mask, (heads, rate))
+            shape = (heads, rate, config.num_heads)
+            context = attend(q, k, v, bias, sight.relative, mask, shape)
         else:
-            context = self._attend_far(q, k, v, sight.text, mask, local)
+            context = self._attend_far(q, k, v, sight.text, mask, local, heads)
         attended = self.attention_output(context)
         return self._drop(attended, keys, layer, _ATTENTION_OUTPUT, "attention_output")
 
     def _attend_far(
-        self, q: Array, k: Array, v: Array, text: Array, mask: Any, local: Array
+        self, q: Array, k: Array, v: Array, text: Array, mask: Any, local: Array, heads: int
     ) -> Float[Array, "N L D"]:
         config = self.config
 
         def within(window: int | None) -> Callable[..., Array]:
             def run(q: Array, k: Array, v: Array) -> Array:
-                shape = (config.num_heads, config.attention_dropout)
+                shape = (heads, config.attention_dropout, config.num_heads)
                 return attend_in_blocks(q, k, v, text, mask, shape, block=_BLOCK, window=window)
 
             return run
@@ -222,13 +246,14 @@ class Layer(nnx.Module):
         return jax.lax.cond(local, within(config.window // 2), within(None), q, k, v)
 
     def _feed_forward(self, x: Array, keys: Array | None, layer: Array) -> Float[Array, "N L D"]:
-        activation, inner = _ACTIVATIONS[self.config.activation], self.intermediate(x)
-        if self.config.architecture.gated:
+        config = self.config
+        activation, inner = _ACTIVATIONS[config.activation], self.intermediate(x)
+        if config.architecture.gated:
             inner, gate = jnp.split(inner, 2, axis=-1)
             inner = activation(inner) * gate
         else:
             inner = activation(inner)
-        inner = self._drop(inner, keys, layer, _INNER, "inner")
+        inner = self._drop(inner, keys, layer, _INNER, "inner", config.intermediate_size)
         return self._drop(self.output(inner), keys, layer, _OUTPUT, "output")
 
 

@@ -241,6 +241,13 @@ def _tensors(config: EncoderConfig) -> Iterator[_Tensor]:
                 yield _Tensor(f"{start}{name}.bias", (wide,), ("layers", kind, "bias"), layer)
 
 
+def _parts(config: EncoderConfig, path: tuple[str, ...]) -> int:
+    """Dense layers that one of ours is made of, which have a dimension of their own."""
+    if path[0] != "layers" or path[1] not in ("qkv", "intermediate"):
+        return 1
+    return 3 if path[1] == "qkv" else 2 if config.architecture.gated else 1
+
+
 def _is_identity(config: EncoderConfig, kind: str, layer: int) -> bool:
     """The norm that a first layer which takes normalised embeddings does without."""
     before = config.architecture.norm == "before"
@@ -257,21 +264,23 @@ def _halves_apart(array: np.ndarray, heads: int, *, back: bool = False) -> np.nd
 def encoder_params(config: EncoderConfig, read: Read) -> Params:
     """The encoder's parameters, put together from tensors that `read(name, shape)` supplies."""
     # By leaf and layer; what belongs to no layer has number -1.
-    parts: dict[tuple[str, ...], dict[int, list[np.ndarray]]] = {}
+    found: dict[tuple[str, ...], dict[int, list[np.ndarray]]] = {}
     if config.architecture.norm == "before":
         ones = np.ones(config.hidden_size, np.float32)
-        parts["layers", "attention_norm", "scale"] = {0: [ones]}
+        found["layers", "attention_norm", "scale"] = {0: [ones]}
     for tensor in _tensors(config):
         array = read(tensor.name, tensor.shape)
         if tensor.paired:
             array = _halves_apart(array, config.num_heads)
         array = array.T if tensor.path[-1] == "kernel" else array
         number = -1 if tensor.layer is None else tensor.layer
-        parts.setdefault(tensor.path, {}).setdefault(number, []).append(array)
+        found.setdefault(tensor.path, {}).setdefault(number, []).append(array)
     params: Params = {}
-    for path, layers in parts.items():
+    for path, layers in found.items():
         joined = {n: np.concatenate(arrays, axis=-1) for n, arrays in layers.items()}
         leaf = joined[-1] if -1 in joined else np.stack([joined[n] for n in sorted(joined)])
+        parts = _parts(config, path)
+        leaf = leaf if parts == 1 else leaf.reshape(*leaf.shape[:-1], parts, -1)
         place = params
         for key in path[:-1]:
             place = place.setdefault(key, {})
@@ -287,6 +296,8 @@ def encoder_tensors(config: EncoderConfig, params: Params) -> dict[str, np.ndarr
         for key in tensor.path:
             leaf = leaf[key]
         array = np.asarray(leaf if tensor.layer is None else leaf[tensor.layer], np.float32)
+        if _parts(config, tensor.path) > 1:
+            array = array.reshape(*array.shape[:-2], -1)
         place, parts = tensor.part
         array = np.split(array, parts, axis=-1)[place]
         array = array.T if tensor.path[-1] == "kernel" else array

@@ -22,6 +22,7 @@ from simjax.models.pooling import Pooling
 from simjax.objectives.config import ObjectiveConfig
 from simjax.train import recipe
 from simjax.train.average import Evaluated
+from simjax.train.lora import LoraConfig
 from simjax.train.optimizer_config import AdamW, OptimizerConfig, ScheduleFreeAdamW
 
 Dtype: TypeAlias = Literal["float32", "bfloat16"]
@@ -41,6 +42,8 @@ class ModelConfig:
         dropout: Rate that replaces the encoder's own two; null leaves them.
         random_head: Draw the dense layer of the pooling anew instead of taking the pretrained
             folder's, which for BERT is the one of its next-sentence task. SimCSE draws it.
+        lora: Adapters that are trained in place of the encoder's kernels, and merged into them
+            where the model is evaluated and exported; null trains the encoder itself.
     """
 
     pretrained: str | None = None
@@ -49,6 +52,7 @@ class ModelConfig:
     dtype: Dtype = "float32"
     dropout: float | None = None
     random_head: bool = False
+    lora: LoraConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,8 @@ class TrainConfig:
         patience: Stop after so many evaluations in which `evaluation.metric` was no better than
             the best one before; null goes on to the end.
         min_change: By how much it must be better to count.
+        freeze: Patterns of parameters that stay as they are, such as `encoder.embeddings.*` or
+            `encoder.layers.[0-5].*`.
     """
 
     epochs: float = 1.0
@@ -92,6 +98,7 @@ class TrainConfig:
     evaluate: Literal["average", "newest"] = "average"
     patience: int | None = None
     min_change: float = 0.0
+    freeze: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -160,6 +167,7 @@ def validate(config: RunConfig) -> None:
     _check_length(config)
     _check_micro_batch(config)
     _check_average(config)
+    _check_frozen(config)
     _check_patience(config)
     if config.checkpoint.every and config.checkpoint.keep < 2:
         raise UsageError(
@@ -240,6 +248,16 @@ def _check_length(config: RunConfig) -> None:
         raise UsageError(f"train.steps is {train.steps}: give at least 1")
     if train.log_every < 1:
         raise UsageError(f"train.log_every is {train.log_every}: give at least 1")
+
+
+def _check_frozen(config: RunConfig) -> None:
+    key = "model.lora" if config.model.lora is not None else "train.freeze"
+    if config.model.lora is None and not config.train.freeze:
+        return
+    if isinstance(config.optimizer, ScheduleFreeAdamW):
+        raise UsageError(f"{key} does not go with optimizer schedule_free_adamw; choose another")
+    if config.model.lora is not None and config.mesh.gather == "layer":
+        raise UsageError("model.lora does not go with mesh.gather layer; use step")
 
 
 def _check_average(config: RunConfig) -> None:

@@ -14,7 +14,7 @@ from simjax.checkpoint.manager import Checkpoints
 from simjax.errors import SimjaxError
 from simjax.models.sentence_model import SentenceModel, split
 from simjax.sentence_encoder import SentenceEncoder
-from simjax.train import average
+from simjax.train import average, lora
 from simjax.train import config as run_config
 from simjax.train.config import RunConfig, evaluated_parameters
 from simjax.train.early_stopping import EarlyStopping
@@ -129,7 +129,7 @@ def export_run(
             raise SimjaxError(f"{run}: has no checkpoint yet; train it first")
         tokenizer = load_run_tokenizer(config)
         model, max_length = make_model(config, tokenizer)
-        params = restore_model(checkpoints, chosen, model, evaluated_parameters(config))
+        params = restore_model(checkpoints, chosen, model, config)
         scores = {
             name.removeprefix(EVALUATION): value
             for name, value in checkpoints.metrics(chosen).items()
@@ -141,14 +141,15 @@ def export_run(
 
 
 def restore_model(
-    checkpoints: Checkpoints, step: int, model: SentenceModel, which: average.Evaluated
+    checkpoints: Checkpoints, step: int, model: SentenceModel, config: RunConfig
 ) -> Params:
-    """A checkpoint's parameters of the model, or their average, on this process's first device.
+    """The parameters that a checkpoint's model is used with, on this process's first device.
 
     Raises:
         SimjaxError: The checkpoint is missing, damaged or of another model.
     """
+    which, adapters = evaluated_parameters(config), config.model.lora
     _, params = split(model)
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
+    shapes = jax.eval_shape(lambda p: lora.with_adapters(p, adapters, config.seed), params)
     restored, _ = checkpoints.restore(step, average.wanted(shapes, which), partial=True)
-    return average.evaluated(restored, which)
+    return lora.merged(average.evaluated(restored, which), adapters)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import jax
@@ -24,7 +24,7 @@ from simjax.data.pipeline import PackedBatch
 from simjax.errors import SimjaxError
 from simjax.eval import report, tasks
 from simjax.train import config as run_config
-from simjax.train import finish, resume, throughput
+from simjax.train import finish, lora, resume, throughput
 from simjax.train import metrics as metrics_file
 from simjax.train.average import Evaluated, evaluated
 from simjax.train.config import RunConfig
@@ -138,19 +138,24 @@ def _best(run: Run, checkpoints: Checkpoints, state: TrainState) -> tuple[int, P
     best = checkpoints.best() or last
     if best == last:
         return last, local_params(run, state)
-    which = run_config.evaluated_parameters(run.config)
-    return best, finish.restore_model(checkpoints, best, run.model, which)
+    return best, finish.restore_model(checkpoints, best, run.model, run.config)
 
 
 def local_params(run: Run, state: TrainState) -> Params:
-    """Whole parameters to evaluate, on this process's first device, wherever their parts lie."""
+    """The parameters that are evaluated, whole on this process's first device."""
     which = run_config.evaluated_parameters(run.config)
-    return jax.tree.map(lambda x: x.addressable_data(0), _evaluated(run.mesh, which)(state))
+    whole = _evaluated(run.mesh, which, run.config.model.lora)(state)
+    return jax.tree.map(lambda x: x.addressable_data(0), whole)
 
 
 @cache
-def _evaluated(mesh: Mesh, which: Evaluated) -> Callable[[TrainState], Params]:
-    return jax.jit(partial(evaluated, which=which), out_shardings=NamedSharding(mesh, P()))
+def _evaluated(
+    mesh: Mesh, which: Evaluated, adapters: lora.LoraConfig | None
+) -> Callable[[TrainState], Params]:
+    return jax.jit(
+        lambda state: lora.merged(evaluated(state, which), adapters),
+        out_shardings=NamedSharding(mesh, P()),
+    )
 
 
 @cache
@@ -175,7 +180,8 @@ class _Agreement:
         """Whether to stop. All processes call this once after every step."""
         if jax.process_count() == 1:
             return self._stop.requested
-        mine = np.full(len(self._mesh.local_devices), self._stop.requested, np.int32)
+        parts = len(self._mesh.local_devices) * meshes.batch_parts(self._mesh) // self._mesh.size
+        mine = np.full(parts, self._stop.requested, np.int32)
         sharding = meshes.batch_sharding(self._mesh)
         before = self._asked
         self._asked = _largest(self._mesh)(jax.make_array_from_process_local_data(sharding, mine))

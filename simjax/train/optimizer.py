@@ -161,7 +161,7 @@ def _muon(config: Muon, rate: Schedule) -> optax.GradientTransformation:
         optax.stateless(lambda updates, _: jax.tree.map(scale, updates)),
     )
     matrices = optax.chain(
-        _on_separate_projections(orthogonal),
+        orthogonal,
         optax.add_decayed_weights(config.weight_decay, decay_mask),
         optax.scale_by_learning_rate(rate),
     )
@@ -169,38 +169,16 @@ def _muon(config: Muon, rate: Schedule) -> optax.GradientTransformation:
 
 
 def _muon_labels(params: Params) -> Any:
-    """`muon` for the matrices of the layers, `adamw` for all else."""
+    """`muon` for the matrices of the layers, `adamw` for all else.
+
+    Queries, keys and values have a dimension of their own in [L, D, 3, D], and are matrices each.
+    """
 
     def label(path: tuple[Any, ...], leaf: Any) -> str:
-        matrix = is_stacked(path) and _name(path) == "kernel" and leaf.ndim == 3
+        matrix = is_stacked(path) and _name(path) == "kernel" and leaf.ndim > 2
         return "muon" if matrix else "adamw"
 
     return jax.tree_util.tree_map_with_path(label, params)
-
-
-def _on_separate_projections(tx: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Shows ``tx`` queries, keys and values, whose kernel is one [L, D, 3 D], as [L, D, 3, D]."""
-
-    def is_fused(path: tuple[Any, ...]) -> bool:
-        return any(getattr(key, "key", None) == "qkv" for key in path)
-
-    def apart(tree: Params) -> Params:
-        return jax.tree_util.tree_map_with_path(
-            lambda path, x: x.reshape(*x.shape[:2], 3, -1) if is_fused(path) else x, tree
-        )
-
-    def together(tree: Params) -> Params:
-        return jax.tree_util.tree_map_with_path(
-            lambda path, x: x.reshape(*x.shape[:2], -1) if is_fused(path) else x, tree
-        )
-
-    def update(updates: Params, state: Any, params: Any = None) -> tuple[Params, Any]:
-        updates, state = tx.update(
-            apart(updates), state, params if params is None else apart(params)
-        )
-        return together(updates), state
-
-    return optax.GradientTransformation(lambda params: tx.init(apart(params)), update)
 
 
 def _schedule_free(config: ScheduleFreeAdamW, rate: Schedule) -> optax.GradientTransformation:

@@ -26,7 +26,7 @@ from simjax.models.tokenizer import check_same_ids, check_tokenizer, load_tokeni
 from simjax.objectives.contrastive import Views
 from simjax.objectives.system import ContrastiveSystem
 from simjax.sentence_encoder import SentenceEncoder
-from simjax.train import memory, optimizer
+from simjax.train import lora, memory, optimizer, trained
 from simjax.train.config import RunConfig, check_dropout
 from simjax.train.folder import has_checkpoints
 from simjax.train.state import TrainState, abstract_state, init_state, state_specs
@@ -53,6 +53,7 @@ class Run:
         total_steps: Updates of the whole run.
         chosen_micro_batch: Examples that a device encodes at a time, where its whole share of a
             batch would not have fitted.
+        mask: Which of the parameters are trained, as of `trained.trained_mask`; None is all.
     """
 
     config: RunConfig
@@ -65,6 +66,7 @@ class Run:
     step: Step
     total_steps: int
     chosen_micro_batch: int | None = None
+    mask: Any = None
 
     def init_state(self) -> TrainState:
         """The state before the first step."""
@@ -89,6 +91,8 @@ class Run:
         kept |= {"data": data, "token_store": store, "steps": self.total_steps}
         if self.config.tokenizer.source == "train":
             kept["vocab_size"] = self.config.tokenizer.vocab_size
+        if self.config.train.freeze:
+            kept["freeze"] = list(self.config.train.freeze)
         if self._averages:
             kept["ema"] = self.config.train.ema
         return kept
@@ -102,6 +106,7 @@ class Run:
         if len(store.sizes) > 1:
             left_out = f" of {len(store.sizes)} sources{left_out}"
         parameters = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        part = "" if self.mask is None else f", {trained.count(self.params, self.mask):,} trained"
         mesh = " x ".join(f"{name} {size}" for name, size in self.mesh.shape.items())
         steps = "step" if self.total_steps == 1 else "steps"
         micro = self.chosen_micro_batch
@@ -109,7 +114,7 @@ class Run:
         return (
             f"{len(store.examples):,} examples{left_out}, {self.total_steps:,} {steps} of "
             f"{data.batch_size:,} ({self.source.steps_per_epoch:,} an epoch); {parameters:,} "
-            f"parameters; devices: {mesh}{portions}"
+            f"parameters{part}; devices: {mesh}{portions}"
         )
 
 
@@ -138,6 +143,7 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
     )
     tokenizer = make_tokenizer(config)
     model, max_length = make_model(config, tokenizer)
+    _check_tensor(config, model.config)
     store = pipeline.prepare(config.data, tokenizer)
     source = BatchSource(
         store,
@@ -149,15 +155,21 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
 
     graphdef, model_params = split(model)
     system = make_system(config, graphdef, model.config, source)
-    params = system.init(model_params)
+    params = system.init(lora.with_adapters(model_params, config.model.lora, config.seed))
     tx, schedule = optimizer.make(config.optimizer, total_steps, config.data.batch_size)
+    mask, frozen = None, config.train.freeze
+    if config.model.lora is not None:
+        frozen = (*frozen, lora.FROZEN)
+    if frozen:
+        mask = trained.trained_mask(params, frozen)
+        tx = trained.only(tx, mask)
     ema = config.train.ema
     specs = state_specs(params, tx, mesh, average=ema is not None)
 
     def step_of(micro_blocks: int) -> Step:
         gather, clip = config.mesh.gather, config.optimizer.clip_norm
         options = StepOptions(micro_blocks, gather, clip, config.seed, ema)
-        return make_step(system, tx, schedule, specs, mesh, options)
+        return make_step(system, tx, schedule, specs, mesh, options, mask)
 
     state = abstract_state(params, tx, mesh, average=ema is not None)
     batch = memory.abstract_batch(source, mesh)
@@ -175,7 +187,9 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
     step = step_of(fit.micro_blocks)
     encoder = make_encoder(config, model, tokenizer, max_length)
     micro_batch = None if fit.micro_blocks == asked else fit.micro_blocks * config.data.block
-    return Run(config, mesh, source, model, encoder, params, tx, step, total_steps, micro_batch)
+    return Run(
+        config, mesh, source, model, encoder, params, tx, step, total_steps, micro_batch, mask
+    )
 
 
 def make_system(
@@ -184,7 +198,7 @@ def make_system(
     """The system of a configuration: one tower and its contrastive objective."""
 
     def encode(params: Params, batch: Batch, dropout_key: Any, gather_layer: Any) -> jax.Array:
-        model = merge(graphdef, params)
+        model = merge(graphdef, lora.merged(params, config.model.lora))
         place = jnp.asarray(batch.place)
         return model(batch.block, dropout_key=dropout_key, place=place, gather_layer=gather_layer)
 
@@ -271,6 +285,16 @@ def _check_shape(config: RunConfig, shape: EncoderConfig) -> None:
         )
     if config.data.views == "dropout":
         check_dropout(str(name), shape.hidden_dropout, shape.attention_dropout)
+
+
+def _check_tensor(config: RunConfig, shape: EncoderConfig) -> None:
+    size = config.mesh.tensor
+    for name in ("num_heads", "intermediate_size"):
+        if getattr(shape, name) % size:
+            raise UsageError(
+                f"mesh.tensor: {size} does not divide the encoder's {name}, which is "
+                f"{getattr(shape, name)}; choose a divisor"
+            )
 
 
 def make_model(

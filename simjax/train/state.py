@@ -13,6 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Int
 
 from simjax import mesh as meshes
+from simjax.models.encoder import tensor_axis
 from simjax.types import Params
 
 
@@ -48,7 +49,7 @@ def state_specs(
     other shapes (means of rows and columns) is split by its own.
     """
     state = jax.eval_shape(partial(_first, tx, average), params)
-    return meshes.param_specs(state, mesh, stacked=is_stacked)
+    return meshes.param_specs(state, mesh, stacked=is_stacked, tensor_axis=tensor_axis)
 
 
 def _first(tx: optax.GradientTransformation, average: bool, params: Params) -> TrainState:

@@ -92,7 +92,8 @@ def by_hand(params, block, keys, config):
         site = 4 * (number + 1)
 
         def dense(x, name, layer=layer):
-            return x @ layer[name]["kernel"] + layer[name]["bias"]
+            kernel, bias = layer[name]["kernel"], layer[name]["bias"]
+            return x @ kernel.reshape(len(kernel), -1) + bias.reshape(-1)
 
         q, k, v = (
             part.reshape(rows, length, config.num_heads, -1).transpose(0, 2, 1, 3)
@@ -143,7 +144,7 @@ def test_gather_layer_sees_one_layer_at_a_time():
     params_halved = {"encoder": params["encoder"] | {"layers": halved}}
     found = embed(graphdef, block, gather_layer=gather)(params_halved)
     np.testing.assert_allclose(found, embed(graphdef, block)(params), atol=1e-6)
-    assert seen[0]["qkv"] == {"kernel": (24, 72), "bias": (72,)}
+    assert seen[0]["qkv"] == {"kernel": (24, 3, 24), "bias": (3, 24)}
 
 
 def dot_operands(jaxpr, found):

@@ -55,7 +55,7 @@ def stacked_params() -> Params:
         return (size.reshape(-1, *[1] * len(shape)) * draw).astype(np.float32)
 
     layers = {
-        "qkv": {"kernel": kernel(WIDTH, 3 * WIDTH), "bias": kernel(3 * WIDTH)},
+        "qkv": {"kernel": kernel(WIDTH, 3, WIDTH), "bias": kernel(3, WIDTH)},
         "output": {"kernel": kernel(INNER, WIDTH), "bias": kernel(WIDTH)},
         "norm": {"scale": kernel(WIDTH), "bias": np.zeros((LAYERS, WIDTH), np.float32)},
     }
@@ -104,10 +104,7 @@ def flat(tree: Params) -> dict[str, jax.Array]:
             apart[name] = leaf
         elif name.endswith("qkv.kernel"):
             for number, layer in enumerate(leaf):
-                parts = jnp.split(layer, 3, axis=-1)
-                apart |= {
-                    f"{name}.{number}.{part}": x for part, x in zip("qkv", parts, strict=True)
-                }
+                apart |= {f"{name}.{number}.{part}": layer[:, n] for n, part in enumerate("qkv")}
         else:
             apart |= {f"{name}.{number}": layer for number, layer in enumerate(leaf)}
     return apart
@@ -146,14 +143,14 @@ def theirs(config: OptimizerConfig, rate: Schedule, name: str) -> optax.Gradient
             return optax.chain(optax.add_decayed_weights(decay), optax.sgd(rate, 0.9))
 
 
-# Queries, keys and values share a norm or a mean of columns everywhere but in Muon.
+# Queries, keys and values are one array, and share a norm, everywhere but in Muon.
 def unfused(config: OptimizerConfig, tree: Params) -> dict[str, jax.Array]:
     apart = flat(tree)
     if isinstance(config, Muon):
         return apart
     for name in [name for name in apart if name.endswith(".q")]:
         stem = name[:-2]
-        apart[stem] = jnp.concatenate([apart.pop(f"{stem}.{part}") for part in "qkv"], axis=-1)
+        apart[stem] = jnp.stack([apart.pop(f"{stem}.{part}") for part in "qkv"], axis=1)
     return apart
 
 
@@ -224,11 +221,11 @@ def test_sgd_follows_pytorch():
 
 def test_muon_makes_each_of_queries_keys_and_values_nearly_orthogonal():
     config = Muon(learning_rate=1.0, warmup=0, weight_decay=0.0, update_rms=1.0)
-    params = {"layers": {"qkv": {"kernel": jnp.zeros((LAYERS, WIDTH, 3 * WIDTH))}}}
+    params = {"layers": {"qkv": {"kernel": jnp.zeros((LAYERS, WIDTH, 3, WIDTH))}}}
     moved = walk(optimizer.make(config, 10, 256)[0], params, gradients(params)[:1])
     for layer in moved["layers"]["qkv"]["kernel"]:
-        for part in jnp.split(layer, 3, axis=-1):
-            singular = np.linalg.svd(part, compute_uv=False) / WIDTH**0.5
+        for part in range(3):
+            singular = np.linalg.svd(layer[:, part], compute_uv=False) / WIDTH**0.5
             assert singular.min() > 0.3 and singular.max() < 1.3
 
 
