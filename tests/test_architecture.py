@@ -57,6 +57,7 @@ HEAVY = {
     "tensorboardX",
     "torch",
     "transformers",
+    "wandb",
     "yaml",
 }
 MAX_LINES = 420

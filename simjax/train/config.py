@@ -82,6 +82,10 @@ class TrainConfig:
         patience: Stop after so many evaluations in which `evaluation.metric` was no better than
             the best one before; null goes on to the end.
         min_change: By how much it must be better to count.
+        profile: The first and the last step of a profiler trace, counted from 1, which goes into
+            the run folder's `tensorboard/`; null makes none.
+        wandb: Project of Weights & Biases that the figures go to as well (needs the extra
+            `wandb`); null sends nothing anywhere.
     """
 
     epochs: float = 1.0
@@ -92,6 +96,8 @@ class TrainConfig:
     evaluate: Literal["average", "newest"] = "average"
     patience: int | None = None
     min_change: float = 0.0
+    profile: tuple[int, ...] | None = None
+    wandb: str | None = None
 
 
 @dataclass(frozen=True)
@@ -238,6 +244,13 @@ def _check_length(config: RunConfig) -> None:
         raise UsageError(f"train.steps is {train.steps}: give at least 1")
     if train.log_every < 1:
         raise UsageError(f"train.log_every is {train.log_every}: give at least 1")
+    if train.profile is not None:
+        first, *rest = train.profile or (0,)
+        if len(rest) != 1 or not 1 <= first <= rest[0]:
+            raise UsageError(
+                f"train.profile is {list(train.profile)}: give two steps, the first and the last "
+                "to be traced, counted from 1"
+            )
 
 
 def _check_average(config: RunConfig) -> None:

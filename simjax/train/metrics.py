@@ -7,6 +7,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import jax
 
 from simjax.errors import SimjaxError
+from simjax.train.weights_and_biases import WandbRun
 
 FILE = "metrics.jsonl"
 EVENTS = "tensorboard"
@@ -32,6 +34,7 @@ class MetricsWriter:
         *,
         resume_step: int | None = None,
         tensorboard: bool = True,
+        wandb: WandbRun | None = None,
         enabled: bool | None = None,
     ) -> None:
         """Opens the files in ``folder``, which is made when missing.
@@ -41,6 +44,7 @@ class MetricsWriter:
             resume_step: the step that the run goes on from; later lines, and lines that cannot be
                 read (the last one, torn by a kill), are dropped. None starts empty files.
             tensorboard: whether to write TensorBoard events as well, in `tensorboard/`.
+            wandb: run at Weights & Biases that is given them too, and is ended with the files.
             enabled: whether to write at all; None writes on process 0 alone.
 
         Raises:
@@ -48,10 +52,11 @@ class MetricsWriter:
         """
         self._file: Any = None
         self._events: Any = None
+        self._wandb = wandb
+        self._path = Path(folder) / FILE
         if not (jax.process_index() == 0 if enabled is None else enabled):
             return
-        folder = Path(folder)
-        path = folder / FILE
+        folder, path = Path(folder), self._path
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _keep_until(path, resume_step)
@@ -73,7 +78,10 @@ class MetricsWriter:
         """Records ``values`` (numbers, or arrays of one number) under ``step``.
 
         JSON has no NaN and no infinity: they become null there. TensorBoard, which warns of them,
-        is not given them.
+        is not given them, nor is Weights & Biases.
+
+        Raises:
+            SimjaxError: the disk is full, or the file cannot be written any more.
         """
         if self._file is None:
             return
@@ -81,21 +89,31 @@ class MetricsWriter:
         line = {"step": int(step)} | {
             name: value if math.isfinite(value) else None for name, value in numbers.items()
         }
-        self._file.write(json.dumps(line, allow_nan=False) + "\n")
-        self._file.flush()
+        try:
+            self._file.write(json.dumps(line, allow_nan=False) + "\n")
+            self._file.flush()
+        except OSError as error:
+            raise SimjaxError(f"{self._path}: cannot be written ({error.strerror})") from error
+        finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
         if self._events is not None:
-            for name, value in numbers.items():
-                if math.isfinite(value):
-                    self._events.add_scalar(name, value, step)
+            for name, value in finite.items():
+                self._events.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.write(int(step), finite)
 
-    def close(self) -> None:
-        """Ends both files; a second call does nothing."""
+    def close(self, *, failed: bool = False) -> None:
+        """Ends the files; a second call does nothing."""
         if self._file is not None:
-            self._file.close()
+            # What a full disk would not take was complained of before.
+            with suppress(OSError):
+                self._file.close()
             self._file = None
         if self._events is not None:
             self._events.close()
             self._events = None
+        if self._wandb is not None:
+            self._wandb.close(failed=failed)
+            self._wandb = None
 
     def __enter__(self) -> MetricsWriter:
         return self
@@ -106,7 +124,7 @@ class MetricsWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        self.close(failed=error is not None)
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:
@@ -132,7 +150,11 @@ def _keep_until(path: Path, step: int | None) -> None:
     if step is not None and path.exists():
         kept = "".join(text + "\n" for text, line in _lines(path) if line["step"] <= step)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(kept, encoding="utf-8")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(kept)
+        file.flush()
+        # A machine that loses its power now must find the old file or the new one.
+        os.fsync(file.fileno())
     os.replace(partial, path)
 
 

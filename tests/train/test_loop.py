@@ -99,6 +99,7 @@ def test_every_step_has_its_line_of_metrics(whole):
         "memory_peak",
         "fill",
         "data_wait",
+        "compile_seconds",
     }
     for line in steps:
         assert line.keys() == wanted | {"step"}
@@ -108,6 +109,9 @@ def test_every_step_has_its_line_of_metrics(whole):
         assert 0 <= line["data_wait"] < 1
         assert line["tokens_per_second"] == pytest.approx(line["pairs_per_second"] * 3 * 8)
         assert line["memory_peak"] > 2**20
+    # All batches have one shape, and one program.
+    compiled = [line["compile_seconds"] for line in steps]
+    assert compiled[0] > 0 and not any(compiled[1:])
     # Two steps of warm-up to 0.02, then linearly to 0.
     rates = [0, 0.01, *(0.02 * (TOTAL - n) / (TOTAL - 2) for n in range(2, TOTAL))]
     np.testing.assert_allclose([line["learning_rate"] for line in steps], rates, rtol=1e-6)
@@ -173,6 +177,16 @@ def test_tensorboard_reads_the_events(whole):
     assert set(events.Tags()["scalars"]) == {name for line in written for name in line} - {"step"}
     found = [(event.step, event.value) for event in events.Scalars("loss")]
     assert found == [(line["step"], np.float32(line["loss"])) for line in written if "loss" in line]
+
+
+def test_a_summary_is_left_behind(whole):
+    config, returned = whole
+    page = (Path(config.output) / "summary.md").read_text()
+    assert f"| steps | {TOTAL} of {TOTAL} |" in page
+    assert f"| score | before | step {returned['best_step']} |" in page
+    after = returned["after"]["sts-dev/spearman"]
+    assert f"| {returned['before']['sts-dev/spearman']:.2f} | {after:.2f} |" in page
+    assert (Path(config.output) / "summary.png").read_bytes()[1:4] == b"PNG"
 
 
 def test_the_configuration_is_kept(whole):

@@ -30,6 +30,7 @@ from simjax.train.optimizer_config import (
 from simjax.train.schedule import Schedule
 from simjax.train.state import TrainState, init_state, shardings, state_specs
 from simjax.types import Params
+from tests.train.tiny_run import TOTAL, config_for, lines, state_at, train
 from tests.train.towers import FAST_COMPILE
 
 STEPS, LAYERS, WIDTH, INNER = 4, 3, 8, 16
@@ -300,3 +301,17 @@ def test_updates_shrink_from_the_heads_down_to_the_embeddings(name):
         elif "embeddings" in key:
             above = LAYERS + 1
         assert size / whole[key] == pytest.approx(0.5**above, rel=2e-2), key
+
+
+RATES = {"lamb": 0.05, "lars": 2.0, "adafactor": 0.05, "muon": 0.05, "sgd": 0.3}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "adamw"])
+def test_each_trains_an_encoder_on_split_parameters_and_is_saved(data, tmp_path, name):
+    chosen = type(CONFIGS[name])(learning_rate=RATES.get(name, 0.02), warmup=2, layer_decay=0.9)
+    config = config_for(data, tmp_path / "run", optimizer=chosen)
+    train(config)
+    losses = [line["loss"] for line in lines(tmp_path / "run")]
+    assert np.mean(losses[:2]) > 2.5 and np.mean(losses[-3:]) < 1.5
+    assert int(state_at(config).step) == TOTAL
