@@ -95,7 +95,7 @@ def train(config: RunConfig, *, console: Console | None = None) -> dict[str, Any
         if step < run.total_steps:
             progress.print(
                 f"step {step} of {run.total_steps}: stopping early, {config.evaluation.metric} "
-                f"was no better than {loop.watch.best:.2f} in {loop.watch.stale} evaluations"
+                f"has been no better for {loop.watch.stale} evaluations"
             )
         best, params = _best(run, checkpoints, state)
         after = loop.scores(params) if best != step else loop.last_scores
