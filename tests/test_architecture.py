@@ -21,12 +21,12 @@ LAYERS = (
     {"models", "objectives", "data"},
     {"eval"},
     {"checkpoint"},
-    {"sentence_encoder", "export", "inference"},
+    {"sentence_encoder", "export", "inference", "index"},
     {"train"},
     {"lab"},
     {"cli"},
 )
-PAIRED = ({"sentence_encoder", "export", "inference"},)
+PAIRED = ({"sentence_encoder", "export", "inference", "index"},)
 
 COLLECTIVES = {
     "all_gather",
@@ -43,6 +43,8 @@ COLLECTIVES = {
 }
 AXES = {"DATA", "FSDP", "AXES"}
 HEAVY = {
+    "datasets",
+    "faiss",
     "flax",
     "grain",
     "jax",
@@ -51,10 +53,13 @@ HEAVY = {
     "numpy",
     "optax",
     "orbax",
+    "pandas",
+    "pyarrow",
     "rich",
     "scipy",
     "sklearn",
     "tensorboardX",
+    "tensorflow_datasets",
     "torch",
     "transformers",
     "wandb",

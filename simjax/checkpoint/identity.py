@@ -27,32 +27,43 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     )
 
 
+def tell(keys: list[str], old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """The dotted keys with their values before and now, for messages."""
+    before, after = _flatten(_as_json(old)), _flatten(_as_json(new))
+    return ", ".join(f"{key} ({_say(before, key)} there, {_say(after, key)} here)" for key in keys)
+
+
 def record(folder: Path, identity: Mapping[str, Any]) -> None:
     """Writes the identity of the run that owns ``folder``."""
     write_json(folder / NAME, _as_json(identity))
 
 
-def compare(folder: Path, identity: Mapping[str, Any]) -> None:
-    """Holds ``identity`` to the recorded one; nothing happens where none is recorded.
+def compare(folder: Path, identity: Mapping[str, Any], others: Mapping[str, str]) -> None:
+    """Holds ``identity`` to the recorded one.
+
+    Args:
+        folder: that of the checkpoints.
+        identity: what may not change.
+        others: keys that have changed as well, which by itself is allowed, and how.
 
     Raises:
-        SimjaxError: naming the keys that differ, with the recorded and the present values.
+        SimjaxError: nothing is recorded, or with the keys that differ, their recorded and their
+            present values.
     """
     path = folder / NAME
-    if not path.exists():
-        return
     try:
         recorded = json.loads(path.read_text(encoding="utf-8"))
         keys = changed_keys(recorded, identity)
     except (ValueError, AttributeError, OSError) as error:
         raise SimjaxError(f"{path}: cannot be read ({error}); choose another output") from error
     if keys:
-        old, new = _flatten(recorded), _flatten(_as_json(identity))
-        told = ", ".join(f"{k} ({_say(old, k)} there, {_say(new, k)} here)" for k in keys)
+        allowed = ", ".join(told for key, told in others.items() if key not in keys)
+        beside = f"changed as well: {allowed}; " if allowed else ""
         raise SimjaxError(
-            f"{path}: these checkpoints belong to another run; different: {told}; restore what was "
-            "there (a token_store follows the texts, the columns and the tokenizer), or choose "
-            "another output folder"
+            f"{path}: these checkpoints belong to another run; refused: "
+            f"{tell(keys, recorded, identity)}; {beside}"
+            "restore what was there (a token_store follows the texts, the columns and the "
+            "tokenizer), or choose another output folder"
         )
 
 

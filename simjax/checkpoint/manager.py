@@ -1,15 +1,17 @@
 """The checkpoints of one run: written in the background by Orbax, found, checked and restored.
 
 A folder holds one sub-folder per step, named by its number, and `run.json`, the identity of the
-run. Orbax writes a step under a temporary name and renames it when it is complete, so a save that
-was cut off never looks like a step; what it left is removed at the next start.
+run. Orbax writes a step under a temporary name and renames it when it has all of it; the sums that
+are written into it then mark it as complete. What saves that were cut off have left is removed at
+the next start. `Checkpoints.check` leaves steps out that are not whole, and names them.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +23,7 @@ from orbax.checkpoint import v1
 
 from simjax.checkpoint import identity as run_identity
 from simjax.checkpoint import leaves, manifest
+from simjax.checkpoint.agreement import from_leader
 from simjax.checkpoint.config import CheckpointConfig
 from simjax.errors import SimjaxError
 
@@ -29,9 +32,11 @@ __all__ = ["CheckpointConfig", "Checkpoints"]
 State = TypeVar("State", bound=PyTree)
 
 _STATE = "state"
-_ORBAX_METADATA = "_CHECKPOINT_METADATA"
 _ORBAX_TEMPORARY = ".orbax-checkpoint-tmp"
 _DISCARDED = ".discarded"
+
+# Orbax also logs, with a traceback, what it raises from a save and a SimjaxError then says.
+logging.getLogger("absl").addFilter(lambda record: "_SignalingThread" not in str(record.msg))
 
 
 class Checkpoints:
@@ -81,6 +86,36 @@ class Checkpoints:
             if self._leads:
                 self._clean()
         self._steps = self._find()
+
+    def check(self, warn: Callable[[str], object]) -> None:
+        """Verifies all checkpoints; from here on, those that are not whole are as if not there.
+
+        They stay on the disk until the run saves their step again.
+
+        Args:
+            warn: called with a line for each of them that names it and what is wrong with it.
+
+        Raises:
+            SimjaxError: there were complete checkpoints, and none of them is whole any more.
+        """
+        self._settle(block=True)
+        whole: list[int] = []
+        first_fault = ""
+        if self._leads:
+            for step in self._numbered():
+                try:
+                    manifest.verify(self._path(step))
+                    whole.append(step)
+                except manifest.Damaged as error:
+                    if self._path(step).exists():  # else the run that trains here has dropped it
+                        first_fault = first_fault or str(error)
+                        warn(f"checkpoint of step {step} left out: {error}")
+        complete, self._steps = self._steps, from_leader(whole)
+        if complete and not self._steps:
+            raise SimjaxError(
+                f"{self.folder}: none of its checkpoints is whole ({first_fault or 'see process 0'}"
+                f"); put them back, or delete {self.folder} to start over"
+            )
 
     def steps(self) -> list[int]:
         """Steps of all complete checkpoints, ascending."""
@@ -143,7 +178,7 @@ class Checkpoints:
         about["leaves"] = leaves.describe(named)
         path = self._path(step)
         try:
-            if self._leads and path.exists():  # not a step, or _find would have seen it
+            if self._leads and path.exists():  # never complete, or `check` has left it out
                 _discard(path)
             response = v1.save_checkpointables_async(
                 path, {_STATE: leaves.to_arrays(named)}, custom_metadata=about
@@ -182,10 +217,16 @@ class Checkpoints:
             have = ", ".join(map(str, self._steps)) or "none"
             raise SimjaxError(f"{self.folder}: has no checkpoint of step {step}; it has: {have}")
         named = leaves.name_leaves(abstract_state)
-        try:
-            manifest.verify(path)
-        except SimjaxError as error:
-            raise SimjaxError(f"{error}; {self._way_out(step)}") from error
+        fault = ""
+        if self._leads:
+            try:
+                manifest.verify(path)
+            except manifest.Damaged as error:
+                fault = str(error)
+        if from_leader([step] if fault else []):
+            raise SimjaxError(
+                f"{fault or f'{path}: damaged (see process 0)'}; {self._way_out(step)}"
+            )
         about = self._describe(step)
         leaves.check(about["leaves"], leaves.describe(named), str(path), partial=partial)
         targets = leaves.to_targets(named)
@@ -198,16 +239,22 @@ class Checkpoints:
             raise self._unreadable(step, error) from error
         return leaves.from_arrays(arrays, abstract_state), dict(about["data"])
 
-    def identify(self, identity: Mapping[str, Any]) -> None:
+    def identify(
+        self, identity: Mapping[str, Any], changed: Mapping[str, str] | None = None
+    ) -> None:
         """Says which run this is, and holds it to the run whose checkpoints are here.
 
         Where there are none yet, ``identity`` (of what JSON can hold) is recorded.
+
+        Args:
+            identity: what may not change from one start of the run to the next.
+            changed: keys outside of it that have changed, and how, for the message.
 
         Raises:
             SimjaxError: the checkpoints belong to another run; names the keys that differ.
         """
         if self._steps or self._saving is not None:
-            run_identity.compare(self.folder, identity)
+            run_identity.compare(self.folder, identity, changed or {})
         if self._leads and not self.read_only:
             run_identity.record(self.folder, identity)
 
@@ -252,19 +299,21 @@ class Checkpoints:
     def _clean(self) -> None:
         for path in self.folder.iterdir():
             if _ORBAX_TEMPORARY in path.name or path.name.endswith(_DISCARDED):
-                shutil.rmtree(path)
+                _remove(path)
+            elif path.name.endswith(manifest.PARTIAL):
+                path.unlink()
 
-    def _find(self) -> list[int]:
+    def _numbered(self) -> list[int]:
+        """All that may be a step by its name."""
         if not self.folder.is_dir():
             return []
-        steps = []
-        for path in self.folder.iterdir():
-            # An empty or half-copied folder is no step. One that has sums is, whatever else it
-            # lacks: the loss is told when it is restored, not passed over in silence.
-            complete = (path / _ORBAX_METADATA).exists() and (path / _STATE).is_dir()
-            if path.name.isdecimal() and (complete or (path / manifest.NAME).exists()):
-                steps.append(int(path.name))
-        return sorted(steps)
+        names = [path.name for path in self.folder.iterdir() if path.name.isdecimal()]
+        return sorted(int(name) for name in names if name == str(int(name)))
+
+    def _find(self) -> list[int]:
+        # One that has sums was complete, whatever else it lacks: the loss is told when it is
+        # checked or restored, not passed over in silence.
+        return [step for step in self._numbered() if (self._path(step) / manifest.NAME).exists()]
 
     def _describe(self, step: int) -> dict[str, Any]:
         if step not in self._about:
@@ -337,7 +386,14 @@ def _discard(path: Path) -> None:
     """Deletes a step; under another name first, so that half of one never looks like a step."""
     doomed = path.with_name(path.name + _DISCARDED)
     path.rename(doomed)
-    shutil.rmtree(doomed)
+    _remove(doomed)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _one_line(error: BaseException) -> str:

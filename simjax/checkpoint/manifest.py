@@ -12,18 +12,37 @@ from typing import Any
 from simjax.errors import SimjaxError
 
 NAME = "simjax_sha256.json"
-_PARTIAL = ".partial"
+"""Written last: a folder that has it was complete once."""
+
+PARTIAL = ".partial"
+"""Ending of files that are being written."""
+
+
+class Damaged(SimjaxError):
+    """A checkpoint is not whole: something of it is missing or has changed."""
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes ``text`` so that a reader sees the old file or the new one, never half of it.
+
+    Raises:
+        SimjaxError: it cannot be written; the old file stays, and nothing else is left.
+    """
+    partial = path.with_name(path.name + PARTIAL)
+    try:
+        with partial.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise SimjaxError(f"{path}: cannot be written ({error.strerror})") from error
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Writes ``content`` so that a reader sees the old file or the new one, never half of it."""
-    partial = path.with_name(path.name + _PARTIAL)
-    with partial.open("w", encoding="utf-8") as file:
-        json.dump(content, file, indent=1, sort_keys=True)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    """As `write_text`, of what JSON can hold."""
+    write_text(path, json.dumps(content, indent=1, sort_keys=True) + "\n")
 
 
 def write(folder: Path) -> None:
@@ -31,32 +50,32 @@ def write(folder: Path) -> None:
     write_json(folder / NAME, _sums(folder, _files(folder)))
 
 
-def verify(folder: Path) -> bool:
+def verify(folder: Path) -> None:
     """Compares the files of ``folder`` with their recorded sums.
 
-    Returns:
-        False when there are no sums (the process was killed just after the checkpoint was
-        complete, before they were written), else True.
-
     Raises:
-        SimjaxError: a file is missing or has changed, or the sums cannot be read.
+        Damaged: a file is missing or has changed, or there are no sums that can be read.
     """
     path = folder / NAME
     if not path.exists():
-        return False
+        if not folder.is_dir() or not any(folder.iterdir()):
+            raise Damaged(f"{folder}: empty, no checkpoint")
+        raise Damaged(f"{path}: missing, so the checkpoint was never complete")
     try:
         recorded = json.loads(path.read_text(encoding="utf-8"))
         recorded = {str(name): str(digest) for name, digest in recorded.items()}
     except (ValueError, AttributeError, OSError) as error:
-        raise SimjaxError(f"{path}: the checksums cannot be read ({error})") from error
+        raise Damaged(f"{path}: the checksums cannot be read ({error})") from error
     for name in recorded:
         if not (folder / name).is_file():
-            raise SimjaxError(f"{folder / name}: missing from the checkpoint")
-    actual = _sums(folder, sorted(recorded))
+            raise Damaged(f"{folder / name}: missing from the checkpoint")
+    try:
+        actual = _sums(folder, sorted(recorded))
+    except OSError as error:  # a disk that fails says so only here
+        raise Damaged(f"{error.filename or folder}: cannot be read ({error.strerror})") from error
     for name, digest in recorded.items():
         if actual[name] != digest:
-            raise SimjaxError(f"{folder / name}: damaged, its SHA-256 is not the recorded one")
-    return True
+            raise Damaged(f"{folder / name}: damaged, its SHA-256 is not the recorded one")
 
 
 def _files(folder: Path) -> list[str]:

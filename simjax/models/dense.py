@@ -166,11 +166,13 @@ layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 class LayerNorm(nnx.Module):
     """`layer_norm` with its parameters."""
 
-    def __init__(self, features: int, *, epsilon: float) -> None:
+    def __init__(self, features: int, *, epsilon: float, use_bias: bool = True) -> None:
         self.scale = nnx.Param(jnp.ones((features,), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros((features,), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((features,), jnp.float32)) if use_bias else None
         self.epsilon = epsilon
 
     def __call__(self, x: Float[Array, "*B D"], dtype: DTypeLike) -> Float[Array, "*B D"]:
         """Normalise float32 over the last axis and return `dtype`."""
-        return layer_norm(x, self.scale[...], self.bias[...], self.epsilon, jnp.dtype(dtype))
+        scale = self.scale[...]
+        bias = jnp.zeros_like(scale) if self.bias is None else self.bias[...]
+        return layer_norm(x, scale, bias, self.epsilon, jnp.dtype(dtype))

@@ -15,9 +15,12 @@ from jax.typing import DTypeLike
 
 from simjax.errors import SimjaxError, UsageError
 from simjax.models import names
+from simjax.models.config import EncoderConfig
 from simjax.models.heads import HeadConfig, HeadWeights
+from simjax.models.hf_config import config_from_hf
+from simjax.models.hf_config import hf_config as hf_config
+from simjax.models.model_files import is_archive
 from simjax.models.modules_json import Described, describe
-from simjax.models.names import hf_config as hf_config
 from simjax.models.pooling import Pooling
 from simjax.models.sentence_model import SentenceModel, merge, pooler_head, split
 from simjax.models.tensor_files import TensorFolder, read_json_object
@@ -60,7 +63,8 @@ def resolve(name_or_path: str | Path) -> Path:
         return _of_run(path)
     name = str(name_or_path)
     if path.exists():
-        raise SimjaxError(f"{name}: is a file; give the model's folder or a hub id")
+        what = "an archive; unpack it and" if is_archive(name) else "a file;"
+        raise SimjaxError(f"{name}: is {what} give the model's folder or a hub id")
     if name.startswith(("/", "./", "../", "~")) or name.count("/") > 1:
         raise SimjaxError(f"{name}: no such folder")
     # The hub's client takes a second to import, and a local folder does not need it.
@@ -126,14 +130,14 @@ def load(
         raise UsageError(f"pooling {pooling!r}: choose from {', '.join(get_args(Pooling))}")
     described = describe(folder)
     config_path = described.transformer / "config.json"
-    config = names.config_from_hf(read_json_object(config_path), config_path)
+    config = config_from_hf(read_json_object(config_path), config_path)
     if dropout is not None:
         config = dataclasses.replace(config, hidden_dropout=dropout, attention_dropout=dropout)
 
     tensors = TensorFolder(described.transformer)
     present = {names.modern(name): name for name in tensors}
-    prefix = names.prefix_of(set(present), tensors.path)
-    extra = names.unexpected(set(tensors), prefix, config.num_layers)
+    prefix = names.prefix_of(config.family, set(present), tensors.path)
+    extra = names.unexpected(config, set(tensors), prefix)
     if extra:
         more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
         raise SimjaxError(
@@ -149,16 +153,17 @@ def load(
     own, heads = _heads(described, pooling)
     wanted = pooler_head(pooling, config.hidden_size)
     if wanted is not None and own is None and pooling == "cls_mlp":
-        own = _checkpoint_head(tensors, prefix, config.hidden_size, str(config_path))
+        own = _checkpoint_head(tensors, prefix, config, str(config_path))
     own = None if random_head else own
 
+    # First of all: `config.json` may ask for what no memory holds, and the tensors' shapes show it.
+    params: Params = {"encoder": names.encoder_params(config, read)}
     shapes = tuple(_head_config(head) for head in heads)
     _check_chain(shapes, config.hidden_size, folder)
     abstract = nnx.eval_shape(
         lambda: SentenceModel(config, pooling, dtype=dtype, heads=shapes, rngs=nnx.Rngs(seed))
     )
     graphdef, _ = split(abstract)
-    params: Params = {"encoder": names.encoder_params(config, read)}
     for number, head in enumerate(heads):
         params[f"head_{number}"] = _head_params(head)
     if wanted is not None and own is not None:
@@ -183,19 +188,21 @@ def load(
 def state_dict(model: SentenceModel) -> dict[str, np.ndarray]:
     """The encoder as float32 tensors under Hugging Face's names, ready for `model.safetensors`.
 
-    `transformers.AutoModel` gives BERT and RoBERTa a pooler behind the encoder and draws it at
+    `transformers.AutoModel` gives most families a pooler behind the encoder and draws it at
     random where the file has none. The file gets `cls_mlp`'s dense layer there, which is what
     SimCSE's published models do, and zeros for other poolings, which have none.
     """
     _, params = split(model)
-    tensors = names.encoder_tensors(params["encoder"])
-    width = model.config.hidden_size
-    if model.pooling == "cls_mlp":
-        own = model.pooler.weights()
-        tensors[names.POOLER_WEIGHT], bias = own.weight, own.bias
-    else:
-        tensors[names.POOLER_WEIGHT], bias = np.zeros((width, width), np.float32), None
-    tensors[names.POOLER_BIAS] = np.zeros(width, np.float32) if bias is None else bias
+    config = model.config
+    tensors = names.encoder_tensors(config, params["encoder"])
+    pooler = names.NAMES[config.family].pooler
+    if pooler is not None:
+        shape = (config.hidden_size, config.hidden_size)
+        weight, bias = np.zeros(shape, np.float32), np.zeros(shape[:1], np.float32)
+        if model.pooling == "cls_mlp":
+            own = model.pooler.weights()
+            weight, bias = own.weight, bias if own.bias is None else own.bias
+        tensors |= {f"{pooler}.weight": weight, f"{pooler}.bias": bias}
     return tensors
 
 
@@ -215,16 +222,14 @@ def _heads(
 
 
 def _checkpoint_head(
-    tensors: TensorFolder, prefix: str, width: int, because: str
+    tensors: TensorFolder, prefix: str, config: EncoderConfig, because: str
 ) -> HeadWeights | None:
-    for weight, bias in (
-        (names.SIMCSE_WEIGHT, names.SIMCSE_BIAS),
-        (prefix + names.POOLER_WEIGHT, prefix + names.POOLER_BIAS),
-    ):
-        if weight in tensors:
+    pooler, width = names.NAMES[config.family].pooler, config.hidden_size
+    for name in (names.SIMCSE_HEAD, None if pooler is None else prefix + pooler):
+        if name is not None and f"{name}.weight" in tensors:
             return HeadWeights(
-                tensors.read(weight, (width, width), because),
-                tensors.read(bias, (width,), because),
+                tensors.read(f"{name}.weight", (width, width), because),
+                tensors.read(f"{name}.bias", (width,), because),
                 "tanh",
             )
     return None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from simjax.errors import SimjaxError
+from simjax.models.model_files import SETTINGS_BYTES, check_file, check_safetensors, is_archive
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -18,11 +20,13 @@ _PICKLES = ("pytorch_model.bin", "pytorch_model.bin.index.json", "model.pt", "tf
 
 
 def read_json(path: Path) -> Any:
-    """The content of a JSON file.
+    """The content of a JSON file of a model folder.
 
     Raises:
-        SimjaxError: it is missing, or is not JSON; with the line.
+        SimjaxError: it is missing, is not to be opened (`check_file`), or is not JSON; with the
+            line.
     """
+    check_file(path, SETTINGS_BYTES)
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -31,6 +35,10 @@ def read_json(path: Path) -> Any:
         raise SimjaxError(f"{path}: is not UTF-8 text ({error.reason})") from error
     except json.JSONDecodeError as error:
         raise SimjaxError(f"{path}:{error.lineno}: is not JSON ({error.msg})") from error
+    except RecursionError as error:
+        raise SimjaxError(f"{path}: is not JSON that can be read (nested too deeply)") from error
+    except ValueError as error:  # a number of thousands of digits
+        raise SimjaxError(f"{path}: is not JSON that can be read ({error})") from error
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -53,21 +61,26 @@ class TensorFolder:
 
         Raises:
             SimjaxError: there is no safetensors file (pickles are never read), a part is
-                missing, or a file is damaged.
+                missing or not beside its index, or a file is damaged or not to be opened.
         """
         self._files: dict[str, Path] = {}
         self._open: dict[Path, Any] = {}
-        if (folder / SINGLE).is_file():
+        if os.path.lexists(folder / SINGLE):
             self.path = folder / SINGLE
             self._files = dict.fromkeys(self._names_in(self.path), self.path)
-        elif (folder / INDEX).is_file():
+        elif os.path.lexists(folder / INDEX):
             self.path = folder / INDEX
             listed = read_json_object(self.path).get("weight_map")
             if not isinstance(listed, dict):
                 raise SimjaxError(f"{self.path}: has no weight_map")
             for name, part in listed.items():
-                # Parts lie beside their index; a path that leaves the folder is not followed.
-                path = folder / Path(str(part)).name
+                plain = isinstance(part, str) and part not in ("", "..") and "\0" not in part
+                if not plain or Path(part).name != part:
+                    raise SimjaxError(
+                        f"{self.path}: tensor {name} is said to be in {part!r}; parts are files "
+                        "that lie beside their index"
+                    )
+                path = folder / part
                 if name not in self._names_in(path):
                     raise SimjaxError(f"{path}: tensor {name} is missing, though {INDEX} lists it")
                 self._files[name] = path
@@ -78,10 +91,13 @@ class TensorFolder:
                     f"{folder / pickles[0]}: only safetensors are read; convert it with "
                     f"transformers' save_pretrained, which writes {SINGLE}"
                 )
-            raise SimjaxError(f"{folder / SINGLE}: no such file; the folder holds no weights")
+            archives = sorted(p.name for p in folder.glob("*") if is_archive(p.name))
+            mend = f"; unpack {archives[0]} first" if archives else ""
+            raise SimjaxError(f"{folder / SINGLE}: no such file; the folder holds no weights{mend}")
 
     def _handle(self, path: Path) -> Any:
         if path not in self._open:
+            check_safetensors(path)
             try:
                 self._open[path] = safe_open(path, framework="np")
             except (OSError, SafetensorError) as error:

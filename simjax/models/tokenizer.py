@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from simjax.errors import SimjaxError
 from simjax.models.encoder import EncoderConfig
 from simjax.models.hf import resolve
+from simjax.models.model_files import VOCABULARY_BYTES, check_file
 from simjax.models.modules_json import describe
+from simjax.models.tensor_files import read_json_object
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 # Any one of these is a vocabulary; without one transformers makes up a five-token tokenizer.
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model")
+_OPENED = ("*token*", "vocab*", "merges.txt", "*.model", "*.jinja", "config.json")
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # Tables are padded to round sizes, and tokens renamed, never by more than this.
 _LEEWAY = 0.1
@@ -103,6 +107,7 @@ def _has_vocabulary(folder: Path) -> bool:
 def _from_folder(folder: Path) -> PreTrainedTokenizerFast:
     if not _has_vocabulary(folder):
         raise SimjaxError(f"{folder}: holds no tokenizer (none of {', '.join(_VOCABULARIES)})")
+    _check_files(folder)
     from transformers import AutoTokenizer
 
     try:
@@ -115,6 +120,25 @@ def _from_folder(folder: Path) -> PreTrainedTokenizerFast:
     if not tokenizer.is_fast:
         raise SimjaxError(f"{folder}: holds only a slow tokenizer; tokenizer.json is needed")
     return tokenizer
+
+
+def _check_files(folder: Path) -> None:
+    """What transformers opens is to be opened; its settings name no other files."""
+    for pattern in _OPENED:
+        for path in folder.glob(pattern):
+            if not path.is_dir():
+                check_file(path, VOCABULARY_BYTES)
+    path = folder / "tokenizer_config.json"
+    if not os.path.lexists(path):
+        return
+    settings = read_json_object(path)
+    if settings.get("init_inputs"):
+        raise SimjaxError(f"{path}: init_inputs are not supported; remove them")
+    files = settings.get("fast_tokenizer_files") or []
+    if not isinstance(files, list) or not all(
+        isinstance(name, str) and Path(name).name == name for name in files
+    ):
+        raise SimjaxError(f"{path}: fast_tokenizer_files must be names of files that lie beside it")
 
 
 def _from_vocabulary(path: Path) -> PreTrainedTokenizerFast:

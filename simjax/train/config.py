@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from simjax.checkpoint.config import CheckpointConfig
-from simjax.data.pipeline import DataConfig
+from simjax.data.config import DataConfig
 from simjax.errors import UsageError
 from simjax.eval.tasks import EvalConfig
 from simjax.mesh import MeshConfig
@@ -73,8 +73,8 @@ class TrainConfig:
         epochs: Passes over the training examples.
         steps: Batches; where given, it counts and `epochs` does not.
         micro_batch: Examples that a device encodes at a time, a multiple of `data.block_size`;
-            null encodes its whole share of the batch at once. The result does not depend on it,
-            memory does.
+            null takes the whole share of the batch, or as much of it as the compiler says will
+            fit. The result does not depend on it, memory does.
         log_every: Steps between two lines of metrics.
         ema: Decay of an exponential moving average of the parameters; null keeps none.
         evaluate: Which parameters are evaluated and exported where `ema` keeps an average: the
@@ -217,7 +217,9 @@ def _check_views(config: RunConfig) -> None:
         if model.dropout is None and model.pretrained is None:
             rates = [model.encoder.hidden_dropout, model.encoder.attention_dropout]
         check_dropout("the encoder", *rates)
-    if config.objective.false_negatives == "label" and data.source.label is None:
+    if config.objective.false_negatives == "label" and not any(
+        source.label for source in data.all_sources
+    ):
         raise UsageError(
             "objective.false_negatives is label and data.source.label names no column; name one"
         )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -101,14 +101,23 @@ def _last_names(value: Any) -> Any:
     return value
 
 
-def export_run(run: Path, folder: Path, *, step: int | None = None, overwrite: bool = False) -> int:
+def export_run(
+    run: Path,
+    folder: Path,
+    *,
+    step: int | None = None,
+    overwrite: bool = False,
+    warn: Callable[[str], object] = print,
+) -> int:
     """Writes the model of a run's checkpoint, whether the run has ended or not.
 
     Args:
         run: A run folder.
         folder: Where to.
-        step: Which checkpoint; None takes the best by `evaluation.metric`, else the newest.
+        step: Which checkpoint; None takes the best by `evaluation.metric`, else the newest, of
+            those that are whole.
         overwrite: Replace a model that was exported there before.
+        warn: Called with a line for each checkpoint that is left out because it is not whole.
 
     Returns:
         The step.
@@ -121,6 +130,8 @@ def export_run(run: Path, folder: Path, *, step: int | None = None, overwrite: b
         raise SimjaxError(f"{run}: is no run folder (it has no config.yaml)")
     config = dataclasses.replace(run_config.load(path), output=str(run))
     with open_checkpoints(run, config, read_only=True) as checkpoints:
+        if step is None:
+            checkpoints.check(warn)
         chosen = step or checkpoints.best() or checkpoints.latest()
         if chosen is None:
             raise SimjaxError(f"{run}: has no checkpoint yet; train it first")

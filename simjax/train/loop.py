@@ -18,12 +18,13 @@ from rich.console import Console
 
 from simjax import mesh as meshes
 from simjax.checkpoint.manager import Checkpoints
+from simjax.checkpoint.manifest import write_text
 from simjax.data import pipeline
 from simjax.data.pipeline import PackedBatch
 from simjax.errors import SimjaxError
 from simjax.eval import report, tasks
 from simjax.train import config as run_config
-from simjax.train import finish, summary, throughput
+from simjax.train import finish, resume, summary, throughput
 from simjax.train import metrics as metrics_file
 from simjax.train.average import Evaluated, evaluated
 from simjax.train.config import RunConfig
@@ -58,10 +59,11 @@ def train(config: RunConfig, *, console: Console | None = None) -> dict[str, Any
         evaluation = tasks.load(config.evaluation, config.data.root_path)
         run = set_up(config)
         checkpoints = stack.enter_context(finish.open_checkpoints(folder, config))
-        checkpoints.identify(run.identity())
+        changed = resume.changed(folder, config)
+        checkpoints.identify(run.identity(), changed)
         if jax.process_index() == 0:
-            (folder / "config.yaml").write_text(run_config.dump(config), encoding="utf-8")
-        state, start = _restore(run, checkpoints)
+            write_text(folder / resume.CONFIG, run_config.dump(config))
+        state, start = resume.restore(run, checkpoints, _lines(console))
         watch = finish.early_stopping(config)
         if start:
             watch = watch.restored(checkpoints.metrics(start))
@@ -82,6 +84,8 @@ def train(config: RunConfig, *, console: Console | None = None) -> dict[str, Any
         progress.print(run.summary())
         if start:
             progress.print(f"going on from step {start} of {run.total_steps}")
+            if changed:
+                progress.print(f"changed since the last start: {', '.join(changed.values())}")
         else:
             loop.evaluate(state, 0)
         state, step = loop.run(state, start)
@@ -128,16 +132,9 @@ def train(config: RunConfig, *, console: Console | None = None) -> dict[str, Any
     return scores
 
 
-def _restore(run: Run, checkpoints: Checkpoints) -> tuple[TrainState, int]:
-    step = checkpoints.latest()
-    if step is None:
-        return run.init_state(), 0
-    state, data = checkpoints.restore(step, run.abstract_state())
-    if data != {"next_index": step}:
-        raise SimjaxError(
-            f"{checkpoints.folder / str(step)}: its data stand at {data}, not at step {step}"
-        )
-    return state, step
+def _lines(console: Console) -> Callable[[str], None]:
+    """Shows lines as they are, however long."""
+    return lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _best(run: Run, checkpoints: Checkpoints, state: TrainState) -> tuple[int, Params]:

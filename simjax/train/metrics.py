@@ -7,7 +7,6 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -19,6 +18,8 @@ from simjax.train.weights_and_biases import WandbRun
 
 FILE = "metrics.jsonl"
 EVENTS = "tensorboard"
+FLUSH_SECONDS = 30
+"""TensorBoard's file is brought to the disk this often; `metrics.jsonl` with every line."""
 
 
 class MetricsWriter:
@@ -53,26 +54,19 @@ class MetricsWriter:
         self._file: Any = None
         self._events: Any = None
         self._wandb = wandb
-        self._path = Path(folder) / FILE
         if not (jax.process_index() == 0 if enabled is None else enabled):
             return
-        folder, path = Path(folder), self._path
+        folder = Path(folder)
+        self._path = path = folder / FILE
         try:
             folder.mkdir(parents=True, exist_ok=True)
             _keep_until(path, resume_step)
             self._file = path.open("a", encoding="utf-8")
+            if tensorboard:
+                first = 0 if resume_step is None else resume_step + 1
+                self._events = _Events(folder / EVENTS, first)
         except OSError as error:
             raise SimjaxError(f"{path}: cannot be written ({error})") from error
-        if tensorboard:
-            from tensorboardX import SummaryWriter
-
-            # TensorBoard hides earlier events from the purge step on. The suffix keeps a run that
-            # is resumed within the same second from writing over their file.
-            self._events = SummaryWriter(
-                str(folder / EVENTS),
-                purge_step=0 if resume_step is None else resume_step + 1,
-                filename_suffix=f".{time.time_ns()}",
-            )
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
         """Records ``values`` (numbers, or arrays of one number) under ``step``.
@@ -81,7 +75,7 @@ class MetricsWriter:
         is not given them, nor is Weights & Biases.
 
         Raises:
-            SimjaxError: the disk is full, or the file cannot be written any more.
+            SimjaxError: the files cannot be written, as on a disk that is full.
         """
         if self._file is None:
             return
@@ -89,31 +83,42 @@ class MetricsWriter:
         line = {"step": int(step)} | {
             name: value if math.isfinite(value) else None for name, value in numbers.items()
         }
+        finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
         try:
             self._file.write(json.dumps(line, allow_nan=False) + "\n")
             self._file.flush()
+            if self._events is not None:
+                self._events.add(step, finite)
         except OSError as error:
-            raise SimjaxError(f"{self._path}: cannot be written ({error.strerror})") from error
-        finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
-        if self._events is not None:
-            for name, value in finite.items():
-                self._events.add_scalar(name, value, step)
+            raise self._failure(error) from error
         if self._wandb is not None:
             self._wandb.write(int(step), finite)
 
     def close(self, *, failed: bool = False) -> None:
-        """Ends the files; a second call does nothing."""
-        if self._file is not None:
-            # What a full disk would not take was complained of before.
-            with suppress(OSError):
-                self._file.close()
-            self._file = None
-        if self._events is not None:
-            self._events.close()
-            self._events = None
-        if self._wandb is not None:
-            self._wandb.close(failed=failed)
-            self._wandb = None
+        """Ends the files and what else was given the figures; a second call does nothing.
+
+        Args:
+            failed: whether an error ended the run.
+
+        Raises:
+            SimjaxError: what they still held cannot be written.
+        """
+        wandb, self._wandb = self._wandb, None
+        if wandb is not None:
+            wandb.close(failed=failed)
+        files, self._file, self._events = (self._events, self._file), None, None
+        lost: OSError | None = None
+        for file in files:
+            try:
+                if file is not None:
+                    file.close()
+            except OSError as error:
+                lost = error
+        if lost is not None:
+            raise self._failure(lost) from lost
+
+    def _failure(self, error: OSError) -> SimjaxError:
+        return SimjaxError(f"{self._path}: cannot be written ({error.strerror}); make room there")
 
     def __enter__(self) -> MetricsWriter:
         return self
@@ -124,7 +129,48 @@ class MetricsWriter:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close(failed=error is not None)
+        try:
+            self.close(failed=error is not None)
+        except SimjaxError:
+            if error is None:  # else what ended the run matters more
+                raise
+
+
+class _Events:
+    """Scalars for TensorBoard.
+
+    tensorboardX's own writer hands them to a thread: where the disk is full, that thread dies, and
+    `add_scalar` waits for it for ever.
+    """
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto.event_pb2 import SessionLog
+
+        folder.mkdir(exist_ok=True)
+        # The suffix keeps a run that is resumed within the same second from writing over its file.
+        self._writer = EventsWriter(str(folder / "events"), f".{time.time_ns()}")
+        # TensorBoard hides earlier events from this step on.
+        self._add(first_step, session_log=SessionLog(status=SessionLog.START))
+        self._writer.flush()
+        self._flushed = time.monotonic()
+
+    def add(self, step: int, values: Mapping[str, int | float]) -> None:
+        from tensorboardX.summary import scalar
+
+        for name, value in values.items():
+            self._add(step, summary=scalar(name, value))
+        if time.monotonic() - self._flushed > FLUSH_SECONDS:
+            self._writer.flush()
+            self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        self._writer.close()
+
+    def _add(self, step: int, **content: Any) -> None:
+        from tensorboardX.proto.event_pb2 import Event
+
+        self._writer.write_event(Event(wall_time=time.time(), step=int(step), **content))
 
 
 def read(path: str | Path) -> list[dict[str, Any]]:

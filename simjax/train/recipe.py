@@ -83,14 +83,14 @@ class Located:
 
     positions: dict[str, str]
 
-    def complete(self, error: SimjaxError) -> UsageError:
+    def complete(self, error: SimjaxError, default: str | None = None) -> UsageError:
         """The same complaint, led by where the first key that it names was written."""
         message = str(error)
         for word in message.split():
             where = self._find(word.strip(":,;'\"()"))
             if where is not None:
                 return UsageError(f"{where}: {message}")
-        return UsageError(message)
+        return UsageError(message if default is None else f"{default}: {message}")
 
     def _find(self, word: str) -> str | None:
         """Parts name their keys from their own section on: `encoder.num_heads`."""
@@ -206,6 +206,9 @@ def _positions(node: _Node, key: str) -> Iterator[tuple[str, str]]:
     if isinstance(node, _Section):
         for name, value in node.fields.items():
             yield from _positions(value, f"{key}.{name}" if key else name)
+    elif isinstance(node, _Items):
+        for index, item in enumerate(node.items):
+            yield from _positions(item, f"{key}[{index}]")
 
 
 def _build(cls: type[T], section: _Section, key: str, top: type, located: Located) -> T:
@@ -230,7 +233,7 @@ def _build(cls: type[T], section: _Section, key: str, top: type, located: Locate
     try:
         return cls(**values)
     except SimjaxError as error:
-        raise located.complete(error) from error
+        raise located.complete(error, section.where) from error
     except (TypeError, ValueError) as error:
         raise UsageError(f"{section.where}: {key or 'the configuration'}: {error}") from error
 

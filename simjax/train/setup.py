@@ -15,7 +15,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from simjax import mesh as meshes
-from simjax.data import pipeline, sources
+from simjax.data import pipeline
 from simjax.data.pipeline import BatchSource
 from simjax.data.tokenizer import train_wordpiece
 from simjax.errors import SimjaxError, UsageError
@@ -26,7 +26,7 @@ from simjax.models.tokenizer import check_same_ids, check_tokenizer, load_tokeni
 from simjax.objectives.contrastive import Views
 from simjax.objectives.system import ContrastiveSystem
 from simjax.sentence_encoder import SentenceEncoder
-from simjax.train import optimizer
+from simjax.train import memory, optimizer
 from simjax.train.config import RunConfig, check_dropout
 from simjax.train.folder import has_checkpoints
 from simjax.train.state import TrainState, abstract_state, init_state, state_specs
@@ -51,6 +51,8 @@ class Run:
         tx: The optimiser.
         step: The compiled update.
         total_steps: Updates of the whole run.
+        chosen_micro_batch: Examples that a device encodes at a time, where its whole share of a
+            batch would not have fitted.
     """
 
     config: RunConfig
@@ -62,6 +64,7 @@ class Run:
     tx: optax.GradientTransformation
     step: Step
     total_steps: int
+    chosen_micro_batch: int | None = None
 
     def init_state(self) -> TrainState:
         """The state before the first step."""
@@ -80,6 +83,7 @@ class Run:
         config = dataclasses.asdict(self.config)
         data = {key: config["data"][key] for key in _DATA_IDENTITY}
         data["block_size"] = self.config.data.block
+        data["weights"] = [source.weight for source in self.config.data.all_sources]
         kept = {key: config[key] for key in ("seed", "model", "objective", "optimizer")}
         store = self.source.store.fingerprint
         kept |= {"data": data, "token_store": store, "steps": self.total_steps}
@@ -92,20 +96,28 @@ class Run:
     def summary(self) -> str:
         """What is trained on what, in a line."""
         store, data = self.source.store, self.config.data
-        left_out = f" ({store.skipped:,} left out: a text is empty)" if store.skipped else ""
+        reasons = {"a text is empty": store.skipped, "they repeat others": store.repeated}
+        told = [f"{count:,} left out: {reason}" for reason, count in reasons.items() if count]
+        left_out = f" ({'; '.join(told)})" if told else ""
+        if len(store.sizes) > 1:
+            left_out = f" of {len(store.sizes)} sources{left_out}"
         parameters = sum(leaf.size for leaf in jax.tree.leaves(self.params))
         mesh = " x ".join(f"{name} {size}" for name, size in self.mesh.shape.items())
         steps = "step" if self.total_steps == 1 else "steps"
+        micro = self.chosen_micro_batch
+        portions = "" if micro is None else f"; micro-batches of {micro:,}, for memory's sake"
         return (
             f"{len(store.examples):,} examples{left_out}, {self.total_steps:,} {steps} of "
             f"{data.batch_size:,} ({self.source.steps_per_epoch:,} an epoch); {parameters:,} "
-            f"parameters; devices: {mesh}"
+            f"parameters; devices: {mesh}{portions}"
         )
 
 
 _DATA_IDENTITY = (
     "views",
     "num_views",
+    "mixing",
+    "no_duplicates",
     "batch_size",
     "row_length",
     "max_length",
@@ -121,7 +133,7 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
         UsageError: The configuration does not fit the data or the devices.
     """
     mesh = meshes.make_mesh(config.mesh, devices)
-    _, micro_blocks = blocks_per_device(
+    share, asked = blocks_per_device(
         config.data.batch_size, config.data.block, config.train.micro_batch, mesh
     )
     tokenizer = make_tokenizer(config)
@@ -145,12 +157,29 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
     tx, schedule = optimizer.make(config.optimizer, total_steps, config.data.batch_size)
     ema = config.train.ema
     specs = state_specs(params, tx, mesh, average=ema is not None)
-    options = StepOptions(
-        micro_blocks, config.mesh.gather, config.optimizer.clip_norm, config.seed, ema
-    )
-    step = make_step(system, tx, schedule, specs, mesh, options)
+
+    def step_of(micro_blocks: int) -> Step:
+        gather, clip = config.mesh.gather, config.optimizer.clip_norm
+        options = StepOptions(micro_blocks, gather, clip, config.seed, ema)
+        return make_step(system, tx, schedule, specs, mesh, options)
+
+    state = abstract_state(params, tx, mesh, average=ema is not None)
+    batch = memory.abstract_batch(source, mesh)
+    free = memory.room(list(mesh.devices.flat))
+    fit = memory.Fit(asked)
+    if free is not None:
+        fit = memory.choose(
+            share,
+            None if config.train.micro_batch is None else asked,
+            config.data.block,
+            free,
+            lambda blocks: memory.most_bytes(model.config, state, batch, blocks),
+            lambda blocks: memory.step_bytes(step_of(blocks), state, batch),
+        )
+    step = step_of(fit.micro_blocks)
     encoder = make_encoder(config, model, tokenizer, max_length)
-    return Run(config, mesh, source, model, encoder, params, tx, step, total_steps)
+    micro_batch = None if fit.micro_blocks == asked else fit.micro_blocks * config.data.block
+    return Run(config, mesh, source, model, encoder, params, tx, step, total_steps, micro_batch)
 
 
 def make_system(
@@ -226,12 +255,7 @@ def make_tokenizer(config: RunConfig) -> PreTrainedTokenizerFast:
     # Without a checkpoint it was learned for a run that came to nothing, maybe by another recipe.
     if config.tokenizer.source != "train" or (has_checkpoints(folder.parent) and folder.is_dir()):
         return load_run_tokenizer(config)
-    texts = (
-        text
-        for example in sources.read(config.data.source, config.data.root_path)
-        for text in (example.anchor, *example.positives, *example.negatives)
-    )
-    tokenizer = train_wordpiece(texts, config.tokenizer.vocab_size)
+    tokenizer = train_wordpiece(pipeline.texts(config.data), config.tokenizer.vocab_size)
     if jax.process_index() == 0:
         draft = folder.with_name("tokenizer.partial")
         shutil.rmtree(draft, ignore_errors=True)

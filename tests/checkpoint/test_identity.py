@@ -22,12 +22,35 @@ def test_another_run_is_refused(tmp_path):
         checkpoints.save(1, {"x": jnp.ones(1)}, {})
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.identify(IDENTITY)
-        with pytest.raises(SimjaxError, match=r"different: seed \(0 there, 1 here\); ") as caught:
+        with pytest.raises(SimjaxError, match=r"refused: seed \(0 there, 1 here\); ") as caught:
             checkpoints.identify(IDENTITY | {"seed": 1})
         assert "block_size" not in str(caught.value)
         with pytest.raises(SimjaxError, match=r"views \(\[1, 2\] there, absent here\)"):
             checkpoints.identify({k: v for k, v in IDENTITY.items() if k != "views"})
         checkpoints.identify(IDENTITY)  # a refused one is not recorded
+
+
+def test_what_has_changed_beside_is_told_apart(tmp_path):
+    beside = {"train.log_every": "train.log_every (1 there, 2 here)", "seed": "seed (0 there, ...)"}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.identify(IDENTITY)
+        checkpoints.save(1, {"x": jnp.ones(1)}, {})
+        checkpoints.wait()
+        checkpoints.identify(IDENTITY, beside)  # by itself it is allowed
+        with pytest.raises(SimjaxError) as caught:
+            checkpoints.identify(IDENTITY | {"seed": 1}, beside)
+    told = "refused: seed (0 there, 1 here); changed as well: train.log_every (1 there, 2 here); "
+    assert told in str(caught.value) and str(caught.value).count("seed") == 1
+
+
+def test_a_lost_identity_is_told(tmp_path):
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.identify(IDENTITY)
+        checkpoints.save(1, {"x": jnp.ones(1)}, {})
+        checkpoints.wait()
+        (tmp_path / "run.json").unlink()
+        with pytest.raises(SimjaxError, match=r"run\.json: cannot be read \(.*No such file"):
+            checkpoints.identify(IDENTITY)
 
 
 def test_an_unreadable_identity_is_told(tmp_path):

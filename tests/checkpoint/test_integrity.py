@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -79,17 +80,134 @@ def test_a_missing_file_is_noticed_and_the_way_out_named(folder):
         kept.rename(path)
 
 
-def test_without_sums_a_step_can_still_be_used(folder):
-    (folder / "2" / manifest.NAME).unlink()
-    restored, data_state = Checkpoints(folder).restore(2, TARGET)
-    assert restored["n"] == 2 and data_state == {"next_index": 2}
+def largest(step):
+    return max(files_of(step), key=lambda path: path.stat().st_size)
 
 
-def test_without_sums_damage_that_orbax_notices_is_one_line(folder):
-    (folder / "2" / manifest.NAME).unlink()
+def flip_a_bit(step):
+    path = largest(step)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    return f"{path}: damaged"
+
+
+def truncate(step):
+    path = largest(step)
+    os.truncate(path, path.stat().st_size - 1)
+    return f"{path}: damaged"
+
+
+def remove_a_file(step):
+    path = largest(step)
+    path.unlink()
+    return f"{path}: missing from the checkpoint"
+
+
+def empty(step):
+    shutil.rmtree(step)
+    step.mkdir()
+    return f"{step}: empty, no checkpoint"
+
+
+def put_a_file_there(step):
+    shutil.rmtree(step)
+    step.write_text("")
+    return f"{step}: empty, no checkpoint"
+
+
+def remove_the_marker(step):
+    (step / manifest.NAME).unlink()
+    return f"{step / manifest.NAME}: missing, so the checkpoint was never complete"
+
+
+def remove_orbax_marker(step):
+    (step / "_CHECKPOINT_METADATA").unlink()
+    return f"{step / '_CHECKPOINT_METADATA'}: missing from the checkpoint"
+
+
+def cut_the_sums(step):
+    os.truncate(step / manifest.NAME, 40)
+    return f"{step / manifest.NAME}: the checksums cannot be read"
+
+
+def scramble_the_sums(step):
+    (step / manifest.NAME).write_text("[1]")
+    return f"{step / manifest.NAME}: the checksums cannot be read"
+
+
+DAMAGE = [
+    flip_a_bit,
+    truncate,
+    remove_a_file,
+    empty,
+    put_a_file_there,
+    remove_the_marker,
+    remove_orbax_marker,
+    cut_the_sums,
+    scramble_the_sums,
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damage_is_named_and_the_newest_good_step_taken(folder, damage):
+    fault = damage(folder / "2")
+    with Checkpoints(folder) as checkpoints:
+        said = []
+        checkpoints.check(said.append)
+        (line,) = said
+        assert line.startswith(f"checkpoint of step 2 left out: {fault}") and "\n" not in line
+        assert checkpoints.steps() == [1] and checkpoints.latest() == 1
+        assert (folder / "2").exists()  # nothing is deleted for being damaged
+        restored, data_state = checkpoints.restore(1, TARGET)
+        assert restored["n"] == 1 and data_state == {"next_index": 1}
+        checkpoints.save(2, TARGET, {})  # the run comes to that step again
+    said.clear()
+    again = Checkpoints(folder)
+    again.check(said.append)
+    assert again.steps() == [1, 2] and not said
+    assert again.restore(2, TARGET)[0]["n"] == 0
+
+
+def test_a_damaged_best_step_is_not_the_best(folder):
+    with Checkpoints(folder, best_metric="dev") as checkpoints:
+        checkpoints.save(3, TARGET, {}, {"dev": 0.9})
+        checkpoints.save(4, TARGET, {}, {"dev": 0.5})
+        checkpoints.save(5, TARGET, {}, {"dev": 0.4})
+        checkpoints.wait()
+        assert checkpoints.steps() == [3, 4, 5]
+    remove_orbax_marker(folder / "3")
+    with Checkpoints(folder, best_metric="dev") as checkpoints:
+        said = []
+        checkpoints.check(said.append)
+        assert len(said) == 1 and "step 3" in said[0]
+        assert checkpoints.steps() == [4, 5] and checkpoints.best() == 4
+
+
+def test_without_a_whole_step_nothing_starts_over_by_itself(folder):
+    flip_a_bit(folder / "1")
+    truncate(folder / "2")
+    said = []
+    message = f"{folder}: none of its checkpoints is whole .*delete {folder} to start over"
+    with pytest.raises(SimjaxError, match=message):
+        Checkpoints(folder).check(said.append)
+    assert [line.split()[3] for line in said] == ["1", "2"]
+
+
+def test_steps_that_were_never_complete_are_no_run(folder):
+    empty(folder / "1")
+    remove_the_marker(folder / "2")
+    said = []
+    checkpoints = Checkpoints(folder)
+    checkpoints.check(said.append)
+    assert len(said) == 2 and checkpoints.latest() is None
+
+
+def test_damage_with_right_sums_is_one_line(folder):
     for path in (folder / "2" / "state").rglob("*"):
         if path.is_file():
             path.write_bytes(b"")
+    manifest.write(folder / "2")
     with pytest.raises(SimjaxError, match="2: cannot be read") as caught:
         Checkpoints(folder).restore(2, TARGET)
     assert "\n" not in str(caught.value)
@@ -100,17 +218,37 @@ def test_leftovers_are_no_steps_and_are_removed(folder):
     shutil.copytree(folder / "2", half)
     doomed = folder / "1.discarded"
     (folder / "1").rename(doomed)
+    torn = folder / "run.json.partial"
+    torn.write_text("{")
+    linked = folder / "7.discarded"
+    linked.symlink_to(folder.parent)
     (folder / "4").mkdir()
     (folder / "notes").mkdir()
+    (folder / "007").mkdir()
     assert Checkpoints(folder, read_only=True).steps() == [2]
-    assert half.exists() and doomed.exists()  # perhaps another process is writing them
+    # Perhaps another process is writing them.
+    assert all(os.path.lexists(path) for path in (half, doomed, torn, linked))
     with Checkpoints(folder) as checkpoints:
         assert checkpoints.steps() == [2] and checkpoints.latest() == 2
-        assert not half.exists() and not doomed.exists()
-        assert (folder / "notes").exists()
+        assert not any(os.path.lexists(path) for path in (half, doomed, torn, linked))
+        assert (folder / "notes").exists() and (folder / "007").exists()
         checkpoints.save(4, TARGET, {})  # the empty folder is not in the way
         checkpoints.wait()
         assert checkpoints.steps() == [2, 4]
+
+
+def test_a_disk_without_room_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):
+    path = tmp_path / "run.json"
+    manifest.write_json(path, {"seed": 0})
+
+    def full(file):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(SimjaxError, match=r"run\.json: cannot be written \(No space left"):
+        manifest.write_json(path, {"seed": 1})
+    assert [entry.name for entry in tmp_path.iterdir()] == ["run.json"]
+    assert json.loads(path.read_text()) == {"seed": 0}
 
 
 KILLED = """

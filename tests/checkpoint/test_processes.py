@@ -24,6 +24,7 @@ import numpy as np
 from jax import P
 from jax.sharding import AxisType, NamedSharding
 
+from simjax.checkpoint import manifest
 from simjax.checkpoint.manager import CheckpointConfig, Checkpoints
 
 mesh = jax.make_mesh((4,), ("fsdp",), axis_types=(AxisType.Auto,))
@@ -44,6 +45,11 @@ with Checkpoints(folder, CheckpointConfig(keep=1), best_metric="dev") as checkpo
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
     )
     state, data_state = checkpoints.restore(checkpoints.best(), target)
+    if index == 1:  # what this process alone sees is not acted upon
+        manifest.verify = lambda folder: 1 / 0
+    said = []
+    checkpoints.check(said.append)
+    assert checkpoints.steps() == [2, 4] and not said
     assert len(state["kernel"].addressable_shards) == 2
     for shard in state["kernel"].addressable_shards:
         np.testing.assert_array_equal(np.asarray(shard.data), 2 * values[shard.index])

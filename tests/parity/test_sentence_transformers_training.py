@@ -21,7 +21,7 @@ from sentence_transformers.sentence_transformer.losses import MultipleNegativesR
 from transformers import get_linear_schedule_with_warmup
 
 from simjax import mesh as meshes
-from simjax.data.pipeline import DataConfig
+from simjax.data.config import DataConfig
 from simjax.data.sources import Source
 from simjax.mesh import MeshConfig
 from simjax.objectives.config import ObjectiveConfig

@@ -73,22 +73,6 @@ def test_torn_anywhere_it_goes_on_whole_and_without_doubles(tmp_path):
         assert path.read_bytes() == whole
 
 
-def test_a_full_disk_is_told_and_what_is_written_stays_whole(tmp_path):
-    class Full:
-        def write(self, text=""):
-            raise OSError(28, "No space left on device")
-
-        close = flush = write
-
-    with MetricsWriter(tmp_path, tensorboard=False) as writer:
-        writer.write(1, {"loss": 1.0})
-        writer._file.close()
-        writer._file = Full()
-        with pytest.raises(SimjaxError, match=r"metrics\.jsonl: cannot be written \(No space left"):
-            writer.write(2, {"loss": 1.0})
-    assert lines(tmp_path) == [{"step": 1, "loss": 1.0}]
-
-
 def test_a_line_without_its_end_is_completed(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n{"step": 2, "loss": 2.0}')
     with MetricsWriter(tmp_path, resume_step=2, tensorboard=False) as writer:

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from simjax.checkpoint.config import CheckpointConfig
 from simjax.checkpoint.manager import Checkpoints
-from simjax.data.pipeline import DataConfig
+from simjax.data.config import DataConfig
 from simjax.data.sources import Source
 from simjax.eval.tasks import EvalConfig, Task
 from simjax.mesh import MeshConfig

@@ -11,7 +11,8 @@ import jax
 from jaxtyping import Array
 
 from simjax import mesh as meshes
-from simjax.data.pipeline import DataConfig, PackedBatch
+from simjax.data.config import DataConfig
+from simjax.data.pipeline import PackedBatch
 from simjax.errors import SimjaxError
 from simjax.lab.bench.peers import StepOptions
 from simjax.lab.bench.texts import Origin, examples

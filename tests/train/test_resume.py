@@ -1,0 +1,164 @@
+"""Going on with a run whose checkpoints are damaged, recipe has changed, or disk is full."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from simjax.checkpoint.config import CheckpointConfig
+from simjax.checkpoint.manager import Checkpoints
+from simjax.cli.main import main
+from simjax.train import config as run_config
+from simjax.train import resume
+from simjax.train.config import RunConfig, TrainConfig
+from tests.train.tiny_run import (
+    BLOCK,
+    EPOCHS,
+    SAVED,
+    TOTAL,
+    assert_same_bits,
+    environment,
+    figures,
+    recipe,
+    state_at,
+    train,
+)
+
+
+def copied(config: RunConfig, to: Path) -> RunConfig:
+    shutil.copytree(config.output, to)
+    return dataclasses.replace(config, output=str(to))
+
+
+def flip_a_bit(step: Path) -> Path:
+    path = max((p for p in step.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    return path
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_gone_on_from(whole, tmp_path):
+    config = copied(whole[0], tmp_path / "run")
+    damaged = flip_a_bit(tmp_path / "run" / "checkpoints" / str(TOTAL))
+    said = io.StringIO()
+    assert train(config, Console(file=said, width=100))["steps"] == TOTAL
+    lines = said.getvalue().splitlines()
+    assert f"checkpoint of step {TOTAL} left out: {damaged}: damaged, its SHA-256 is" in lines[0]
+    assert any(line.startswith(f"going on from step {TOTAL - SAVED}") for line in lines)
+    assert_same_bits(state_at(config), state_at(whole[0]))
+    assert figures(tmp_path / "run") == figures(Path(whole[0].output))
+
+
+def test_an_export_leaves_damaged_checkpoints_out(whole, tmp_path, capfd):
+    config = copied(whole[0], tmp_path / "run")
+    with Checkpoints(tmp_path / "run" / "checkpoints", read_only=True) as checkpoints:
+        steps = checkpoints.steps()
+    for step in steps[1:]:
+        flip_a_bit(tmp_path / "run" / "checkpoints" / str(step))
+    assert main(["export", config.output, str(tmp_path / "model")]) == 0
+    out = capfd.readouterr().out.splitlines()
+    assert [line.split(":")[0] for line in out[:-1]] == [
+        f"checkpoint of step {step} left out" for step in steps[1:]
+    ]
+    assert out[-1] == f"{tmp_path / 'model'}: the model of step {steps[0]}"
+
+
+def test_what_has_changed_and_may_is_said(whole, tmp_path):
+    config = copied(whole[0], tmp_path / "run")
+    flip_a_bit(tmp_path / "run" / "checkpoints" / str(TOTAL))
+    config = dataclasses.replace(
+        config,
+        train=TrainConfig(epochs=EPOCHS, micro_batch=2 * BLOCK, log_every=1),
+        checkpoint=CheckpointConfig(every=1, keep=2),
+    )
+    said = io.StringIO()
+    train(config, Console(file=said, width=1000))
+    told = next(line for line in said.getvalue().splitlines() if line.startswith("changed since"))
+    assert told == (
+        f"changed since the last start: checkpoint.every ({SAVED} there, 1 here), "
+        f"train.micro_batch ({BLOCK} there, {2 * BLOCK} here)"
+    )
+    # Now it is what the last start had.
+    assert resume.changed(tmp_path / "run", config) == {}
+
+
+def test_what_has_changed_and_may_not_is_told_apart(whole, tmp_path, capfd):
+    config = copied(whole[0], tmp_path / "run")
+    path = tmp_path / "recipe.yaml"
+    path.write_text(run_config.dump(config), encoding="utf-8")
+    assert main(["train", str(path), "--seed=1", "--train.log_every=2"]) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert (
+        "refused: seed (0 there, 1 here); changed as well: train.log_every (1 there, 2 here)"
+        in (line)
+    )
+
+
+@pytest.mark.parametrize("content", [b"", b"- a\n", b"seed: [1\n", b"\xff"])
+def test_a_damaged_record_of_the_last_start_is_no_hindrance(tmp_path, content):
+    (tmp_path / "config.yaml").write_bytes(content)
+    assert list(resume.changed(tmp_path, RunConfig(output="x"))) == ["config.yaml"]
+
+
+ON_A_SMALL_DISK = """
+mount -t tmpfs -o size="$1",mode=777 tmpfs "$2" || exit 77
+shift
+disk=$1; kept=$2; shift 2
+"$@"
+status=$?
+cp -a "$disk"/. "$kept"
+exit $status
+"""
+
+
+@pytest.mark.faults
+def test_a_full_disk_stops_the_run_and_leaves_the_last_good_checkpoint(data, whole, tmp_path):
+    disk, kept = tmp_path / "disk", tmp_path / "kept"
+    disk.mkdir()
+    kept.mkdir()
+    files = list((Path(whole[0].output) / "checkpoints" / str(TOTAL)).rglob("*"))
+    step = sum(4096 * (1 + path.stat().st_size // 4096) for path in files)
+    config = recipe(data, disk / "run", checkpoint=CheckpointConfig(every=1, keep=TOTAL))
+    path = tmp_path / "recipe.yaml"
+    path.write_text(run_config.dump(config), encoding="utf-8")
+    command = [sys.executable, "-m", "simjax", "train", str(path)]
+    arguments = [str(int(3.5 * step)), str(disk), str(kept)]
+    try:
+        run = subprocess.run(
+            ["unshare", "-rm", "sh", "-c", ON_A_SMALL_DISK, "sh", *arguments, *command],
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+    except FileNotFoundError:
+        pytest.skip("there is no unshare to mount a small disk with")
+    if run.returncode == 77 or "unshare:" in run.stderr:
+        pytest.skip(f"this host mounts no disk for tests: {run.stderr.strip()}")
+    assert run.returncode == 1, run.stderr
+    message = run.stderr.splitlines()[-1]
+    assert re.match(rf"simjax: {disk}/run/\S+: ", message) and "o space left" in message, message
+    assert "Traceback" not in run.stderr
+
+    config = dataclasses.replace(config, output=str(kept / "run"))
+    with Checkpoints(kept / "run" / "checkpoints", read_only=True) as checkpoints:
+        faults: list[str] = []
+        checkpoints.check(faults.append)
+        last = checkpoints.latest()
+        assert last is not None and 0 < last < TOTAL and not faults
+    assert f"last complete checkpoint: step {last}" in message
+    # With room again, the same command goes on.
+    assert train(config)["steps"] == TOTAL
+    assert_same_bits(state_at(config), state_at(whole[0]))
+    assert figures(kept / "run") == figures(Path(whole[0].output))
+    assert not [name for name in os.listdir(kept / "run" / "checkpoints") if "tmp" in name]
