@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from simjax.errors import UsageError
 from simjax.mesh import MeshConfig
 from simjax.sentence_encoder import SentenceEncoder
 from simjax.train import config as run_config
@@ -23,6 +24,7 @@ from simjax.train.setup import set_up
 from tests.train.tiny_run import (
     BATCH,
     BLOCK,
+    EPOCHS,
     EVALUATED,
     EXAMPLES,
     SAVED,
@@ -187,6 +189,12 @@ def test_a_summary_is_left_behind(whole):
     after = returned["after"]["sts-dev/spearman"]
     assert f"| {returned['before']['sts-dev/spearman']:.2f} | {after:.2f} |" in page
     assert (Path(config.output) / "summary.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_a_trace_that_would_begin_after_the_end_is_refused(data, tmp_path):
+    plan = TrainConfig(epochs=EPOCHS, micro_batch=BLOCK, profile=(TOTAL + 1, TOTAL + 2))
+    with pytest.raises(UsageError, match=f"begins at step {TOTAL + 1} and the run has {TOTAL}"):
+        set_up(config_for(data, tmp_path / "run", train=plan))
 
 
 def test_the_configuration_is_kept(whole):

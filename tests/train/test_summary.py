@@ -25,6 +25,14 @@ LINES = [
         for step in range(1, 6)
     ),
     {"step": 5, "eval/dev/spearman": 61.5, "eval/dev/alignment": 0.2},
+    # As JSON has what was not finite: no figure.
+    {
+        "step": 5,
+        "loss": None,
+        "alignment": None,
+        "uniformity_cross": None,
+        "eval/dev/spearman": None,
+    },
 ]
 SCORES = {"before": {"dev/spearman": 40.0}, "step 4": {"dev/spearman": 62.0, "dev/rank": 5.0}}
 
