@@ -62,6 +62,7 @@ HEAVY = {
     "tensorflow_datasets",
     "torch",
     "transformers",
+    "wandb",
     "yaml",
 }
 MAX_LINES = 420

@@ -88,6 +88,10 @@ class TrainConfig:
         min_change: By how much it must be better to count.
         freeze: Patterns of parameters that stay as they are, such as `encoder.embeddings.*` or
             `encoder.layers.[0-5].*`.
+        profile: The first and the last step of a profiler trace, counted from 1, which goes into
+            the run folder's `tensorboard/`; null makes none.
+        wandb: Project of Weights & Biases that the figures go to as well (needs the extra
+            `wandb`); null sends nothing anywhere.
     """
 
     epochs: float = 1.0
@@ -99,6 +103,8 @@ class TrainConfig:
     patience: int | None = None
     min_change: float = 0.0
     freeze: tuple[str, ...] = ()
+    profile: tuple[int, ...] | None = None
+    wandb: str | None = None
 
 
 @dataclass(frozen=True)
@@ -248,6 +254,13 @@ def _check_length(config: RunConfig) -> None:
         raise UsageError(f"train.steps is {train.steps}: give at least 1")
     if train.log_every < 1:
         raise UsageError(f"train.log_every is {train.log_every}: give at least 1")
+    if train.profile is not None:
+        first, *rest = train.profile or (0,)
+        if len(rest) != 1 or not 1 <= first <= rest[0]:
+            raise UsageError(
+                f"train.profile is {list(train.profile)}: give two steps, the first and the last "
+                "to be traced, counted from 1"
+            )
 
 
 def _check_frozen(config: RunConfig) -> None:

@@ -19,6 +19,7 @@ from simjax.train import config as run_config
 from simjax.train.config import RunConfig, evaluated_parameters
 from simjax.train.early_stopping import EarlyStopping
 from simjax.train.setup import load_run_tokenizer, make_encoder, make_model
+from simjax.train.weights_and_biases import WandbRun
 from simjax.types import Params
 
 EVALUATION = "eval/"
@@ -37,6 +38,13 @@ def open_checkpoints(folder: Path, config: RunConfig, *, read_only: bool = False
         best_mode="max" if metric is None or tasks.higher_is_better(metric) else "min",
         read_only=read_only,
     )
+
+
+def open_wandb(folder: Path, config: RunConfig) -> WandbRun | None:
+    """The run at Weights & Biases where one is asked for, on process 0."""
+    if config.train.wandb is None or jax.process_index() != 0:
+        return None
+    return WandbRun(config.train.wandb, folder, _without_paths(dataclasses.asdict(config)))
 
 
 def early_stopping(config: RunConfig) -> EarlyStopping:

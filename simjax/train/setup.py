@@ -152,6 +152,10 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
         process_count=jax.process_count(),
     )
     total_steps = config.train.steps or max(1, round(config.train.epochs * source.steps_per_epoch))
+    if config.train.profile is not None and config.train.profile[0] > total_steps:
+        raise UsageError(
+            f"train.profile begins at step {config.train.profile[0]} and the run has {total_steps}"
+        )
 
     graphdef, model_params = split(model)
     system = make_system(config, graphdef, model.config, source)

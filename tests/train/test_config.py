@@ -225,6 +225,10 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         ),
         (["--train.patience=0"], ["train.patience"]),
         (["--train.min_change=-1"], ["train.min_change"]),
+        (["--train.profile=[3]"], ["train.profile is [3]"]),
+        (["--train.profile=[]"], ["train.profile is []"]),
+        (["--train.profile=[0, 3]"], ["train.profile is [0, 3]"]),
+        (["--train.profile=[4, 3]"], ["train.profile is [4, 3]"]),
         # These are the parts' own, and are placed like the others.
         (["--data.batch_size=500", "--data.block_size=64"], ["data.batch_size", "data.block_size"]),
         (["--data.row_length=64"], ["data.row_length", "data.max_length"]),

@@ -83,7 +83,10 @@ def test_a_run_ends_where_it_would_have_however_often_it_was_stopped(
     said = Console(file=io.StringIO(), width=200)
     again = train(config, console=said)
     assert again["steps"] == 5 and again["best_step"] == 2
-    assert "was no better than 3.00 in 3 evaluations" in said.file.getvalue()
+    assert (
+        "stopping early, sts-dev/spearman has been no better for 3 evaluations"
+        in said.file.getvalue()
+    )
     assert max(line["step"] for line in lines(Path(config.output))) == 5
     # With more patience it goes on.
     if stopped_at == 4:

@@ -30,6 +30,7 @@ from simjax.train.optimizer_config import (
 from simjax.train.schedule import Schedule
 from simjax.train.state import TrainState, init_state, shardings, state_specs
 from simjax.types import Params
+from tests.train.tiny_run import TOTAL, config_for, lines, state_at, train
 from tests.train.towers import FAST_COMPILE
 
 STEPS, LAYERS, WIDTH, INNER = 4, 3, 8, 16
@@ -229,8 +230,13 @@ def test_muon_makes_each_of_queries_keys_and_values_nearly_orthogonal():
             assert singular.min() > 0.3 and singular.max() < 1.3
 
 
+def some(*fast: str) -> list[Any]:
+    """All optimisers, the others slow."""
+    return [n if n in fast else pytest.param(n, marks=pytest.mark.slow) for n in CONFIGS]
+
+
 @pytest.mark.parametrize("shape", [(2, 4), pytest.param((1, 8), marks=pytest.mark.slow)], ids=str)
-@pytest.mark.parametrize("name", list(CONFIGS))
+@pytest.mark.parametrize("name", some("lamb", "adafactor", "muon"))
 def test_parameters_split_over_devices_are_updated_as_whole_ones(name, shape):
     """The update as the step makes it, on parameters and state laid out over the mesh."""
     config, params = CONFIGS[name], stacked_params()
@@ -273,12 +279,7 @@ def test_what_an_optimizer_keeps_in_other_shapes_is_split_as_well():
     assert any("v_row" in name for name in split) or any("v_col" in name for name in split)
 
 
-FAST = ("adamw", "muon", "schedule_free_adamw")
-
-
-@pytest.mark.parametrize(
-    "name", [*FAST, *(pytest.param(n, marks=pytest.mark.slow) for n in CONFIGS if n not in FAST)]
-)
+@pytest.mark.parametrize("name", some("adamw", "schedule_free_adamw"))
 def test_updates_shrink_from_the_heads_down_to_the_embeddings(name):
     config, params = dataclasses.replace(CONFIGS[name], warmup=0), stacked_params()
     grads = gradients(params)[:1]
@@ -297,3 +298,17 @@ def test_updates_shrink_from_the_heads_down_to_the_embeddings(name):
         elif "embeddings" in key:
             above = LAYERS + 1
         assert size / whole[key] == pytest.approx(0.5**above, rel=2e-2), key
+
+
+RATES = {"lamb": 0.05, "lars": 8.0, "adafactor": 0.05, "muon": 0.05, "sgd": 0.3}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in CONFIGS if name != "adamw"])
+def test_each_trains_an_encoder_on_split_parameters_and_is_saved(data, tmp_path, name):
+    chosen = type(CONFIGS[name])(learning_rate=RATES.get(name, 0.02), warmup=2, layer_decay=0.9)
+    config = config_for(data, tmp_path / "run", optimizer=chosen)
+    train(config)
+    losses = [line["loss"] for line in lines(tmp_path / "run")]
+    assert np.mean(losses[:2]) > 2.5 and np.mean(losses[-3:]) < 1.5
+    assert int(state_at(config).step) == TOTAL

@@ -38,7 +38,14 @@ TOTAL = EPOCHS * EXAMPLES // BATCH
 EVALUATED, SAVED = 4, 3
 """Steps between evaluations, and between checkpoints."""
 WORDS = [a + b for a in ("ba", "ce", "di", "fo", "gu") for b in ("lan", "mer", "nis", "pot", "ruk")]
-SPEEDS = {"pairs_per_second", "tokens_per_second", "data_wait", "mfu", "memory_peak"}
+SPEEDS = {
+    "pairs_per_second",
+    "tokens_per_second",
+    "data_wait",
+    "mfu",
+    "memory_peak",
+    "compile_seconds",
+}
 """Figures that differ from run to run."""
 
 
