@@ -129,6 +129,31 @@ def test_equal_texts_of_two_sources_share_an_id(make):
     assert (store.digests[: len(alone.digests)] == alone.digests).all()
 
 
+def test_positives_and_negatives_stand_in_columns_of_their_own(make, root):
+    (root / "triples.csv").write_text(
+        "anchor,positive,negative\n" + "".join(f"a {i},p {i},n {i}\n" for i in range(12))
+    )
+    triples = Source(path="triples.csv")
+    _, own = make((triples,))
+    assert own.examples.shape == (12, 3)
+    for sources, begin in (((QUESTIONS, triples), 30), ((triples, QUESTIONS), 0)):
+        _, store = make(sources)
+        assert (store.positives, store.examples.shape) == (2, (42, 6))
+        found = store.examples[begin : begin + 12]
+        assert (found[:, [2, 4, 5]] == NO_TEXT).all()
+        first = 0 if begin == 0 else len(store.text_ids) - len(own.text_ids)
+        assert (found[:, [0, 1, 3]] == own.examples + first).all()
+
+
+def test_dropout_views_need_no_positives(make):
+    lines = Source(path="kinds.csv", anchor="x", label="kind")
+    config, store = make((PAIRS, lines), views="dropout", mixing="mixed", no_duplicates=True)
+    source = BatchSource(store, config)
+    ids = source[3].batch.ids
+    assert ids.shape == (3, 4, 2) and (ids[..., 0] == ids[..., 1]).all()
+    assert len(np.unique(ids)) == 12
+
+
 def test_prompts_decide_tokens_and_not_identity(make, tokenizer):
     _, spoken = make((QUESTIONS,))
     _, plain = make((Source(path="questions.jsonl"),))

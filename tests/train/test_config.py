@@ -282,7 +282,7 @@ def test_sources_of_a_mixture(tmp_path: Path) -> None:
         ("weight: 2", "split: test", 7, "a source's split is 'test' and its format auto"),
         ("weight: 2", "wieght: 2", 8, "no such key 'data.sources[0].wieght'; did you mean"),
         ("    weight: 0.5\n", "", 5, "data.sources[1].weight is missing"),
-        ("  mixing: mixed", "  source: {path: a.csv}", 6, "data.sources is given and data.source"),
+        ("  mixing: mixed", "  source: {path: a.csv}", 7, "data.sources is given and data.source"),
         ("  mixing: mixed", "  mixing: shuffled", 5, "one of one_source, mixed, not 'shuffled'"),
     ],
 )

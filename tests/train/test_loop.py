@@ -28,8 +28,10 @@ from tests.train.tiny_run import (
     EVALUATED,
     EXAMPLES,
     SAVED,
+    STOPPED,
     TOTAL,
     WORDS,
+    StopAfter,
     assert_same_bits,
     config_for,
     figures,
@@ -39,30 +41,6 @@ from tests.train.tiny_run import (
     state_at,
     train,
 )
-
-STOPPED = 5
-"""A step that is neither evaluated nor saved, in the middle of an epoch."""
-
-
-class StopAfter:
-    """Stands for `StopRequest`: a signal during step `steps`."""
-
-    name = "SIGTERM"
-    steps = STOPPED
-
-    def __init__(self) -> None:
-        self.asked = 0
-
-    def __enter__(self) -> StopAfter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    @property
-    def requested(self) -> bool:
-        self.asked += 1
-        return self.asked >= self.steps
 
 
 @pytest.fixture(scope="module")

@@ -37,6 +37,8 @@ EPOCHS = 4
 TOTAL = EPOCHS * EXAMPLES // BATCH
 EVALUATED, SAVED = 4, 3
 """Steps between evaluations, and between checkpoints."""
+STOPPED = 5
+"""A step that is neither evaluated nor saved, in the middle of an epoch."""
 WORDS = [a + b for a in ("ba", "ce", "di", "fo", "gu") for b in ("lan", "mer", "nis", "pot", "ruk")]
 SPEEDS = {
     "pairs_per_second",
@@ -116,6 +118,27 @@ def recipe(data: Path, output: Path, **changes: Any) -> RunConfig:
 def train(config: RunConfig, console: Console | None = None) -> dict[str, Any]:
     """Trains in silence, unless a console is given."""
     return loop.train(config, console=console or Console(file=io.StringIO(), width=100))
+
+
+class StopAfter:
+    """Stands for `StopRequest`: a signal during step `steps`."""
+
+    name = "SIGTERM"
+    steps = STOPPED
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __enter__(self) -> StopAfter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    @property
+    def requested(self) -> bool:
+        self.asked += 1
+        return self.asked >= self.steps
 
 
 @contextmanager
