@@ -15,6 +15,7 @@ from jax.typing import DTypeLike
 
 from simjax.errors import SimjaxError, UsageError
 from simjax.models import names
+from simjax.models.encoder import EncoderConfig
 from simjax.models.heads import HeadConfig, HeadWeights
 from simjax.models.model_files import is_archive
 from simjax.models.modules_json import Described, describe
@@ -128,7 +129,7 @@ def load(
         raise UsageError(f"pooling {pooling!r}: choose from {', '.join(get_args(Pooling))}")
     described = describe(folder)
     config_path = described.transformer / "config.json"
-    config = names.config_from_hf(read_json_object(config_path), config_path)
+    config = _read_config(config_path)
     if dropout is not None:
         config = dataclasses.replace(config, hidden_dropout=dropout, attention_dropout=dropout)
 
@@ -181,6 +182,25 @@ def load(
         default_prompt=described.default_prompt,
         random_head=wanted is not None and own is None,
     )
+
+
+def _read_config(path: Path) -> EncoderConfig:
+    content = read_json_object(path)
+    for key in ("model_type", "hidden_act", "position_embedding_type"):
+        if isinstance(content.get(key), list | dict):
+            raise SimjaxError(f"{path}: {key} is {content[key]!r}, not a word")
+    try:
+        config = names.config_from_hf(content, path)
+    except OverflowError as error:  # a whole number of hundreds of digits where a float is due
+        raise SimjaxError(f"{path}: holds a number that is too large ({error})") from error
+    for key, value, fits in (
+        ("layer_norm_eps", config.layer_norm_eps, 0 < config.layer_norm_eps < np.inf),
+        ("initializer_range", config.initializer_range, 0 <= config.initializer_range < np.inf),
+        ("pad_token_id", config.pad_token_id, 0 <= config.pad_token_id < config.vocab_size),
+    ):
+        if not fits:
+            raise SimjaxError(f"{path}: {key} is {value}, which no model has")
+    return config
 
 
 def state_dict(model: SentenceModel) -> dict[str, np.ndarray]:
