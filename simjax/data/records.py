@@ -194,6 +194,8 @@ def _jsonl(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             ) from None
         except RecursionError:
             raise SimjaxError(f"{path}:{number}: malformed JSON: nested too deeply") from None
+        except ValueError:  # Python reads at most 4,300 digits
+            raise SimjaxError(f"{path}:{number}: malformed JSON: a number is too long") from None
         if not isinstance(record, dict):
             raise SimjaxError(
                 f"{path}:{number}: a JSON object is wanted, this is {_json_kind(record)}"

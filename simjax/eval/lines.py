@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -31,7 +32,7 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         ) from error
     except FileNotFoundError as error:
         raise SimjaxError(f"{path}: no such file") from error
-    except (EOFError, gzip.BadGzipFile) as error:
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
         raise SimjaxError(f"{path}:{number + 1}: damaged gzip file ({error})") from error
     except OSError as error:
         raise SimjaxError(f"{path}: cannot be read ({error.strerror or error})") from error

@@ -71,6 +71,8 @@ def _records(path: Path, keys: tuple[str, ...]) -> Iterator[tuple[str, str]]:
             raise SimjaxError(
                 f"{path}:{number}: malformed JSON ({error.msg}, column {error.colno})"
             ) from error
+        except (ValueError, RecursionError) as error:  # thousands of digits, or of brackets
+            raise SimjaxError(f"{path}:{number}: malformed JSON (too long or too deep)") from error
         if not isinstance(record, dict) or not isinstance(record.get("_id"), str | int):
             raise SimjaxError(f"{path}:{number}: not a JSON object with an '_id'")
         if "text" not in record:

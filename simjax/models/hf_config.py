@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -160,6 +161,9 @@ def config_from_hf(content: dict[str, Any], path: Path) -> EncoderConfig:
     Raises:
         SimjaxError: a model that is not ours to run, a missing key or an impossible value.
     """
+    for key in ("model_type", "position_embedding_type"):
+        if isinstance(content.get(key), list | dict):
+            raise SimjaxError(f"{path}: {key} is {content[key]!r}, not a word")
     model_type = content.get("model_type")
     if content.get("auto_map"):
         raise SimjaxError(f"{path}: auto_map asks for code from the folder, which is never run")
@@ -184,9 +188,18 @@ def config_from_hf(content: dict[str, Any], path: Path) -> EncoderConfig:
     shape = EncoderConfig(family=family, pad_token_id=values["pad_token_id"])
     try:
         values["max_positions"] -= shape.position_offset
-        return dataclasses.replace(shape, **values)
+        config = dataclasses.replace(shape, **values)
     except UsageError as error:
         raise SimjaxError(f"{path}: {error}") from error
+    for ours, fits in (
+        ("layer_norm_eps", 0 < config.layer_norm_eps < math.inf),
+        ("initializer_range", 0 <= config.initializer_range < math.inf),
+        ("pad_token_id", 0 <= config.pad_token_id < config.vocab_size),
+    ):
+        if not fits:
+            key = dict(form.keys).get(ours, ours)
+            raise SimjaxError(f"{path}: {key} is {getattr(config, ours)}, which no model has")
+    return config
 
 
 def _value(content: dict[str, Any], key: str, ours: str, default: Any, path: Path) -> Any:
@@ -201,7 +214,10 @@ def _value(content: dict[str, Any], key: str, ours: str, default: Any, path: Pat
     if "float" in _TYPES[ours]:
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise SimjaxError(f"{path}: {key} is {value!r}, not a number")
-        return float(value)
+        try:
+            return float(value)
+        except OverflowError as error:  # hundreds of digits
+            raise SimjaxError(f"{path}: {key} is too large a number") from error
     if type(value) is not int:
         problem = "is missing" if value is None else f"is {value!r}, not a whole number"
         raise SimjaxError(f"{path}: {key} {problem}")

@@ -137,7 +137,8 @@ class TensorFolder:
         kind = handle.get_slice(name).get_dtype()
         if kind not in ("F64", "F32", "F16", "BF16"):
             raise SimjaxError(f"{path}: tensor {name} is {kind}, not floating point")
-        array = handle.get_tensor(name).astype(np.float32)
+        with np.errstate(over="ignore"):  # float64 beyond float32 is infinite, which is told below
+            array = handle.get_tensor(name).astype(np.float32)
         if not np.isfinite(array).all():
             raise SimjaxError(f"{path}: tensor {name} has values that are not finite")
         return array

@@ -58,11 +58,16 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerFast, config: EncoderConfig) -
             at the ends of a text.
     """
     name = getattr(tokenizer, "name_or_path", "") or "the tokenizer"
-    largest = max(tokenizer.get_vocab().values(), default=-1)
+    vocabulary = tokenizer.get_vocab()
+    largest = max(vocabulary.values(), default=-1)
     if largest >= config.vocab_size:
         raise SimjaxError(
             f"{name}: token ids reach {largest}, but the weights have {config.vocab_size} rows; "
             f"take the tokenizer that the weights were trained with"
+        )
+    if len(set(vocabulary.values())) < len(vocabulary):
+        raise SimjaxError(
+            f"{name}: two tokens have one id; is a special token missing from its vocabulary?"
         )
     if largest + 1 < (1 - _LEEWAY) * config.vocab_size:
         raise SimjaxError(

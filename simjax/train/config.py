@@ -168,6 +168,9 @@ def validate(config: RunConfig) -> None:
     Raises:
         UsageError: Naming the keys at odds.
     """
+    for key, seed in (("seed", config.seed), ("data.seed", config.data.seed)):
+        if not 0 <= seed < 2**32:
+            raise UsageError(f"{key} is {seed}: give a whole number from 0 to {2**32 - 1:,}")
     _check_model(config)
     _check_views(config)
     _check_length(config)

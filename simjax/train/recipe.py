@@ -27,6 +27,7 @@ from simjax.train.recipe_keys import (
     suggest,
     tags,
 )
+from simjax.train.yaml_nodes import compose
 
 T = TypeVar("T")
 
@@ -113,7 +114,7 @@ def _read_file(path: Path) -> _Section:
     except OSError as error:
         raise UsageError(f"{path}: cannot be read ({error.strerror})") from None
     try:
-        node = yaml.compose(text, yaml.SafeLoader)
+        node = compose(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"{path}:{mark.line + 1}" if mark else str(path)
@@ -147,7 +148,9 @@ def _convert_node(node: yaml.Node, source: str, parents: tuple[int, ...]) -> _No
         return _Section(fields, where)
     loader: Any = yaml.SafeLoader("")
     try:
-        return _Leaf(loader.construct_object(node, deep=True), where)
+        value = loader.construct_object(node, deep=True)
+        str(value).encode()  # an escape in quotes may be half of a surrogate pair
+        return _Leaf(value, where)
     except (yaml.YAMLError, ValueError) as error:
         problem = getattr(error, "problem", None) or error
         raise UsageError(f"{where}: not a plain value ({problem})") from None
@@ -184,9 +187,9 @@ def _override_value(text: str, hint: Any, flag: str) -> _Node:
     if not nested:
         return _Leaf(text, flag, typed=True)
     try:
-        node = yaml.compose(text, yaml.SafeLoader)
+        node = compose(text)
     except yaml.YAMLError:
-        raise UsageError(f"{flag}: {text!r} is not valid YAML") from None
+        raise UsageError(f"{flag}: {text[:60]!r} is not valid YAML") from None
     if node is None:
         return _Leaf(None, flag)
     return _move(_convert_node(node, flag, ()), flag)

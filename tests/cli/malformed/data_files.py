@@ -1,0 +1,135 @@
+"""Data files that `simjax train` and `simjax evaluate` refuse, with the line of the fault."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+from tests.cli.malformed.recipes import GOOD
+from tests.cli.malformed.rows import Row, write
+
+PAIRS = "anchor,positive\na,b\n"
+
+
+def data(
+    name: str,
+    file: str,
+    content: str | bytes,
+    *says: str,
+    path: str = "",
+    keys: str = "",
+    status: int = 1,
+) -> Row:
+    """A file that a recipe trains on."""
+
+    def make(folder: Path) -> list[str]:
+        write(folder / file, content)
+        text = f"{GOOD}data: {{root: '{folder}', source: {{path: '{path or file}'{keys}}}}}\n"
+        return ["train", str(write(folder / "recipe.yaml", text)), f"--output={folder / 'run'}"]
+
+    return Row(f"{file.partition('.')[2]}: {name}", make, says, status)
+
+
+def sts(name: str, content: str | bytes, *says: str) -> Row:
+    """A similarity set."""
+
+    def make(folder: Path) -> list[str]:
+        return ["evaluate", str(folder / "model"), "--sts", str(write(folder / "sts.tsv", content))]
+
+    return Row(f"similarity set: {name}", make, says)
+
+
+HEADER = "sentence1\tsentence2\tscore\n"
+GRADED = HEADER + "a\tb\t1\n"
+
+
+def beir(name: str, file: str, content: str | bytes, *says: str) -> Row:
+    """A retrieval set, one of whose files is of that content."""
+
+    def make(folder: Path) -> list[str]:
+        write(folder / "corpus.jsonl", '{"_id": "d", "text": "x"}\n')
+        write(folder / "queries.jsonl", '{"_id": "q", "text": "x"}\n')
+        write(folder / "qrels.tsv", "query-id\tcorpus-id\tscore\nq\td\t1\n")
+        write(folder / file, content)
+        return ["evaluate", str(folder / "model"), "--retrieval", str(folder)]
+
+    return Row(f"retrieval set: {name}", make, says)
+
+
+ROWS = [
+    data("absent", "other.csv", PAIRS, "{}/nowhere.csv: no such file", path="nowhere.csv"),
+    data("empty", "x.txt", "", "{}/x.txt: the file is empty"),
+    data("not UTF-8", "x.txt", b"one\ntw\xff\n", "{}/x.txt:2: not UTF-8: byte 0xff at byte 3"),
+    data("UTF-16", "x.txt", "text\n".encode("utf-16"), "{}/x.txt:1: not UTF-8: byte 0xff"),
+    data("a surrogate in UTF-8", "x.txt", b"a\xed\xa0\x80\n", "{}/x.txt:1: not UTF-8: byte 0xed"),
+    data(
+        "only white space",
+        "x.txt",
+        " \n\t\n\u3000\n",
+        "no text to train a tokenizer on; data.source.path",
+    ),
+    data("an unknown ending", "x.xml", "<a/>", "{}/x.xml: the format does not show"),
+    data(
+        "a column that is not there", "x.txt", "a\n", "x.txt:1: no column 'q'", keys=", anchor: q"
+    ),
+    data("empty", "x.csv", "", "{}/x.csv: the file is empty"),
+    data("a header alone", "x.csv", "anchor,positive\n", "no text to train a tokenizer on; data."),
+    data("no usual column", "x.csv", "a,b\n1,2\n", "{}/x.csv:1: no columns with usual names"),
+    data("a blank header", "x.csv", "\n1,2\n", "{}/x.csv:1: the first line is blank"),
+    data("a column twice", "x.csv", "text,text\na,b\n", "{}/x.csv:1: there are several columns"),
+    data("too few fields", "x.csv", PAIRS + "c\n", "{}/x.csv:3: 1 fields where the header has 2"),
+    data("too many fields", "x.csv", PAIRS + "c,d,e\n", "{}/x.csv:3: 3 fields where the header"),
+    data("an unclosed quote", "x.csv", PAIRS + '"c,d\n', "{}/x.csv:3: malformed CSV"),
+    data("a quote within", "x.csv", PAIRS + '"c"d,e\n', "{}/x.csv:3: malformed CSV"),
+    data("a field of a megabyte", "x.csv", PAIRS + "c" * (1 << 20), "{}/x.csv:3: malformed CSV"),
+    data("NUL in a line", "x.csv", PAIRS + "c\0,d\nonly one\n", "{}/x.csv:4: 1 fields where the"),
+    data("too many fields", "x.tsv", "anchor\tpositive\na\tb\tc\n", "{}/x.tsv:2: 3 fields where"),
+    data("graded pairs", "x.tsv", GRADED, "{}/x.tsv:1: no columns with usual names"),
+    data("empty", "x.jsonl", "\n\n", "{}/x.jsonl: the file is empty"),
+    data("a torn line", "x.jsonl", '{"text": "a"}\n{"text', "{}/x.jsonl:2: malformed JSON"),
+    data("a list", "x.jsonl", "[1]\n", "{}/x.jsonl:1: a JSON object is wanted, this is a list"),
+    data("null", "x.jsonl", "null\n", "{}/x.jsonl:1: a JSON object is wanted, this is null"),
+    data("a lost key", "x.jsonl", '{"text": "a"}\n{"b": "c"}\n', "{}/x.jsonl:2: no key 'text'"),
+    data("a number for text", "x.jsonl", '{"text": 1}\n', "{}/x.jsonl:1: 'text' is not a string"),
+    data("a lone surrogate", "x.jsonl", '{"text": "a\\ud800"}\n', "x.jsonl:1: ", "character 2"),
+    data("a thousand brackets", "x.jsonl", "[" * 9999, "{}/x.jsonl:1: malformed JSON: nested too"),
+    data("a long number", "x.jsonl", f'{{"text": {"9" * 5000}}}', "{}/x.jsonl:1: malformed JSON"),
+    data("no gzip", "x.txt.gz", b"plain\n", "{}/x.txt.gz:1: damaged or no gzip file"),
+    data("cut off", "x.txt.gz", gzip.compress(b"word " * 9999)[:-20], "the gzip file ends early"),
+    data(
+        "damaged", "x.txt.gz", gzip.compress(b"a\n")[:10] + b"\xff" * 30, "{}/x.txt.gz:1: damaged"
+    ),
+    data("empty", "x.csv.gz", b"", "{}/x.csv.gz: the file is empty"),
+    data(
+        "columns without the anchor",
+        "x.csv",
+        PAIRS,
+        "data.source.anchor",
+        keys=", positives: [b]",
+        status=2,
+    ),
+    data("a pattern without files", "x.csv", PAIRS, "no file matches", path="*.tsv"),
+    sts("empty", "", "{}/sts.tsv"),
+    sts("no header", "a\tb\t1\nc\td\t2\n", "{}/sts.tsv:1: no column 'sentence1'"),
+    sts(
+        "a lost field", GRADED + "c\td\n", "{}/sts.tsv:3: 2 tab-separated fields, the header has 3"
+    ),
+    sts(
+        "a word for a score", GRADED + "c\td\thigh\n", "{}/sts.tsv:3: score 'high' is not a finite"
+    ),
+    sts("a score that is no number", GRADED + "c\td\tnan\n", "{}/sts.tsv:3: score 'nan' is not a"),
+    sts("one pair", GRADED, "{}/sts.tsv: 1 sentence pairs; a correlation needs at least 2"),
+    sts("equal scores", GRADED + "c\td\t1\n", "{}/sts.tsv: every score is 1"),
+    sts("not UTF-8", GRADED.encode() + b"\xff\td\t2\n", "{}/sts.tsv:3: not valid UTF-8"),
+    beir("a torn line", "corpus.jsonl", '{"_id": ', "{}/corpus.jsonl:1: malformed JSON"),
+    beir("nested too deeply", "corpus.jsonl", "[" * 9999, "{}/corpus.jsonl:1: malformed JSON"),
+    beir("no text", "queries.jsonl", '{"_id": "q"}\n', "{}/queries.jsonl:1: no 'text'"),
+    beir("an id twice", "corpus.jsonl", '{"_id": "d", "text": "x"}\n' * 2, "'d' occurs twice"),
+    beir("another header", "qrels.tsv", "q\td\t1\n", "{}/qrels.tsv:1: the header must be"),
+    beir(
+        "an unknown document", "qrels.tsv", "query-id\tcorpus-id\tscore\nq\tx\t1\n", "qrels.tsv:2"
+    ),
+    beir(
+        "nothing relevant", "qrels.tsv", "query-id\tcorpus-id\tscore\nq\td\t0\n", "no document is"
+    ),
+]
