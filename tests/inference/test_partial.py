@@ -149,9 +149,9 @@ def test_a_full_disk_says_from_where_it_can_go_on(tmp_path):
     out.append(rows_of(4), "a")
     out.save()
     whole = out._file
-    with open("/dev/full", "wb", buffering=0) as out._file:
-        with pytest.raises(SimjaxError, match=r"No space left.*goes on after row 4 once that is"):
-            out.append(rows_of(4), "b")
+    names = r"No space left.*goes on after row 4 once that is"
+    with open("/dev/full", "wb", buffering=0) as out._file, pytest.raises(SimjaxError, match=names):
+        out.append(rows_of(4), "b")
     whole.close()
     again = PartialOutput(tmp_path / "x.npy", 3, IDENTITY)
     assert again.rows == 4
