@@ -23,7 +23,7 @@ LAYERS = (
     {"checkpoint"},
     {"sentence_encoder", "export", "inference", "index"},
     {"train"},
-    {"lab"},
+    {"mine", "lab"},
     {"cli"},
 )
 PAIRED = ({"sentence_encoder", "export", "inference", "index"},)

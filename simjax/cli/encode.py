@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> None:
 
     output: Path = args.output
     format_of(output)
-    if args.input != "-" and not Path(args.input).is_file():
+    if args.input != "-" and not Path(args.input).exists():
         raise SimjaxError(f"{args.input}: no such file")
     encoder = load_model(args)
     from simjax.inference.bulk import encode_to_file

@@ -238,6 +238,7 @@ class SavedIndex:
                         raise ValueError(f"{RANGES} has shape {self._ranges.shape}")
                 elif kind == "binary":
                     keys = self._array(CODES, "<u4", words, 2)
+                self._keys = keys
                 self._exact = ExactIndex(keys, "bits" if kind == "binary" else "dot", devices)
         except (OSError, ValueError) as error:
             raise SimjaxError(f"{folder}: is damaged ({error}); build it again") from error
@@ -309,8 +310,9 @@ class SavedIndex:
     def _candidates(self, rows: Int[np.ndarray, "n"]) -> Float32[np.ndarray, "n D"]:
         if self._embeddings is not None:
             return self._embeddings[rows]
-        codes = np.load(self.folder / CODES, mmap_mode="r", allow_pickle=False)[rows]
-        return quantize.signs(codes, self.about.width) / np.sqrt(np.float32(self.about.width))
+        return quantize.signs(self._keys[rows], self.about.width) / np.sqrt(
+            np.float32(self.about.width)
+        )
 
 
 def read_about(folder: Path) -> About:

@@ -25,7 +25,8 @@ from simjax.inference import formats
 
 VERSION = 1
 SAVE_EVERY = 5.0
-"""Seconds between two entries of the journal: what a killed run may have to repeat."""
+"""Seconds between two entries of the journal. A killed run repeats what it did after the last one,
+and the windows of texts (`SentenceEncoder.encode_stream`) that it was working on."""
 
 
 class Texts:

@@ -197,7 +197,7 @@ def config_from_hf(content: dict[str, Any], path: Path) -> EncoderConfig:
         ("pad_token_id", 0 <= config.pad_token_id < config.vocab_size),
     ):
         if not fits:
-            key = dict(form.keys).get(ours, ours)
+            key = dict(form.keys).get(ours) or ours
             raise SimjaxError(f"{path}: {key} is {getattr(config, ours)}, which no model has")
     return config
 

@@ -19,17 +19,18 @@ def test_equals_float64_in_any_number_of_parts(devices, monkeypatch):
     monkeypatch.setattr(exact, "QUERY_BLOCK", 4)
     monkeypatch.setattr(exact, "QUERIES", 10)
     keys, queries = vectors(0, 301), vectors(1, 21)
-    keys[[290, 150]] = keys[7]  # ties, in other parts
-    queries[3] = keys[7]
+    keys[[130, 290]] = keys[100]  # ties: 130 is on an earlier device than 100, in a later part
+    queries[3] = keys[100]
     scores = queries.astype(np.float64) @ keys.astype(np.float64).T
     order = np.argsort(-scores, axis=1, kind="stable")[:, :6]
     index = ExactIndex(keys, devices=jax.devices()[:devices])
     done = []
-    for _ in range(2):  # the second time the keys are there
+    for _ in range(2):
         hits = index.search(queries, 6, done.append)
         np.testing.assert_array_equal(hits.rows, order)
         np.testing.assert_allclose(hits.scores, np.take_along_axis(scores, order, 1), atol=1e-6)
-    assert hits.rows[3, :3].tolist() == [7, 150, 290]
+        index._keys = np.zeros_like(keys)  # they have stayed on the devices
+    assert hits.rows[3, :3].tolist() == [100, 130, 290]
     assert sum(done) == 42
     assert len(index._resident[1]) == -(-301 // (16 * devices))
 

@@ -1,6 +1,7 @@
 """Files of embeddings written by and by, stopped, and gone on with."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -140,6 +141,21 @@ def test_a_file_that_cannot_be_written(tmp_path):
         PartialOutput(tmp_path / "taken" / "x.npy", 3, IDENTITY)
     with pytest.raises(UsageError, match="must end in"):
         PartialOutput(tmp_path / "x.txt", 3, IDENTITY)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+def test_a_full_disk_says_from_where_it_can_go_on(tmp_path):
+    out = PartialOutput(tmp_path / "x.npy", 3, IDENTITY)
+    out.append(rows_of(4), "a")
+    out.save()
+    whole = out._file
+    names = r"No space left.*goes on after row 4 once that is"
+    with open("/dev/full", "wb", buffering=0) as out._file, pytest.raises(SimjaxError, match=names):
+        out.append(rows_of(4), "b")
+    whole.close()
+    again = PartialOutput(tmp_path / "x.npy", 3, IDENTITY)
+    assert again.rows == 4
+    again.close()
 
 
 def test_heads_are_as_long_for_any_number_of_rows():
