@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,15 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
     "relu": jax.nn.relu,
     "silu": jax.nn.silu,
+}
+
+
+Remat: TypeAlias = Literal["layer", "products"]
+"""What the backward pass computes anew: a layer from its input, or what lies between its matrix
+products."""
+_POLICIES: dict[Remat, Any] = {
+    "layer": None,
+    "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 
 
@@ -287,6 +296,7 @@ class Encoder(nnx.Module):
         keys: UInt32[Array, "N 2"] | None = None,
         gather_layer: Callable[[Params], Params] | None = None,
         also: int | None = None,
+        remat: Remat | None = None,
     ) -> tuple[Float[Array, "N L D"], Float[Array, "N L D"] | None]:
         """Hidden states behind the last layer and, if asked for, behind another one.
 
@@ -297,6 +307,7 @@ class Encoder(nnx.Module):
             keys: Dropout key words of each row; None turns dropout off.
             gather_layer: Applied to one layer's parameters inside the scan.
             also: Number of a layer, from 1, whose states are returned as well.
+            remat: What of a layer the backward pass computes anew; None keeps everything.
         """
         config, own = self.config, self.config.architecture
         x = self.embeddings(tokens, positions, keys, self.dtype)
@@ -315,6 +326,9 @@ class Encoder(nnx.Module):
             if gather_layer is not None:
                 params = gather_layer(params)
             return nnx.merge(graphdef, params)(x, sight, keys, layer, self.dtype), None
+
+        if remat is not None:
+            body = jax.checkpoint(body, policy=_POLICIES[remat], prevent_cse=False)
 
         def run(x: Array, start: int, stop: int) -> Array:
             if start == stop:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from simjax.errors import UsageError
 from simjax.models import dropout as drop
-from simjax.models.encoder import Encoder, EncoderConfig
+from simjax.models.encoder import Encoder, EncoderConfig, Remat
 from simjax.models.heads import Head, HeadConfig, HeadWeights
 from simjax.models.pooling import Pooling, pool, present
 from simjax.types import Block, Params
@@ -97,6 +97,7 @@ class SentenceModel(nnx.Module):
         place: Int[Array, "K"] | None = None,
         gather_layer: Callable[[Params], Params] | None = None,
         training_head: bool = True,
+        remat: Remat | None = None,
     ) -> Float[Array, "*K T D"]:
         """Embed the texts of one block, or of `K` of them.
 
@@ -108,6 +109,7 @@ class SentenceModel(nnx.Module):
             gather_layer: Applied to one layer's parameters inside the scan over layers.
             training_head: False leaves out the head of `cls_mlp`, as SimCSE does after
                 unsupervised training.
+            remat: What of a layer the backward pass computes anew; None keeps everything.
 
         Returns:
             float32 vectors, not normalised; zeros for a text that is absent.
@@ -128,6 +130,7 @@ class SentenceModel(nnx.Module):
             keys=keys,
             gather_layer=gather_layer,
             also=self._second_layer(),
+            remat=remat,
         )
         pooled = self._pool(last, other, block, training_head=training_head)
         for head in self.heads:

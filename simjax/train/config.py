@@ -17,7 +17,7 @@ from simjax.errors import UsageError
 from simjax.eval.tasks import EvalConfig
 from simjax.mesh import MeshConfig
 from simjax.models.dropout import dropped_levels
-from simjax.models.encoder import EncoderConfig
+from simjax.models.encoder import EncoderConfig, Remat
 from simjax.models.pooling import Pooling
 from simjax.objectives.config import ObjectiveConfig
 from simjax.train import recipe
@@ -79,6 +79,9 @@ class TrainConfig:
         micro_batch: Examples that a device encodes at a time, a multiple of `data.block_size`;
             null takes the whole share of the batch, or as much of it as the compiler says will
             fit. The result does not depend on it, memory does.
+        remat: What the backward pass computes anew to save memory within a micro-batch: each
+            `layer` from its input, or what lies between the matrix `products` of a layer; null
+            keeps everything.
         log_every: Steps between two lines of metrics.
         ema: Decay of an exponential moving average of the parameters; null keeps none.
         evaluate: Which parameters are evaluated and exported where `ema` keeps an average: the
@@ -97,6 +100,7 @@ class TrainConfig:
     epochs: float = 1.0
     steps: int | None = None
     micro_batch: int | None = None
+    remat: Remat | None = None
     log_every: int = 10
     ema: float | None = None
     evaluate: Literal["average", "newest"] = "average"

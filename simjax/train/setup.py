@@ -204,7 +204,13 @@ def make_system(
     def encode(params: Params, batch: Batch, dropout_key: Any, gather_layer: Any) -> jax.Array:
         model = merge(graphdef, lora.merged(params, config.model.lora))
         place = jnp.asarray(batch.place)
-        return model(batch.block, dropout_key=dropout_key, place=place, gather_layer=gather_layer)
+        return model(
+            batch.block,
+            dropout_key=dropout_key,
+            place=place,
+            gather_layer=gather_layer,
+            remat=config.train.remat,
+        )
 
     return ContrastiveSystem(
         encode=encode,

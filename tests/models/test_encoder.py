@@ -69,6 +69,29 @@ def test_unrolling_changes_nothing():
     np.testing.assert_allclose(*values, atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize("remat", ["layer", "products"])
+def test_computing_anew_changes_no_gradient_and_saves_memory(remat, dtype):
+    config = dataclasses.replace(TINY, num_layers=12)
+    graphdef, params = split(SentenceModel(config, "mean", dtype=dtype, rngs=nnx.Rngs(0)))
+    block = pack(random_texts(50), ROW, together=True)
+
+    def gradient(remat):
+        def loss(params):
+            key = jax.random.key(5)
+            vectors = merge(graphdef, params)(block, dropout_key=key, remat=remat)
+            return jnp.sum(jnp.sin(vectors))
+
+        return jax.jit(jax.grad(loss)).lower(params).compile()
+
+    kept, anew = gradient(None), gradient(remat)
+    tolerance = 1e-5 if dtype == jnp.float32 else 2e-2
+    for found, expected in zip(*map(jax.tree.leaves, (anew(params), kept(params))), strict=True):
+        np.testing.assert_allclose(found, expected, atol=tolerance * np.abs(expected).max() + 1e-6)
+    bytes_of = [c.memory_analysis().temp_size_in_bytes for c in (anew, kept)]
+    assert bytes_of[0] < (0.5 if remat == "layer" else 0.9) * bytes_of[1]
+
+
 def by_hand(params, block, keys, config):
     """The encoder in float64, dropping what the masks of each layer and site say."""
     p = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params["encoder"])
