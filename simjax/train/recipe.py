@@ -269,6 +269,8 @@ def _convert(hint: Any, leaf: _Leaf, key: str) -> Any:
     complaint = UsageError(f"{leaf.where}: {key} must be {_describe(hint)}, not {value!r}")
     if any(_is_tuple(member) for member in _members(hint)):
         raise complaint
+    if isinstance(value, str) and set(_members(hint)) <= {str, type(None)}:
+        return value  # jsonargparse would take the text 'null' for nothing
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=hint)
     try:

@@ -133,3 +133,25 @@ ROWS = [
         "nothing relevant", "qrels.tsv", "query-id\tcorpus-id\tscore\nq\td\t0\n", "no document is"
     ),
 ]
+
+SKIPPED: dict[str, tuple[str, str, int, int]] = {
+    # what: file, content, examples kept, examples skipped and counted
+    "blank lines": ("x.txt", "a\n\n \n\t\nb\n", 2, 3),
+    "white space of Unicode": ("x.txt", "a\n\u3000\u00a0\n", 1, 1),
+    "a blank line of CSV": ("x.csv", PAIRS + "\nc,d\n", 2, 1),
+    "no anchor": ("x.csv", PAIRS + ",d\n", 1, 1),
+    "no positive": ("x.csv", PAIRS + "c,\n", 1, 1),
+    "a field of white space": ("x.tsv", "anchor\tpositive\n \tb\nc\td\n", 1, 1),
+    "null for an anchor": ("x.jsonl", '{"text": null}\n{"text": "a"}\n', 1, 1),
+    "no positive in a list": ("x.jsonl", '{"query": "a", "pos": []}\n', 0, 1),
+    "positives of white space": ("x.jsonl", '{"query": "a", "pos": [" ", ""]}\n', 0, 1),
+    "an empty negative, which is left out": (
+        "x.jsonl",
+        '{"query": "a", "pos": "b", "neg": [""]}\n',
+        1,
+        0,
+    ),
+    "control characters, which are text": ("x.txt", "\x00\n\x1b[0m\n\x7f\n", 3, 0),
+    "a byte-order mark, which is none": ("x.txt", "\ufeff\nb\n", 1, 1),
+}
+"""Data files whose faulty records are skipped and counted."""
