@@ -87,7 +87,7 @@ contents = (json_lines | separated | st.text(max_size=60)).map(
 @given(st.sampled_from(FORMATS), contents, st.integers(-1, 40))
 @example("x.jsonl", b'{"text": ' + b"9" * 5000 + b"}", -1)
 @example("x.csv", b"text\n" + b"a" * (1 << 18), -1)
-def test_any_file_gives_texts_or_one_line_that_names_it(tmp_path, name, content, damage):
+def test_any_file_gives_texts_or_an_error_that_names_it(tmp_path, name, content, damage):
     if name.endswith(".gz"):
         content = gzip.compress(content)
         if damage >= 0:
@@ -98,7 +98,7 @@ def test_any_file_gives_texts_or_one_line_that_names_it(tmp_path, name, content,
     try:
         found = list(examples)
     except SimjaxError as error:
-        assert str(path) in str(error) and len(str(error).splitlines()) == 1
+        assert str(path) in str(error)
         return
     for entry in found:
         assert isinstance(entry, Example)

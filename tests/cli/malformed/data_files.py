@@ -75,6 +75,11 @@ ROWS = [
     data("empty", "x.csv", "", "{}/x.csv: the file is empty"),
     data("a header alone", "x.csv", "anchor,positive\n", "no text to train a tokenizer on; data."),
     data("no usual column", "x.csv", "a,b\n1,2\n", "{}/x.csv:1: no columns with usual names"),
+    data(
+        "a header of a megabyte", "x.csv", "a," * (1 << 19), "{}/x.csv:1: no columns with", " ... "
+    ),
+    data("a header that clears the screen", "x.csv", "\x1b[2J\n", "found: \\x1b[2J; set data."),
+    data("a header of lone signs", "x.tsv", "\u202e\x0c\u2028b\n", "{}/x.tsv:1: no columns with"),
     data("a blank header", "x.csv", "\n1,2\n", "{}/x.csv:1: the first line is blank"),
     data("a column twice", "x.csv", "text,text\na,b\n", "{}/x.csv:1: there are several columns"),
     data("too few fields", "x.csv", PAIRS + "c\n", "{}/x.csv:3: 1 fields where the header has 2"),

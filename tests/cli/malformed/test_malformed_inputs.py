@@ -43,7 +43,8 @@ def check(row: Row, folder: Path, status: int, out: str, err: str) -> None:
         assert part.replace("{}", str(folder)) in lines[-1]
     output = folder / "out.npy"
     if row.status:
-        assert len(lines) == 1 and lines[0].startswith("simjax: ") and len(lines[0]) < 1000
+        assert len(lines) == 1 and lines[0].startswith("simjax: ")
+        assert lines[0].isprintable() and len(lines[0]) < 2000
         assert "a fault of simjax's" not in err and not out
         assert not output.exists() and not (folder / "run" / "checkpoints").exists()
     else:
