@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import yaml
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
@@ -21,6 +20,8 @@ from simjax import __version__
 from simjax.errors import SimjaxError
 from simjax.models.heads import HeadWeights
 from simjax.models.hf import hf_config, state_dict
+from simjax.models.modules_json import POOLING_FLAGS, POOLING_WORDS, two_layer_weights
+from simjax.models.pooling import TWO_LAYERS
 from simjax.models.sentence_model import SentenceModel
 
 if TYPE_CHECKING:
@@ -71,8 +72,8 @@ def save(
 
     `transformers` sees the encoder (`config.json`, `model.safetensors`, tokenizer files);
     `modules.json` tells sentence-transformers about pooling, dense layers and normalisation.
-    `first_last_mean` is written as a `WeightedLayerPooling` module, whose weights are 1 for the
-    first and the last layer and 0 between, before the mean.
+    `first_last_mean` and `top2_mean` are written as a `WeightedLayerPooling` module, whose weights
+    are 1 for two layers and 0 for others, before the mean.
 
     Args:
         folder: Where to. A folder that holds anything is refused.
@@ -100,7 +101,7 @@ def save(
         partial.mkdir(parents=True)
         modules = _write_modules(partial, model, training_head=training_head, normalize=normalize)
         config = hf_config(model.config)
-        if model.pooling == "first_last_mean":
+        if model.pooling in TWO_LAYERS:
             config["output_hidden_states"] = True
         _write_json(partial / "config.json", config)
         save_file(state_dict(model), partial / "model.safetensors", _METADATA)
@@ -181,20 +182,19 @@ def _write_modules(
 ) -> list[str]:
     """Write `modules.json` and a folder for each module that has settings; return their names."""
     kinds = ["Transformer"]
-    if model.pooling == "first_last_mean":
+    if model.pooling in TWO_LAYERS:
         kinds.append("WeightedLayerPooling")
         _write_layer_weights(folder / f"{len(kinds) - 1}_WeightedLayerPooling", model)
     kinds.append("Pooling")
-    mode = "mean" if model.pooling in ("mean", "first_last_mean") else "cls"
+    ours = "mean" if model.pooling in TWO_LAYERS else model.pooling
+    mode = {ours: word for word, ours in POOLING_WORDS.items()}.get(ours, "cls")
     place = folder / f"{len(kinds) - 1}_Pooling"
     place.mkdir()
-    flags = {"cls_token": "cls", "max_tokens": "max", "mean_tokens": "mean"}
     _write_json(
         place / "config.json",
         {
             "word_embedding_dimension": model.config.hidden_size,
-            **{f"pooling_mode_{flag}": mode == word for flag, word in flags.items()},
-            "pooling_mode_mean_sqrt_len_tokens": False,
+            **{flag: mode == word for flag, word in POOLING_FLAGS.items()},
         },
     )
     for head in model.head_weights(training_head=training_head):
@@ -220,8 +220,7 @@ def _write_modules(
 def _write_layer_weights(folder: Path, model: SentenceModel) -> None:
     folder.mkdir()
     layers = model.config.num_layers
-    weights = np.zeros(layers, np.float32)
-    weights[[0, -1]] = 1.0
+    weights = two_layer_weights(model.pooling, layers)
     _write_json(
         folder / "config.json",
         {

@@ -1,8 +1,9 @@
 """The device mesh: axis names, parameter shardings, and the collectives of the step.
 
-The batch is split over both axes, parameters and optimiser state over `FSDP`. Which axes an array
-is split over inside `jax.shard_map` is part of its type, so the functions
-here ask the array and not the caller; outside of a `shard_map` they do nothing.
+The batch is split over `DATA` and `FSDP`, parameters and optimiser state over `FSDP`, the heads and
+inner features of the encoder's layers over `TENSOR`. Which axes an array is split over inside
+`jax.shard_map` is part of its type, so the functions here ask the array and not the caller; outside
+of a `shard_map` they do nothing.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from simjax.types import Params
 
 DATA = "data"
 FSDP = "fsdp"
+TENSOR = "tensor"
 AXES = (DATA, FSDP)
+"""What the batch is split over."""
 
 Tree = TypeVar("Tree")
 
@@ -33,6 +36,8 @@ class MeshConfig:
     Attributes:
         data: Devices over which the batch alone is split; -1 takes all that are left.
         fsdp: Devices over which parameters and optimiser state are split as well.
+        tensor: Devices that share the work on the same texts, each with its heads and inner
+            features of every layer; a divisor of the encoder's `num_heads` and `intermediate_size`.
         gather: When split parameters are gathered: once a ``step`` (fastest) or for each ``layer``
             as it is computed (least memory; puts collectives inside the micro-batch loop).
         keys: How devices see each other's keys in the loss: ``all_gather``, or a ``ring`` that
@@ -41,34 +46,48 @@ class MeshConfig:
 
     data: int = -1
     fsdp: int = 1
+    tensor: int = 1
     gather: Literal["step", "layer"] = "step"
     keys: Literal["all_gather", "ring"] | None = None
 
 
 def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Mesh:
-    """Lays out ``devices`` (default: all) as ``data x fsdp``.
+    """Lays out ``devices`` (default: all) as ``data x fsdp x tensor``.
 
     Raises:
         UsageError: The devices cannot be laid out so.
     """
     devices = jax.devices() if devices is None else devices
-    fsdp = config.fsdp
-    if fsdp < 1 or len(devices) % fsdp:
+    fsdp, tensor = config.fsdp, config.tensor
+    for name, size in (("fsdp", fsdp), ("tensor", tensor)):
+        if size < 1 or len(devices) % size:
+            raise UsageError(
+                f"mesh.{name}: {size} does not divide the {len(devices)} devices; choose a divisor"
+            )
+    if jax.local_device_count() % tensor:
         raise UsageError(
-            f"mesh.fsdp: {fsdp} does not divide the {len(devices)} devices; choose a divisor"
+            f"mesh.tensor: {tensor} does not divide the {jax.local_device_count()} devices of a "
+            "process; choose a divisor"
         )
-    data = len(devices) // fsdp if config.data == -1 else config.data
-    if data < 1 or data * fsdp > len(devices):
+    inner = fsdp * tensor
+    data = len(devices) // inner if config.data == -1 else config.data
+    product = f"mesh.data: {data} x mesh.fsdp {fsdp}" + (
+        f" x mesh.tensor {tensor}" if tensor > 1 else ""
+    )
+    if data < 1 or data * inner > len(devices):
         raise UsageError(
-            f"mesh.data: {data} x mesh.fsdp {fsdp} needs {data * fsdp} devices and there are "
+            f"{product} needs {data * inner} devices and there are "
             f"{len(devices)}; use -1 to take all that are left"
         )
-    if data * fsdp < len(devices) and jax.process_count() > 1:
-        raise UsageError(
-            f"mesh.data: {data} x mesh.fsdp {fsdp} leaves devices of some process idle; use -1"
-        )
-    grid = np.asarray(devices[: data * fsdp]).reshape(data, fsdp)
-    return Mesh(grid, AXES, axis_types=(AxisType.Auto,) * 2)
+    if data * inner < len(devices) and jax.process_count() > 1:
+        raise UsageError(f"{product} leaves devices of some process idle; use -1")
+    grid = np.asarray(devices[: data * inner]).reshape(data, fsdp, tensor)
+    return Mesh(grid, (*AXES, TENSOR), axis_types=(AxisType.Auto,) * 3)
+
+
+def batch_parts(mesh: Mesh) -> int:
+    """Parts that a batch is split into."""
+    return mesh.shape[DATA] * mesh.shape[FSDP]
 
 
 def splits_params(mesh: Mesh) -> bool:
@@ -86,7 +105,13 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, batch_spec())
 
 
-def param_specs(params: Params, mesh: Mesh, *, stacked: Callable[[tuple[Any, ...]], bool]) -> Any:
+def param_specs(
+    params: Params,
+    mesh: Mesh,
+    *,
+    stacked: Callable[[tuple[Any, ...]], bool],
+    tensor_axis: Callable[[tuple[Any, ...], Any], int | None] = lambda path, leaf: None,
+) -> Any:
     """The partition of each leaf: its longest dimension that `FSDP` divides, else none.
 
     Args:
@@ -94,17 +119,22 @@ def param_specs(params: Params, mesh: Mesh, *, stacked: Callable[[tuple[Any, ...
         mesh: The mesh.
         stacked: Tells from a leaf's path whether its first dimension counts layers. That one is
             never split, so that a layer can be gathered by itself.
+        tensor_axis: The dimension that is split over `TENSOR` as well, which is another one.
     """
     size = mesh.shape[FSDP]
 
     def spec(path: tuple[Any, ...], leaf: Any) -> jax.sharding.PartitionSpec:
         start = 1 if stacked(path) else 0
-        lengths = [(n, -axis) for axis, n in enumerate(leaf.shape) if axis >= start]
+        own = tensor_axis(path, leaf) if mesh.shape[TENSOR] > 1 else None
+        # What an optimiser keeps beside a parameter may have other dimensions.
+        if own is not None and (own < start or leaf.shape[own] % mesh.shape[TENSOR]):
+            own = None
+        names: dict[int, str] = {} if own is None else {own: TENSOR}
+        lengths = [(n, -axis) for axis, n in enumerate(leaf.shape) if axis >= start and axis != own]
         divisible = [(n, axis) for n, axis in lengths if n % size == 0]
-        if size == 1 or not divisible:
-            return P()
-        axis = -max(divisible)[1]
-        return P(*[FSDP if i == axis else None for i in range(axis + 1)])
+        if size > 1 and divisible:
+            names[-max(divisible)[1]] = FSDP
+        return P(*[names.get(i) for i in range(max(names, default=-1) + 1)])
 
     return jax.tree_util.tree_map_with_path(spec, params)
 
@@ -193,6 +223,25 @@ def reduce_grads(grads: Params, specs: Any, late: Any) -> Params:
     parts = iter(jax.lax.psum([g for g, s in zip(leaves, split, strict=True) if s], DATA))
     wholes = iter(jax.lax.psum([g for g, s in zip(leaves, split, strict=True) if not s], AXES))
     return jax.tree.unflatten(treedef, [next(parts if s else wholes) for s in split])
+
+
+def is_part(x: jax.Array) -> bool:
+    """Whether devices along `TENSOR` hold different parts of an array."""
+    return TENSOR in axes_of(x)
+
+
+def sum_parts(x: jax.Array) -> jax.Array:
+    """The sum over `TENSOR` of what each device computed from its part of a kernel's rows."""
+    return jax.lax.psum(x, TENSOR) if is_part(x) else x
+
+
+def own_part(x: jax.Array, axis: int, like: jax.Array) -> jax.Array:
+    """This device's part over `TENSOR` of an array that all have whole, if ``like`` is a part."""
+    if not is_part(like):
+        return x
+    size = x.shape[axis] // jax.lax.axis_size(TENSOR)
+    start = jax.lax.axis_index(TENSOR) * size
+    return jax.lax.dynamic_slice_in_dim(x, start, size, axis)
 
 
 def global_sum(tree: Tree) -> Tree:

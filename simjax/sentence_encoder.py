@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias, overload
 
@@ -16,11 +14,15 @@ from jaxtyping import Float, Float32
 
 from simjax.errors import SimjaxError, UsageError
 from simjax.eval.geometry import unit_rows
-from simjax.eval.retrieval import top_k as best_columns
-from simjax.inference import Call, Cutter, calls, longest_text
+from simjax.index.sentences import Hit, SentenceIndex
+from simjax.inference.cutter import Cutter, longest_text
+from simjax.inference.embedder import Embedder, Weights
+from simjax.inference.identity import fingerprint
+from simjax.inference.progress import progress
+from simjax.inference.request import Distinct, Request, check_several, default_batch_size
 from simjax.models.pooling import Pooling
 from simjax.models.sentence_model import SentenceModel, merge, split
-from simjax.types import Block, Params
+from simjax.types import Params
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -28,27 +30,6 @@ if TYPE_CHECKING:
     from simjax.export import ModelCard
 
 Texts: TypeAlias = str | Sequence[str]
-
-CHUNK = 4096
-"""Texts that are tokenised and packed together, while the device computes those before them."""
-
-SCORES = 1 << 25
-"""Similarities that a search holds at once."""
-
-
-@dataclass(frozen=True)
-class Hit:
-    """A sentence that a search found.
-
-    Attributes:
-        index: Its place in the sentences that the index was built from.
-        sentence: The sentence.
-        score: Cosine similarity with the query.
-    """
-
-    index: int
-    sentence: str
-    score: float
 
 
 class SentenceEncoder:
@@ -72,6 +53,7 @@ class SentenceEncoder:
         prompts: Mapping[str, str] | None = None,
         default_prompt: str | None = None,
         training_head: bool = True,
+        devices: Sequence[jax.Device] | None = None,
     ) -> None:
         """Put an encoder together from its parts.
 
@@ -83,6 +65,8 @@ class SentenceEncoder:
             prompts: Texts that `encode` can put before sentences, by name.
             default_prompt: Which of them it does when none is asked for.
             training_head: False leaves out a head that is only there for training.
+            devices: Devices that share the work, such as `jax.local_devices()`; None takes the
+                one that the parameters are on.
 
         Raises:
             UsageError: `max_length` is more than the model's positions, or leaves no room beside
@@ -95,17 +79,19 @@ class SentenceEncoder:
         self.training_head = training_head
         self.max_length = longest_text(max_length, tokenizer, model.config.max_positions)
         self._cutter = Cutter(tokenizer, self.max_length)
-        self._config = model.config
         self._pooling = model.pooling
+        self._dtype = model.dtype
         self._graphdef, params = split(model)
         self._size = model.embedding_size
-        graphdef = self._graphdef
-
-        def forward(params: Params, block: Block) -> Float32[jax.Array, "T D"]:
-            return merge(graphdef, params)(block, training_head=training_head)
-
-        self._forward: Callable[[Params, Block], jax.Array] = jax.jit(forward)
-        self._index: tuple[list[str], Float32[np.ndarray, "N D"]] | None = None
+        self._embedder = Embedder(
+            self._graphdef,
+            model.config.hidden_size,
+            training_head=training_head,
+            devices=devices,
+        )
+        self._placed: Weights | None = None
+        self._devices = devices
+        self._index: SentenceIndex | None = None
         self.params = params
 
     @classmethod
@@ -117,6 +103,7 @@ class SentenceEncoder:
         dtype: str = "float32",
         normalize: bool | None = None,
         max_length: int | None = None,
+        devices: Sequence[jax.Device] | None = None,
     ) -> SentenceEncoder:
         """Load a model.
 
@@ -127,6 +114,7 @@ class SentenceEncoder:
             dtype: `float32` or `bfloat16`, the precision of the computation.
             normalize: Overrides the folder's modules.
             max_length: Overrides the folder's.
+            devices: Devices that share the work, such as `jax.local_devices()`; by default one.
 
         Raises:
             SimjaxError: There is no such model, or something in it is missing or does not fit.
@@ -151,6 +139,7 @@ class SentenceEncoder:
             max_length=loaded.max_length if max_length is None else max_length,
             prompts=loaded.prompts,
             default_prompt=loaded.default_prompt,
+            devices=devices,
         )
 
     @property
@@ -158,10 +147,20 @@ class SentenceEncoder:
         """The model with its parameters."""
         return merge(self._graphdef, self.params)
 
+    @property
+    def dtype(self) -> str:
+        """Precision of the computation."""
+        return str(self._dtype)
+
+    def fingerprint(self) -> str:
+        """A digest of weights, architecture, pooling and tokenizer."""
+        return fingerprint(self.model, self.tokenizer, training_head=self.training_head)
+
     def replace(self, params: Params) -> SentenceEncoder:
         """The same encoder with other parameters; shares the compiled code."""
         other = copy.copy(self)
         other._index = None
+        other._placed = None
         other.params = params
         return other
 
@@ -201,9 +200,67 @@ class SentenceEncoder:
             UsageError: `batch_size` or `truncate_dim` is below 1, or the latter above the width.
         """
         single = isinstance(sentences, str)
-        if isinstance(sentences, bytes) or not isinstance(sentences, Iterable):
-            raise TypeError(f"sentences is {type(sentences).__name__}: give a string or several")
-        texts = [sentences] if isinstance(sentences, str) else list(sentences)
+        check_several(sentences)
+        request = self.request(batch_size, normalize, prompt, truncate_dim)
+        distinct = Distinct(
+            [sentences] if isinstance(sentences, str) else sentences, request.before
+        )
+        texts = distinct.texts
+        step = self._embedder.window(request.most_tokens)
+        windows = (texts[start : start + step] for start in range(0, len(texts), step))
+        result = np.empty((len(texts), request.width), np.float32)
+        with progress(len(texts), shown=show_progress_bar) as advance:
+            for part in self._embedder.run(self._weights(), self._cutter, windows, request):
+                result[part.window * step + part.texts] = part.values
+                advance(len(part.texts))
+        return result[0] if single else distinct.rows(result)
+
+    def encode_stream(
+        self,
+        sentences: Iterable[str],
+        *,
+        batch_size: int | None = None,
+        normalize: bool | None = None,
+        prompt: str | None = None,
+        truncate_dim: int | None = None,
+    ) -> Iterator[Float32[np.ndarray, "n D"]]:
+        """Embed any number of sentences in bounded memory.
+
+        Sentences are read a window of some thousands at a time; those of a window share rows, and
+        equal ones of a window are computed once.
+
+        Args:
+            sentences: Read as far as needed, two windows ahead of what is given out.
+            batch_size: See `encode`, as for the others.
+            normalize: See `encode`.
+            prompt: See `encode`.
+            truncate_dim: See `encode`.
+
+        Returns:
+            The embeddings of one window after the other, in the order of the sentences.
+
+        Raises:
+            TypeError: See `encode`.
+            UsageError: See `encode`.
+        """
+        if isinstance(sentences, str):
+            raise TypeError("sentences is str: give several")
+        check_several(sentences)
+        request = self.request(batch_size, normalize, prompt, truncate_dim)
+        return self._embedder.stream(self._weights(), self._cutter, iter(sentences), request)
+
+    def request(
+        self,
+        batch_size: int | None = None,
+        normalize: bool | None = None,
+        prompt: str | None = None,
+        truncate_dim: int | None = None,
+    ) -> Request:
+        """What the options of `encode` come to for this model.
+
+        Raises:
+            UsageError: See `encode`.
+        """
         for option, value in (("batch_size", batch_size), ("truncate_dim", truncate_dim)):
             if value is not None and value < 1:
                 raise UsageError(f"{option} {value}: must be at least 1")
@@ -211,47 +268,19 @@ class SentenceEncoder:
         if width > self._size:
             raise UsageError(f"truncate_dim {width}: embeddings have {self._size} dimensions")
         prompt = self.default_prompt if prompt is None else prompt
-        before = "" if prompt is None else self.prompts.get(prompt, prompt)
-        index: dict[str, int] = {}
-        places = np.empty(len(texts), np.int64)
-        for place, text in enumerate(texts):
-            if not isinstance(text, str):
-                raise TypeError(f"sentence {place} is {type(text).__name__}, not a string")
-            places[place] = index.setdefault(before + text, len(index))
-        result = np.empty((len(index), width), np.float32)
-        most_tokens = 64 * (_default_batch_size() if batch_size is None else batch_size)
-        with _progress(len(index), show_progress_bar) as advance:
-            for members, values in self._run(list(index), most_tokens):
-                kept = values[: len(members)]
-                if normalize is None and self.normalize:
-                    kept = _unit_length(kept)
-                kept = kept[:, :width]
-                result[members] = _unit_length(kept) if normalize else kept
-                advance(len(members))
-        if single:
-            return result[0]
-        return result if len(index) == len(places) else result[places]
+        return Request(
+            before="" if prompt is None else self.prompts.get(prompt, prompt),
+            width=width,
+            unit_first=normalize is None and self.normalize,
+            unit_last=bool(normalize),
+            most_tokens=64 * (default_batch_size() if batch_size is None else batch_size),
+        )
 
-    def _run(
-        self, texts: list[str], most_tokens: int
-    ) -> Iterator[tuple[np.ndarray, Float32[np.ndarray, "T D"]]]:
-        """Embeddings call by call, one call behind the device."""
-        waiting: tuple[np.ndarray, jax.Array] | None = None
-        for members, call in self._calls(texts, most_tokens):
-            started = (members, self._forward(self.params, call.block))
-            if waiting is not None:
-                yield waiting[0], np.asarray(waiting[1])
-            waiting = started
-        if waiting is not None:
-            yield waiting[0], np.asarray(waiting[1])
-
-    def _calls(self, texts: list[str], most_tokens: int) -> Iterator[tuple[np.ndarray, Call]]:
-        for start in range(0, len(texts), CHUNK):
-            tokens, lengths = self._cutter(texts[start : start + CHUNK])
-            for call in calls(
-                tokens, lengths, width=self._config.hidden_size, most_tokens=most_tokens
-            ):
-                yield call.texts + start, call
+    def _weights(self) -> Weights:
+        """The parameters on the devices, put there once."""
+        if self._placed is None:
+            self._placed = self._embedder.place(self.params)
+        return self._placed
 
     def similarity(
         self, a: Texts | Float[np.ndarray, "*N D"], b: Texts | Float[np.ndarray, "*M D"]
@@ -283,11 +312,16 @@ class SentenceEncoder:
         if not kept:
             raise SimjaxError("there are no sentences to build an index from")
         vectors = self.encode(kept, normalize=True, show_progress_bar=show_progress_bar)
-        self._index = (kept, vectors)
+        self._index = SentenceIndex(kept, vectors, self._devices)
 
     @overload
     def search(
-        self, queries: str, *, top_k: int = 10, threshold: float | None = None
+        self,
+        queries: str,
+        *,
+        top_k: int = 10,
+        threshold: float | None = None,
+        prompt: str | None = None,
     ) -> list[Hit]: ...
 
     @overload
@@ -298,6 +332,7 @@ class SentenceEncoder:
         *,
         top_k: int = 10,
         threshold: float | None = None,
+        prompt: str | None = None,
     ) -> list[list[Hit]]: ...
 
     def search(
@@ -306,6 +341,7 @@ class SentenceEncoder:
         *,
         top_k: int = 10,
         threshold: float | None = None,
+        prompt: str | None = None,
     ) -> list[Hit] | list[list[Hit]]:
         """Find the sentences of the index that are most similar, exactly.
 
@@ -313,6 +349,7 @@ class SentenceEncoder:
             queries: One query, or several.
             top_k: Most hits per query.
             threshold: Least cosine similarity of a hit; None for any.
+            prompt: Text put before every query; see `encode`.
 
         Returns:
             Hits from the best down, equal scores by place; one list per query, or just the list
@@ -327,17 +364,9 @@ class SentenceEncoder:
         if top_k < 1:
             raise UsageError(f"top_k {top_k}: must be at least 1")
         if isinstance(queries, str):
-            return self.search([queries], top_k=top_k, threshold=threshold)[0]
-        sentences, vectors = self._index
-        wanted = self.encode(queries, normalize=True)
-        found: list[list[Hit]] = []
-        step = max(1, SCORES // len(sentences))
-        for start in range(0, len(wanted), step):
-            scores = wanted[start : start + step] @ vectors.T
-            for row, columns in zip(scores, best_columns(scores, top_k), strict=True):
-                hits = [Hit(int(c), sentences[c], float(row[c])) for c in columns]
-                found.append([h for h in hits if threshold is None or h.score >= threshold])
-        return found
+            return self.search([queries], top_k=top_k, threshold=threshold, prompt=prompt)[0]
+        vectors = self.encode(queries, normalize=True, prompt=prompt)
+        return self._index.search(vectors, top_k, threshold)
 
     def save_pretrained(
         self,
@@ -370,26 +399,3 @@ class SentenceEncoder:
             training_head=self.training_head,
             overwrite=overwrite,
         )
-
-
-def _unit_length(x: Float32[np.ndarray, "T D"]) -> Float32[np.ndarray, "T D"]:
-    norms = np.sqrt(np.einsum("nd,nd->n", x, x))[:, None]
-    return x / np.maximum(norms, np.finfo(np.float32).tiny)
-
-
-def _default_batch_size() -> int:
-    """Texts of 64 tokens per call: enough to fill the device, few enough for a CPU's caches."""
-    return 16 if jax.default_backend() == "cpu" else 512
-
-
-@contextmanager
-def _progress(total: int, shown: bool) -> Iterator[Callable[[int], None]]:
-    if not shown:
-        yield lambda count: None
-        return
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True)) as progress:
-        task = progress.add_task("encoding", total=total)
-        yield lambda count: progress.advance(task, count)

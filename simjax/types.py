@@ -59,3 +59,5 @@ class Batch:
     """Class of the example, -1 where there is none."""
     place: Int[Array, "K"]
     """Place of each block in the global batch, which seeds its dropout."""
+    scores: Float[Array, "K E"] | None = None
+    """Score of the example, NaN where there is none; None where a data set has no scores."""

@@ -21,12 +21,12 @@ LAYERS = (
     {"models", "objectives", "data"},
     {"eval"},
     {"checkpoint"},
-    {"sentence_encoder", "export", "inference"},
+    {"sentence_encoder", "export", "inference", "index"},
     {"train"},
-    {"lab"},
+    {"mine", "lab"},
     {"cli"},
 )
-PAIRED = ({"sentence_encoder", "export", "inference"},)
+PAIRED = ({"sentence_encoder", "export", "inference", "index"},)
 
 COLLECTIVES = {
     "all_gather",
@@ -41,8 +41,10 @@ COLLECTIVES = {
     "psum_scatter",
     "pvary",
 }
-AXES = {"DATA", "FSDP", "AXES"}
+AXES = {"DATA", "FSDP", "TENSOR", "AXES"}
 HEAVY = {
+    "datasets",
+    "faiss",
     "flax",
     "grain",
     "jax",
@@ -51,12 +53,16 @@ HEAVY = {
     "numpy",
     "optax",
     "orbax",
+    "pandas",
+    "pyarrow",
     "rich",
     "scipy",
     "sklearn",
     "tensorboardX",
+    "tensorflow_datasets",
     "torch",
     "transformers",
+    "wandb",
     "yaml",
 }
 MAX_LINES = 420

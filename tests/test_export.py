@@ -52,13 +52,17 @@ def by_hand(folder, encoder):
         return (hidden * mask).sum(1) / mask.sum(1)
 
     states = output.hidden_states
-    pooling = encoder.model.pooling
-    if pooling == "mean":
-        x = mean(states[-1])
-    elif pooling == "first_last_mean":
-        x = (mean(states[1]) + mean(states[-1])) / 2
-    else:
-        x = states[-1][:, 0]
+    pooling, last, lengths = encoder.model.pooling, states[-1], mask.sum(1)
+    places = torch.arange(1.0, mask.shape[1] + 1)[None, :, None] * mask
+    x = {
+        "mean": mean(last),
+        "mean_sqrt_length": (last * mask).sum(1) / lengths.sqrt(),
+        "first_last_mean": (mean(states[1]) + mean(last)) / 2,
+        "top2_mean": (mean(states[-2]) + mean(last)) / 2,
+        "weighted_mean": (last * places).sum(1) / places.sum(1),
+        "max": last.masked_fill(mask == 0, -1e9).max(1).values,
+        "last_token": last[torch.arange(len(last)), lengths[:, 0].long() - 1],
+    }.get(pooling, last[:, 0])
     if pooling in ("cls_mlp", "cls_linear") and (encoder.training_head or pooling == "cls_linear"):
         kernel, bias = (np.array(encoder.params["pooler"][k]) for k in ("kernel", "bias"))
         x = x @ torch.from_numpy(kernel) + torch.from_numpy(bias)
@@ -74,6 +78,11 @@ CASES = [
     ("bert", "cls_mlp", True, False),
     ("bert", "cls_linear", False, True),
     ("bert", "first_last_mean", True, True),
+    ("bert", "top2_mean", True, True),
+    ("bert", "mean_sqrt_length", False, True),
+    ("bert", "weighted_mean", False, True),
+    ("bert", "max", False, True),
+    ("bert", "last_token", False, True),
     ("roberta", "mean", False, True),
     ("roberta", "cls", True, True),
     ("roberta", "cls_mlp", False, True),
@@ -121,6 +130,8 @@ def test_a_loaded_export_can_be_exported(folders, tmp_path):
         ("cls", None, False),
         ("mean", {"activation_function": torch.nn.Identity(), "bias": False}, True),
         ("cls", {}, False),
+        ("max", None, False),
+        ("lasttoken", None, True),
     ],
 )
 def test_folders_written_by_sentence_transformers_load(

@@ -6,6 +6,7 @@ from sentence_transformers import SentenceTransformer
 
 from simjax.data.packing import pack_texts
 from simjax.errors import SimjaxError, UsageError
+from simjax.inference.embedder import Embedder
 from simjax.sentence_encoder import Hit, SentenceEncoder
 from tests.tiny_models import SENTENCES, WIDTH, write_folder
 
@@ -24,7 +25,7 @@ def alone(encoder, text, max_length=64):
     """The text in a row of its own, padded, without anything of `encode`."""
     ids = encoder.tokenizer(text, truncation=True, max_length=max_length)["input_ids"]
     block = pack_texts([ids], rows=1, row_length=96)
-    return np.asarray(encoder._forward(encoder.params, block))[0]
+    return np.asarray(encoder._embedder.forward(encoder.params, block))[0]
 
 
 def test_packed_equals_padded_in_the_order_given(encoder):
@@ -46,8 +47,43 @@ def test_batch_size_changes_nothing(encoder, batch_size):
 def test_more_texts_than_a_chunk(encoder, monkeypatch):
     texts = [f"a cat {i}" for i in range(23)]
     expected = encoder.encode(texts)
-    monkeypatch.setattr("simjax.sentence_encoder.CHUNK", 7)
+    monkeypatch.setattr(Embedder, "window", lambda self, most_tokens: 7)
     np.testing.assert_allclose(encoder.encode(texts), expected, atol=1e-5)
+
+
+def test_a_stream_is_the_list_in_windows(encoder, monkeypatch):
+    monkeypatch.setattr(Embedder, "window", lambda self, most_tokens: 7)
+    texts = [f"a cat {i % 9}" for i in range(23)]
+    read = []
+    for options in ({}, {"normalize": True, "prompt": "the man ", "truncate_dim": 5}):
+        expected = encoder.encode(texts, **options)
+        stream = encoder.encode_stream((read.append(t) or t for t in texts), **options)
+        first = next(stream)
+        assert len(first) == 7 and len(read) <= 21  # and not all of them
+        found = np.concatenate([first, *stream])
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        read.clear()
+    assert list(encoder.encode_stream([])) == []
+    with pytest.raises(TypeError, match="sentence 8 is int"):
+        list(encoder.encode_stream([*texts[:8], 3]))
+    with pytest.raises(TypeError, match="sentences is str"):
+        encoder.encode_stream("fish")
+    with pytest.raises(UsageError, match="truncate_dim 999"):
+        encoder.encode_stream(texts, truncate_dim=999)
+
+
+def test_devices_share_the_work(folder, encoder):
+    texts = [f"{text} {i}" for i in range(40) for text in SENTENCES]
+    shared = SentenceEncoder.from_pretrained(folder, devices=jax.local_devices())
+    blocks = []
+    run = shared._embedder._shared
+    shared._embedder._shared = lambda *args: blocks.append(run(*args)) or blocks[-1]
+    np.testing.assert_allclose(shared.encode(texts, batch_size=4), encoder.encode(texts), atol=1e-5)
+    assert blocks and all(len(block.sharding.device_set) == 8 for block in blocks)
+    assert len({id(s.device) for s in blocks[0].addressable_shards}) == 8
+    np.testing.assert_allclose(shared.encode("fish"), encoder.encode("fish"), atol=1e-5)
+    other = shared.replace(jax.tree.map(lambda leaf: leaf * 1.1, shared.params))
+    assert np.abs(other.encode(texts) - shared.encode(texts)).max() > 0.1
 
 
 def test_one_string_is_one_vector_and_no_strings_are_none(encoder):
@@ -165,10 +201,10 @@ def test_options_out_of_range(encoder, folder):
 
 def test_new_parameters_run_in_the_compiled_code(encoder, monkeypatch):
     encoder.encode(SENTENCES)
-    compiled = encoder._forward._cache_size()
+    compiled = encoder._embedder.forward._cache_size()
     other = encoder.replace(jax.tree.map(lambda leaf: leaf * 1.1, encoder.params))
     changed = other.encode(SENTENCES)
-    assert encoder._forward._cache_size() == compiled
+    assert encoder._embedder.forward._cache_size() == compiled
     assert np.abs(changed - encoder.encode(SENTENCES)).max() > 0.1
     np.testing.assert_allclose(changed[0], alone(other, SENTENCES[0]), atol=1e-5)
 
@@ -177,7 +213,7 @@ def test_other_lengths_and_numbers_compile_few_programs(folder):
     fresh = SentenceEncoder.from_pretrained(folder)
     for count in (1, 2, 5, 17, 60, 200):
         fresh.encode([f"{'cat ' * (i % 30)} {i}" for i in range(count)], batch_size=16)
-    assert fresh._forward._cache_size() <= 5
+    assert fresh._embedder.forward._cache_size() <= 5
 
 
 def test_bfloat16_is_near(folder, encoder):
@@ -208,7 +244,7 @@ def test_similarity_takes_texts_and_embeddings(encoder):
     assert encoder.similarity([], ["fish"]).shape == (0, 1)
 
 
-def test_search_finds_the_nearest_from_the_best_down(encoder, monkeypatch):
+def test_search_finds_the_nearest_from_the_best_down(encoder):
     corpus = [f"the {a} {b}" for a in ("cat", "dog", "man") for b in ("runs", "sits", "eats fish")]
     encoder.build_index(corpus)
     scores = encoder.similarity(["a cat", "fish"], corpus)
@@ -222,9 +258,6 @@ def test_search_finds_the_nearest_from_the_best_down(encoder, monkeypatch):
     above = encoder.search("fish", top_k=9, threshold=alone[2].score)
     assert above == alone[:3]
     assert len(encoder.search("fish", top_k=99)) == len(corpus)
-    monkeypatch.setattr("simjax.sentence_encoder.SCORES", 1)  # one query at a time
-    again = encoder.search(["a cat", "fish"], top_k=4)
-    assert [[h.index for h in found] for found in again] == [[h.index for h in f] for f in hits]
 
 
 def test_equal_sentences_tie_in_order(encoder):

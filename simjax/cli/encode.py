@@ -1,15 +1,19 @@
-"""Turn lines of text into embeddings: row i of OUTPUT belongs to line i of INPUT."""
+"""Turn lines of text into embeddings: row i of OUTPUT belongs to line i of INPUT.
+
+INPUT may be larger than memory. All devices share the work. A run that was stopped goes on where it
+was when the same command is given again; OUTPUT appears when it is whole.
+"""
 
 from __future__ import annotations
 
 import argparse
-import os
+import sys
 from pathlib import Path
 
 from simjax.cli.arguments import positive
 from simjax.cli.model import add_model, load_model
-from simjax.cli.texts import read_texts
-from simjax.errors import UsageError
+from simjax.cli.texts import shown, stream_texts
+from simjax.errors import SimjaxError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,7 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser)
     parser.add_argument("input", metavar="INPUT", help="one text a line, .gz or plain; - is stdin")
     parser.add_argument(
-        "output", metavar="OUTPUT", type=Path, help="NumPy file (.npy), float32 [lines, width]"
+        "output",
+        metavar="OUTPUT",
+        type=Path,
+        help="file that ends in .npy, .safetensors (tensor `embeddings`; both float32 [lines, "
+        "width]) or .parquet (column `embedding`)",
     )
     parser.add_argument(
         "--normalize",
@@ -32,27 +40,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Encode INPUT and write OUTPUT, whole or not at all."""
-    output: Path = args.output
-    if output.suffix != ".npy":
-        raise UsageError(f"{output}: OUTPUT must end in .npy")
-    texts = read_texts(args.input)
-    encoder = load_model(args)
-    embeddings = encoder.encode(
-        texts,
-        batch_size=args.batch_size,
-        normalize=args.normalize,
-        show_progress_bar=True,
-        prompt=args.prompt,
-        truncate_dim=args.truncate_dim,
-    )
-    import numpy as np
+    from simjax.inference.formats import format_of
 
-    output.parent.mkdir(parents=True, exist_ok=True)
-    partial = output.with_name(f".{output.name}.{os.getpid()}")
-    try:
-        with partial.open("wb") as file:
-            np.save(file, embeddings, allow_pickle=False)
-        partial.replace(output)
-    finally:
-        partial.unlink(missing_ok=True)
-    print(f"{output}: {embeddings.shape[0]:,} embeddings of width {embeddings.shape[1]}")
+    output: Path = args.output
+    format_of(output)
+    if args.input != "-" and not Path(args.input).exists():
+        raise SimjaxError(f"{args.input}: no such file")
+    encoder = load_model(args)
+    from simjax.inference.bulk import encode_to_file
+    from simjax.inference.progress import progress
+
+    def resumed(rows: int) -> None:
+        print(f"{output}: going on after {rows:,} embeddings", file=sys.stderr)
+        advance(rows)
+
+    with progress(None) as advance:
+        rows, width = encode_to_file(
+            encoder,
+            stream_texts(args.input),
+            output,
+            name=shown(args.input),
+            batch_size=args.batch_size,
+            normalize=args.normalize,
+            prompt=args.prompt,
+            truncate_dim=args.truncate_dim,
+            resumed=resumed,
+            advance=advance,
+        )
+    print(f"{output}: {rows:,} embeddings of width {width}")

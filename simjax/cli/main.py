@@ -38,7 +38,9 @@ COMMANDS = (
     Command("evaluate", "evaluate", "score a model on similarity and retrieval sets"),
     Command("export", "export", "write a run's model as a sentence-transformers folder"),
     Command("encode", "encode", "turn lines of text into embeddings"),
+    Command("index", "index", "make a folder of embeddings that can be searched"),
     Command("search", "search", "find the texts of a corpus that are nearest to a query"),
+    Command("mine", "mine", "find hard negatives for a set of pairs"),
     Command("data", "data", "check a folder of data sets"),
     Command("lab", "lab", "measure speed, memory and float error beside other ways"),
 )

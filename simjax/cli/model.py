@@ -40,7 +40,14 @@ def add_model(parser: argparse.ArgumentParser) -> None:
 
 
 def load_model(args: argparse.Namespace) -> SentenceEncoder:
-    """The model that the arguments of `add_model` name."""
+    """The model that the arguments of `add_model` name, on all devices of this process."""
+    import jax
+
     from simjax.sentence_encoder import SentenceEncoder
 
-    return SentenceEncoder.from_pretrained(args.model, dtype=args.dtype, max_length=args.max_length)
+    return SentenceEncoder.from_pretrained(
+        args.model,
+        dtype=args.dtype,
+        max_length=args.max_length,
+        devices=jax.local_devices(),
+    )

@@ -19,10 +19,11 @@ _OPTIONS = ("--json",)
 
 def _keys() -> str:
     """The keys of a recipe, for the help; their types take seconds to import."""
-    from simjax.train import recipe
+    from simjax.train import recipe_keys
     from simjax.train.config import RunConfig
 
-    lines = [f"  {key}: {allowed} ({default})" for key, allowed, default in recipe.keys(RunConfig)]
+    told = recipe_keys.keys(RunConfig)
+    lines = [f"  {key}: {allowed} ({default})" for key, allowed, default in told]
     return "\n".join(["", "keys of a recipe, what they may be, and their defaults:", *lines, ""])
 
 

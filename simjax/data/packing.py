@@ -11,11 +11,20 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
+from typing import Protocol
 
 import numpy as np
 from jaxtyping import Int
 
 from simjax.types import NO_TEXT, Block
+
+
+class Tokens(Protocol):
+    """The tokens of all texts, end to end: an array, or what is indexed like one."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, indices: Int[np.ndarray, "n"], /) -> Int[np.ndarray, "n"]: ...
 
 
 @dataclass(frozen=True)
@@ -113,7 +122,7 @@ def deal(
 
 
 def pack(
-    tokens: Int[np.ndarray, "total"],
+    tokens: Tokens,
     starts: Int[np.ndarray, "K T"],
     lengths: Int[np.ndarray, "K T"],
     row: Int[np.ndarray, "K T"],

@@ -7,19 +7,22 @@ number, every process plans all of its blocks from text lengths, and assembles i
 from __future__ import annotations
 
 import math
-import os
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Int
 
 from simjax.data import token_store
+from simjax.data.config import DataConfig
+from simjax.data.mixture import join
+from simjax.data.order import BatchOrder
 from simjax.data.packing import best_fit_decreasing, deal, pack
-from simjax.data.shuffle import permute
-from simjax.data.sources import Source, describe
+from simjax.data.sources import describe, prompted, read
 from simjax.data.token_store import TokenStore
 from simjax.errors import SimjaxError, UsageError
 from simjax.types import NO_TEXT, Batch
@@ -30,83 +33,6 @@ if TYPE_CHECKING:
 
 ENDLESS = 2**31 - 1
 """Batches of a source: epochs follow each other without end."""
-
-LARGEST_BLOCK = 64
-"""Of the blocks that are chosen by default: rows are as full as in larger ones (about 97 %)."""
-
-
-@dataclass(frozen=True)
-class DataConfig:
-    """What is read, and how it is cut into batches, blocks and rows."""
-
-    source: Source = field(default_factory=Source)
-    """Where the texts come from."""
-    root: str | None = None
-    """Folder that `source.path` is relative to; by default the variable SIMJAX_DATA, else the
-    current folder."""
-    views: Literal["columns", "dropout"] = "columns"
-    """`columns`: the views of an example are its columns. `dropout`: its first text, `num_views`
-    times, told apart by dropout alone."""
-    num_views: int = 2
-    """Times that a text is encoded with `views: dropout`."""
-    batch_size: int = 512
-    """Examples of a global batch."""
-    block_size: int | None = None
-    """Examples of a block, the unit that micro-batches and devices share out; by default as many
-    up to 64 as divide the batch. Part of a run's identity, because dropout follows the blocks."""
-    row_length: int = 128
-    """Tokens of a packed row."""
-    max_length: int = 128
-    """Tokens of a text, special tokens included; longer texts are cut."""
-    seed: int = 0
-    """Seed of the order of the examples."""
-    cache: str | None = None
-    """Folder of token stores; by default `simjax` in the user's cache folder."""
-    prefetch: int = 4
-    """Batches made ahead of the step that needs them."""
-
-    def __post_init__(self) -> None:
-        if self.seed < 0:
-            raise UsageError(f"data.seed is {self.seed}: it must not be negative")
-        for key in ("num_views", "batch_size", "block_size", "row_length", "max_length"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise UsageError(f"data.{key} is {value}: it must be at least 1")
-        if self.prefetch < 0:
-            raise UsageError(f"data.prefetch is {self.prefetch}: it must not be negative")
-        if self.views == "dropout" and self.num_views < 2:
-            raise UsageError("data.num_views is 1: dropout views need at least 2")
-        if self.batch_size % self.block:
-            raise UsageError(
-                f"data.batch_size {self.batch_size} is not a multiple of data.block_size "
-                f"{self.block_size}; leave the latter out, or give a divisor"
-            )
-        if self.row_length < self.max_length:
-            raise UsageError(
-                f"data.row_length {self.row_length} is below data.max_length {self.max_length}: "
-                "a text must fit into a row"
-            )
-
-    @property
-    def block(self) -> int:
-        """Examples of a block."""
-        if self.block_size is not None:
-            return self.block_size
-        return max(size for size in range(1, LARGEST_BLOCK + 1) if self.batch_size % size == 0)
-
-    @property
-    def root_path(self) -> Path | None:
-        """The folder that source paths are relative to, None for the current one."""
-        root = self.root or os.environ.get("SIMJAX_DATA")
-        return Path(root).expanduser() if root else None
-
-    @property
-    def cache_path(self) -> Path:
-        """The folder of token stores."""
-        if self.cache:
-            return Path(self.cache).expanduser()
-        home = os.environ.get("XDG_CACHE_HOME")
-        return (Path(home) if home else Path.home() / ".cache") / "simjax"
 
 
 @dataclass(frozen=True)
@@ -169,34 +95,51 @@ class BatchSource:
         self._own = slice(process_index * share, (process_index + 1) * share)
 
         self.num_examples = len(store.examples)
-        if self.num_examples < config.batch_size:
-            raise SimjaxError(
-                f"{describe(config.source, config.root_path)}: holds {self.num_examples} examples, "
-                f"fewer than a batch of {config.batch_size}: lower data.batch_size"
-            )
-        if config.views == "columns" and store.positives == 0:
-            raise SimjaxError(
-                "the examples have an anchor and no positive: name positive columns in "
-                "data.source.positives, or set data.views to dropout"
-            )
+        self.order = _make_order(store, config)
+        """Which examples each batch holds."""
+        self._check_sources()
         self.num_views: int
         self.num_positives: int
         if config.views == "dropout":
             self.num_views, self.num_positives = config.num_views, config.num_views - 1
         else:
             self.num_views, self.num_positives = store.examples.shape[1], store.positives
-        self.steps_per_epoch = self.num_examples // config.batch_size
+        # A data set without scores leaves the compiled step without an argument that it ignores.
+        self._scores = None if np.isnan(store.scores).all() else store.scores
+        self.steps_per_epoch = self.order.steps_per_epoch
+        """Batches that have as many examples as the sources."""
         self.ladder = self._choose_ladder()
 
     def __len__(self) -> int:
         return ENDLESS
 
+    def _check_sources(self) -> None:
+        """Every source has what its part of a batch needs."""
+        config, store = self.config, self.store
+        first = 0
+        for source, size, needed in zip(
+            config.all_sources, store.sizes, self.order.needed, strict=True
+        ):
+            name = describe(source, config.root_path)
+            if config.views == "columns" and (
+                store.positives == 0 or store.examples[first, 1] == NO_TEXT
+            ):
+                raise SimjaxError(
+                    f"{name}: the examples have an anchor and no positive: name positive columns "
+                    "in data.source.positives, or set data.views to dropout"
+                )
+            if size < needed:
+                part = "" if needed == config.batch_size else f", {needed} of them from here"
+                raise SimjaxError(
+                    f"{name}: holds {size} examples, fewer than a batch of {config.batch_size} "
+                    f"needs{part}: lower data.batch_size"
+                    + (" or the weight of this source" if part else "")
+                )
+            first += size
+
     def examples(self, n: int) -> Int[np.ndarray, "B"]:
         """The examples of global batch `n` in their shuffled order, counting from 0 on."""
-        epoch, step = divmod(n, self.steps_per_epoch)
-        size = self.config.batch_size
-        places = np.arange(step * size, (step + 1) * size)
-        return permute(places, self.num_examples, (self.config.seed, epoch))
+        return self.order.examples(n)
 
     def __getitem__(self, n: int) -> PackedBatch:
         config, store = self.config, self.store
@@ -219,6 +162,7 @@ class BatchSource:
             ids=np.where(texts == NO_TEXT, NO_TEXT, store.text_ids[texts]).astype(np.int32),
             labels=store.labels[examples].astype(np.int32),
             place=np.arange(self.num_blocks, dtype=np.int32)[self._own],
+            scores=None if self._scores is None else self._scores[examples],
         )
         tokens = int(plan.lengths.sum())
         computed = self.num_blocks * rows * config.row_length
@@ -265,6 +209,22 @@ class BatchSource:
         return ladder(needed, min(worst, config.block * self.num_views))
 
 
+def _make_order(store: TokenStore, config: DataConfig) -> BatchOrder:
+    weights = [source.weight for source in config.all_sources]
+    texts = None
+    if config.no_duplicates:
+        examples = store.examples[:, : 1 if config.views == "dropout" else None]
+        texts = np.where(examples == NO_TEXT, NO_TEXT, store.text_ids[examples])
+    return BatchOrder(
+        store.sizes,
+        config.batch_size,
+        config.seed,
+        weights=None if None in weights else [weight or 0.0 for weight in weights],
+        mixing=config.mixing,
+        texts=texts,
+    )
+
+
 def ladder(needed: list[int], worst: int) -> tuple[int, ...]:
     """A short list of row numbers that is fine where it matters and reaches `worst`.
 
@@ -288,19 +248,61 @@ def prepare(
     *,
     progress: Callable[[int], None] | None = None,
 ) -> TokenStore:
-    """The token store of a configuration, built if the cache does not have it.
+    """The token store of a configuration: that of its source, or of its sources joined.
+
+    Each source has a store of its own, built if the cache does not have it.
+
+    Args:
+        config: what to read, and how.
+        tokenizer: makes the tokens.
+        progress: called now and then with the number of examples tokenised so far.
 
     Raises:
         SimjaxError: see `token_store.build`.
     """
-    return token_store.build(
-        config.source,
-        config.root_path,
-        tokenizer,
-        max_length=config.max_length,
-        cache=config.cache_path,
-        progress=progress,
-    )
+    stores: list[TokenStore] = []
+    for index, source in enumerate(config.all_sources):
+        done = sum(len(store.examples) for store in stores)
+        with _keys_of(config, index):
+            store = token_store.build(
+                source,
+                config.root_path,
+                tokenizer,
+                max_length=config.max_length,
+                cache=config.cache_path,
+                drop_duplicates=config.drop_duplicates,
+                progress=None if progress is None else partial(_told, progress, done),
+            )
+        stores.append(store)
+    return join(stores)
+
+
+def _told(progress: Callable[[int], None], done: int, more: int) -> None:
+    progress(done + more)
+
+
+def texts(config: DataConfig) -> Iterator[str]:
+    """All texts of a configuration's sources as they are tokenised, prompts included.
+
+    Raises:
+        SimjaxError: see `sources.read`.
+    """
+    for index, source in enumerate(config.all_sources):
+        with _keys_of(config, index):
+            for example in read(source, config.root_path):
+                yield from prompted(source, example)
+
+
+@contextmanager
+def _keys_of(config: DataConfig, index: int) -> Iterator[None]:
+    """Complaints about `data.source` name the source of the mixture that they are about."""
+    try:
+        yield
+    except SimjaxError as error:
+        if not config.sources:
+            raise
+        key = f"data.sources[{index}]"
+        raise type(error)(re.sub(r"\bdata\.source\b", key, str(error))) from error
 
 
 def batches(

@@ -19,11 +19,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
+from simjax.data.table import column_index
 from simjax.errors import SimjaxError
 
-Format: TypeAlias = Literal["text", "csv", "tsv", "jsonl"]
+LineFormat: TypeAlias = Literal["text", "csv", "tsv", "jsonl"]
 
-ENDINGS: dict[str, Format] = {
+ENDINGS: dict[str, LineFormat] = {
     ".txt": "text",
     ".text": "text",
     ".csv": "csv",
@@ -44,32 +45,17 @@ def plain_or_gzip(path: Path) -> Path:
     return path
 
 
-def format_by_name(path: Path) -> Format:
-    """The format that a file's name says.
-
-    Raises:
-        SimjaxError: it says none.
-    """
-    name = path.name.lower().removesuffix(".gz")
-    format_ = ENDINGS.get(Path(name).suffix)
-    if format_ is None:
-        raise SimjaxError(
-            f"{path}: the format does not show in the file's name (known endings: "
-            f"{', '.join(ENDINGS)}, each also with .gz); say it with data.source.format"
-        )
-    return format_
-
-
-class Table:
+class LineTable:
     """The records of one file: its columns first, then the fields of those that are wanted."""
 
-    def __init__(self, path: Path, format_: Format) -> None:
+    def __init__(self, path: Path, format_: LineFormat) -> None:
         """Open the file and read its columns.
 
         Raises:
             SimjaxError: the file cannot be read, or is empty.
         """
         self.path = path
+        self.header = f"{path}:1"
         self._records = _READERS[format_](path)
         try:
             self._first = next(self._records)
@@ -88,6 +74,10 @@ class Table:
         self.seen: set[str] = set()
         """Optional columns that a record read so far has."""
 
+    def where(self, number: int) -> str:
+        """File and line."""
+        return f"{self.path}:{number}"
+
     def select(
         self, required: Sequence[str], optional: Sequence[str] = ()
     ) -> Iterator[tuple[int, list[Any]]]:
@@ -103,13 +93,13 @@ class Table:
         wanted = [*required, *optional]
         if self._format == "text":
             for name in wanted:
-                self._index(name)
+                column_index(self, name)
             yield from chain([self._first], self._records)
         elif self._format == "jsonl":
             for line, record in chain([self._first], self._records):
                 yield line, self._fields_of(line, record, required, optional)
         else:
-            indices = [self._index(name) for name in wanted]
+            indices = [column_index(self, name) for name in wanted]
             self.seen.update(optional)
             width = len(self.columns)
             for line, fields in self._records:
@@ -132,15 +122,6 @@ class Table:
                 )
         self.seen.update(name for name in optional if name in record)
         return [record.get(name) for name in (*required, *optional)]
-
-    def _index(self, name: str) -> int:
-        if name not in self.columns:
-            raise SimjaxError(
-                f"{self.path}:1: no column {name!r}; found: {', '.join(self.columns)}"
-            )
-        if self.columns.count(name) > 1:
-            raise SimjaxError(f"{self.path}:1: there are several columns named {name!r}")
-        return self.columns.index(name)
 
     def _check_header(self) -> None:
         if not any(name.strip() for name in self.columns):
@@ -227,4 +208,4 @@ def _json_kind(value: object) -> str:
     return names.get(type(value), "a number")
 
 
-_READERS: dict[Format, Any] = {"text": _text, "csv": _csv, "tsv": _tsv, "jsonl": _jsonl}
+_READERS: dict[LineFormat, Any] = {"text": _text, "csv": _csv, "tsv": _tsv, "jsonl": _jsonl}

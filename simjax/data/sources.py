@@ -1,56 +1,85 @@
 """Examples from files or from the built-in corpus.
 
-Where `Source.anchor` is not set, the columns are found by their names, the first rule that fits:
-
-| anchor | positives | hard negatives |
-|---|---|---|
-| `anchor` | `positive`, `positive_1`, ... | `negative`, `negative_1`, ... |
-| `sent0` | `sent1` | `hard_neg` |
-| `sentence1` | `sentence2`, if there is no `label`, `score` or `similarity_score` | |
-| `query` | `positive`, `positive_1`, ..., `pos` | `negative`, `negative_1`, ..., `neg` |
-| `text` | | |
-| `sentence` | | |
-
-JSON Lines have the columns that are keys of the first object; later objects may lack those of
-hard negatives and labels. Texts are stripped of white space at both ends. An example whose anchor
-is empty, or all of whose positives are, is skipped and counted; an empty negative is left out.
+The columns are those that `Source` names, or those with usual names (`columns`). JSON Lines have
+the columns that are keys of the first object; later objects may lack those of hard negatives and
+labels. Texts are stripped of white space at both ends. An example whose anchor is empty, or all of
+whose positives are, is skipped and counted; an empty negative is left out.
 """
 
 from __future__ import annotations
 
 import difflib
 import glob
-import re
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, TypeAlias, cast
 
-from simjax.data import builtin
-from simjax.data.records import Format, Table, format_by_name, plain_or_gzip
+from simjax.data import builtin, fields
+from simjax.data.arrow import open_parquet
+from simjax.data.columns import Columns, choose_columns
+from simjax.data.hub import HubTable
+from simjax.data.records import ENDINGS, LineFormat, LineTable, plain_or_gzip
+from simjax.data.table import Table
+from simjax.data.tfds import TfdsTable
 from simjax.errors import SimjaxError, UsageError
 
-USUAL = "anchor, sent0, sentence1 (without score or label), query, text, sentence"
-"""Names by which the column of the anchor is found; those of the others follow from it."""
+LIBRARIES = ("tfds", "hub")
+"""Formats whose data sets have splits and are kept by a library."""
+
+FileFormat: TypeAlias = LineFormat | Literal["parquet"]
+Format: TypeAlias = Literal[
+    "auto", "text", "csv", "tsv", "jsonl", "parquet", "tfds", "hub", "builtin"
+]
 
 
 @dataclass(frozen=True)
 class Source:
     """What to read, and which of its columns mean what."""
 
-    format: Literal["auto", "text", "csv", "tsv", "jsonl", "builtin"] = "auto"
-    """`auto` goes by the file's ending."""
+    format: Format = "auto"
+    """`auto` goes by the file's ending. `tfds`: prepared by TensorFlow Datasets. `hub`: of the
+    Hugging Face hub, or saved by its library. `builtin`: the corpus that needs no file."""
     path: str | None = None
-    """A file or a glob, relative to `data.root`; for `builtin`: `sentences` or `pairs`. A file may
-    be plain or .gz, whichever of the two is named."""
+    """A file or a glob, relative to `data.root`; text files may be plain or .gz, whichever of the
+    two is named. For `tfds` the folder of a prepared data set, or its name below `data.root` or
+    TFDS_DATA_DIR; for `hub` a folder that `save_to_disk` wrote, else an id; for `builtin`
+    `sentences` or `pairs`."""
+    subset: str | None = None
+    """Configuration of a data set of the hub that has several."""
+    split: str | None = None
+    """Of a data set of `tfds` or `hub`, slices too: `train[:10%]`; by default `train`."""
     anchor: str | None = None
-    """Column of the anchor; by default the columns are found by their usual names, `USUAL`."""
+    """Column of the anchor; by default the columns are found by their usual names."""
     positives: tuple[str, ...] = ()
-    """Columns of positives. A JSON list of strings gives several."""
+    """Columns of positives. A list of strings, as JSON and Parquet have them, gives several."""
     negatives: tuple[str, ...] = ()
-    """Columns of hard negatives. A JSON list of strings gives several."""
+    """Columns of hard negatives. A list of strings gives several."""
     label: str | None = None
     """Column of the example's class."""
+    score: str | None = None
+    """Column of a number that says how alike anchor and positive are; it is carried along to the
+    batch, and no objective reads it."""
+    anchor_prefix: str = ""
+    """Prompt or instruction that is put before every anchor as it stands, as in `query: `. It
+    decides tokens and not which texts count as equal."""
+    document_prefix: str = ""
+    """The same for positives and hard negatives."""
+    weight: float | None = None
+    """Share of the mixture that `data.sources` makes, in relation to the others' weights; where no
+    source has one, sources count by their sizes."""
+
+    def __post_init__(self) -> None:
+        if self.weight is not None and not 0 < self.weight < math.inf:
+            raise UsageError(f"a source's weight is {self.weight}: give a number above 0")
+        for key, formats in {"split": LIBRARIES, "subset": ("hub",)}.items():
+            value = getattr(self, key)
+            if value is not None and self.format not in formats:
+                raise UsageError(
+                    f"a source's {key} is {value!r} and its format {self.format}: only those of "
+                    f"{' and '.join(formats)} have one; leave it out"
+                )
 
 
 @dataclass(frozen=True)
@@ -61,21 +90,8 @@ class Example:
     positives: tuple[str, ...] = ()
     negatives: tuple[str, ...] = ()
     label: str | None = None
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Which columns mean what."""
-
-    anchor: str
-    positives: tuple[str, ...] = ()
-    negatives: tuple[str, ...] = ()
-    label: str | None = None
-
-    @property
-    def optional(self) -> tuple[str, ...]:
-        """Columns that a JSON object may lack."""
-        return self.negatives if self.label is None else (*self.negatives, self.label)
+    score: float | None = None
+    """None where there is none."""
 
 
 class Examples:
@@ -95,10 +111,9 @@ class Examples:
             return
         columns: Columns | None = None
         unseen: set[str] = set()
-        for path, format_ in files(source, self._root):
-            table = Table(path, format_)
+        for table in _tables(source, self._root):
             if columns is None:
-                columns = choose_columns(source, table.columns, path)
+                columns = choose_columns(source, table)
                 unseen = set(columns.optional)
             yield from self._of_table(table, columns)
             unseen -= table.seen
@@ -107,13 +122,16 @@ class Examples:
 
     def _of_table(self, table: Table, columns: Columns) -> Iterator[Example]:
         required = (columns.anchor, *columns.positives)
+        names = (*required, *columns.optional)
         last_positive = len(required)
         last_negative = last_positive + len(columns.negatives)
-        for line, fields in table.select(required, columns.optional):
-            names = (*required, *columns.negatives)
+        for number, values in table.select(required, columns.optional):
+            where = table.where(number)
             texts = [
-                _texts(value, several=index > 0, where=(table.path, line, names[index]))
-                for index, value in enumerate(fields[:last_negative])
+                fields.texts(value, where, name, several=index > 0)
+                for index, (name, value) in enumerate(
+                    zip(names[:last_negative], values[:last_negative], strict=True)
+                )
             ]
             positives = tuple(text for part in texts[1:last_positive] for text in part)
             if not texts[0] or (columns.positives and not positives):
@@ -123,7 +141,12 @@ class Examples:
                 anchor=texts[0][0],
                 positives=positives,
                 negatives=tuple(text for part in texts[last_positive:] for text in part),
-                label=_label(fields[-1], (table.path, line)) if columns.label else None,
+                label=None
+                if columns.label is None
+                else fields.label(values[last_negative], where, columns.label),
+                score=None
+                if columns.score is None
+                else fields.score(values[-1], where, columns.score),
             )
 
 
@@ -141,15 +164,23 @@ def read(source: Source, root: Path | None) -> Examples:
     return Examples(source, root)
 
 
+def prompted(source: Source, example: Example) -> list[str]:
+    """The texts of an example as they are tokenised: anchor, positives, negatives."""
+    documents = (*example.positives, *example.negatives)
+    anchor = source.anchor_prefix + example.anchor
+    return [anchor, *(source.document_prefix + text for text in documents)]
+
+
 def describe(source: Source, root: Path | None) -> str:
     """The source in words, for messages."""
     if source.format == "builtin":
         return f"the built-in {source.path}"
-    return str((root or Path()) / (source.path or ""))
+    folder = str((root or Path()) / (source.path or ""))
+    return f"{folder} ({source.split})" if source.split else folder
 
 
-def files(source: Source, root: Path | None) -> list[tuple[Path, Format]]:
-    """The files of a source in the order in which they are read, and the format of each.
+def files(source: Source, root: Path | None) -> list[tuple[Path, str]]:
+    """The files that a source is made of, in the order in which they are read, with their format.
 
     Raises:
         SimjaxError: there is no such file, or its format does not show.
@@ -157,6 +188,13 @@ def files(source: Source, root: Path | None) -> list[tuple[Path, Format]]:
     """
     if source.format == "builtin":
         return [(path, "text") for path in builtin.files()]
+    table = _data_set(source, root)
+    if table is not None:
+        return [(path, source.format) for path in table.files]
+    return [(path, format_) for path, format_ in _files(source, root)]
+
+
+def _files(source: Source, root: Path | None) -> list[tuple[Path, FileFormat]]:
     if not source.path:
         raise UsageError("data.source.path is not set: name a file, or set data.source.format to "
                          "builtin")  # fmt: skip
@@ -175,8 +213,8 @@ def files(source: Source, root: Path | None) -> list[tuple[Path, Format]]:
     else:
         raise SimjaxError(f"{path}: no such file{_nearest(path)}")
     if source.format == "auto":
-        return [(file, format_by_name(file)) for file in found]
-    return [(file, source.format) for file in found]
+        return [(file, _format_by_name(file)) for file in found]
+    return [(file, cast(FileFormat, source.format)) for file in found]
 
 
 def _nearest(path: Path) -> str:
@@ -191,97 +229,46 @@ def _nearest(path: Path) -> str:
     return ""
 
 
-def choose_columns(source: Source, found: tuple[str, ...], path: Path) -> Columns:
-    """The columns that a source names, or those of `found` that have usual names.
+def _tables(source: Source, root: Path | None) -> Iterator[Table]:
+    data_set = _data_set(source, root)
+    if data_set is not None:
+        yield data_set
+        return
+    for path, format_ in _files(source, root):
+        yield open_parquet(path) if format_ == "parquet" else LineTable(path, format_)
+
+
+def _data_set(source: Source, root: Path | None) -> TfdsTable | HubTable | None:
+    """The split of a data set that a library keeps, None for files."""
+    if source.format not in LIBRARIES:
+        return None
+    if not source.path:
+        raise UsageError(f"data.source.path is not set: name a data set of {source.format}")
+    if source.format == "tfds":
+        return TfdsTable(source.path, root, source.split or "train")
+    return HubTable(source.path, root, source.subset, source.split)
+
+
+def _format_by_name(path: Path) -> FileFormat:
+    """The format that a file's name says.
 
     Raises:
-        SimjaxError: no column has a usual name.
-        UsageError: some columns are named, but not the anchor, or one is named twice.
+        SimjaxError: it says none.
     """
-    label = source.label
-    if source.anchor is not None:
-        columns = Columns(source.anchor, source.positives, source.negatives, label)
-    elif source.positives or source.negatives:
-        raise UsageError("data.source.anchor is not set, but other columns are: name it as well")
-    else:
-        usual = _usual_columns(found)
-        if usual is None:
-            raise SimjaxError(
-                f"{path}:1: no columns with usual names ({USUAL}); found: {', '.join(found)}; set "
-                "data.source.anchor, and data.source.positives if there are any"
-            )
-        columns = Columns(*usual, label)
-    named = (columns.anchor, *columns.positives, *columns.negatives, *filter(None, [label]))
-    if len(set(named)) < len(named):
-        raise UsageError("data.source: the same column is named twice")
-    return columns
-
-
-def _usual_columns(
-    found: tuple[str, ...],
-) -> tuple[str, tuple[str, ...], tuple[str, ...]] | None:
-    def numbered(stem: str) -> tuple[str, ...]:
-        matches = [(re.fullmatch(rf"{stem}(?:_?(\d+))?", name), name) for name in found]
-        return tuple(name for _, name in sorted((int(m[1] or 0), name) for m, name in matches if m))
-
-    def present(*names: str) -> tuple[str, ...]:
-        return tuple(name for name in names if name in found)
-
-    if "anchor" in found:
-        return "anchor", numbered("positive"), numbered("negative")
-    if "sent0" in found:
-        return "sent0", present("sent1"), present("hard_neg")
-    # Graded or labelled pairs are not all positives: those columns have to be named.
-    if "sentence1" in found and not present("label", "score", "similarity_score"):
-        return "sentence1", present("sentence2"), ()
-    if "query" in found:
-        positives = (*numbered("positive"), *present("pos"))
-        return "query", positives, (*numbered("negative"), *present("neg"))
-    for name in ("text", "sentence"):
-        if name in found:
-            return name, (), ()
-    return None
-
-
-def _texts(value: Any, *, several: bool, where: tuple[Path, int, str]) -> tuple[str, ...]:
-    """The texts of one field, stripped, without the empty ones."""
-    if isinstance(value, str):
-        parts = [value]
-    elif value is None:
-        return ()
-    elif isinstance(value, list) and several and all(isinstance(part, str) for part in value):
-        parts = value
-    else:
-        path, line, name = where
-        wanted = "a string or a list of strings" if several else "a string"
-        raise SimjaxError(f"{path}:{line}: {name!r} is not {wanted}: {str(value)[:40]}")
-    for part in parts:
-        if not part.isascii():
-            _check_encodable(part, where)
-    return tuple(text for text in (part.strip() for part in parts) if text)
-
-
-def _check_encodable(text: str, where: tuple[Path, int, str]) -> None:
-    """JSON may spell half of a surrogate pair, which no tokenizer takes."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError as error:
-        path, line, name = where
+    if path.suffix.lower() == ".parquet":
+        return "parquet"
+    format_ = ENDINGS.get(Path(path.name.lower().removesuffix(".gz")).suffix)
+    if format_ is None:
         raise SimjaxError(
-            f"{path}:{line}: {name!r} is not Unicode text: lone surrogate at character "
-            f"{error.start + 1}"
-        ) from None
-
-
-def _label(value: Any, where: tuple[Path, int]) -> str | None:
-    if isinstance(value, list | dict):
-        raise SimjaxError(f"{where[0]}:{where[1]}: the label is neither text nor number")
-    text = "" if value is None else str(value).strip()
-    return text or None
+            f"{path}: the format does not show in the file's name (known endings: .parquet, "
+            f"{', '.join(ENDINGS)}, all but the first also with .gz); say it with "
+            "data.source.format"
+        )
+    return format_
 
 
 def _builtin(source: Source) -> Iterator[Example]:
-    if source.anchor or source.positives or source.negatives or source.label:
+    if source.anchor or source.positives or source.negatives or source.label or source.score:
         raise UsageError("data.source: the built-in corpus has no columns to name")
     corpus = builtin.corpus()
     if source.path == "sentences":

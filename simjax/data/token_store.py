@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import secrets
 import shutil
@@ -23,10 +24,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int, UInt64
 
 from simjax.data import sources
 from simjax.data.identity import normalised
+from simjax.data.packing import Tokens
 from simjax.errors import SimjaxError, UsageError
 from simjax.types import NO_TEXT
 
@@ -34,12 +36,12 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
-VERSION = 1
+VERSION = 2
 """Raised when stores or the reading of sources change, so that old stores are left alone."""
 
 MARKER = "store.json"
 TOKENS = "tokens.bin"
-ARRAYS = ("offsets", "text_ids", "examples", "labels")
+ARRAYS = ("offsets", "text_ids", "digests", "examples", "labels", "scores")
 CHUNK = 10_000
 """Examples tokenised at a time: what is held as Python integers."""
 ABANDONED = 24 * 3600
@@ -52,23 +54,32 @@ Item = TypeVar("Item")
 class TokenStore:
     """The texts of a source as token ids, and the examples made of them."""
 
-    tokens: Int[np.ndarray, "total"]
+    tokens: Tokens
     """Tokens of all texts end to end, special tokens included, memory-mapped."""
     offsets: Int[np.ndarray, "texts+1"]
     """Text `i` is `tokens[offsets[i]:offsets[i + 1]]`."""
     text_ids: Int[np.ndarray, "texts"]
-    """Dense id of each text's normalised form (`identity.normalised`), by first appearance."""
+    """Dense id of each text's normalised form (`identity.normalised`), by first appearance. Prompts
+    do not count."""
+    digests: UInt64[np.ndarray, "ids 2"]
+    """128 bits of a hash of the normalised form of each id, by which stores are joined."""
     examples: Int[np.ndarray, "N V"]
     """Texts of each example: anchor, positives, hard negatives; `NO_TEXT` where there is none."""
     labels: Int[np.ndarray, "N"]
     """Class of each example, -1 where there is none."""
+    scores: Float[np.ndarray, "N"]
+    """Score of each example, NaN where there is none."""
     positives: int
     """How many of the views after the anchor are positives."""
     label_names: tuple[str, ...]
     """What the labels stand for, by first appearance."""
     skipped: int
     """Examples left out because a text that they need is empty."""
+    repeated: int
+    """Examples left out because an earlier one has the same texts, class and score."""
     fingerprint: str
+    sizes: tuple[int, ...]
+    """Examples of each source, which follow each other."""
 
     @cached_property
     def lengths(self) -> Int[np.ndarray, "texts"]:
@@ -83,6 +94,7 @@ def build(
     *,
     max_length: int,
     cache: Path,
+    drop_duplicates: bool = False,
     progress: Callable[[int], None] | None = None,
 ) -> TokenStore:
     """The store of a source under a tokenizer: opened if it is in the cache, else built.
@@ -93,6 +105,7 @@ def build(
         tokenizer: a fast tokenizer; its own padding and truncation settings do not count.
         max_length: tokens of a text, special tokens included; longer texts are cut.
         cache: the folder that stores lie in.
+        drop_duplicates: leave out examples that repeat an earlier one.
         progress: called after each chunk with the number of examples done so far.
 
     Raises:
@@ -111,7 +124,7 @@ def build(
             "special tokens"
         )
     side = tokenizer.truncation_side
-    fingerprint = _fingerprint(source, root, [backend.to_str(), str(max_length), side])
+    fingerprint = _fingerprint(source, root, [backend.to_str(), max_length, side, drop_duplicates])
     folder = cache / fingerprint
     store = _open(folder, fingerprint)
     if store is not None:
@@ -123,7 +136,7 @@ def build(
         draft = cache / f"{fingerprint}.{secrets.token_hex(8)}.tmp"
         draft.mkdir()
         try:
-            _write(draft, source, root, backend, fingerprint, progress)
+            _write(draft, source, root, backend, fingerprint, drop_duplicates, progress)
             return _publish(draft, folder, fingerprint)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
@@ -134,12 +147,16 @@ def build(
         ) from error
 
 
-def _fingerprint(source: sources.Source, root: Path | None, options: list[str]) -> str:
+def _fingerprint(source: sources.Source, root: Path | None, options: list[Any]) -> str:
     """Same fingerprint, same store: contents count, names and times of files do not."""
     digest = hashlib.sha256(f"simjax token store {VERSION}\n".encode())
-    columns = [source.anchor, source.positives, source.negatives, source.label]
-    kind = source.path if source.format == "builtin" else None
-    digest.update(json.dumps([kind, columns, options]).encode())
+    decisive = [
+        source.path if source.format == "builtin" else None,
+        *(source.subset, source.split),
+        *(source.anchor, source.positives, source.negatives, source.label, source.score),
+        *(source.anchor_prefix, source.document_prefix),
+    ]
+    digest.update(json.dumps([decisive, options]).encode())
     for path, format_ in sources.files(source, root):
         try:
             with path.open("rb") as file:
@@ -156,25 +173,38 @@ def _write(
     root: Path | None,
     backend: Tokenizer,
     fingerprint: str,
+    drop_duplicates: bool,
     progress: Callable[[int], None] | None,
 ) -> None:
     """Read, tokenise and write everything into `folder`, the marker last."""
     dtype = np.dtype(np.uint16 if max(backend.get_vocab().values()) < 2**16 else np.int32)
     lengths, ids = array("i"), array("i")
     positives, negatives, labels = array("i"), array("i"), array("i")
+    scores = array("f")
     id_of: dict[str, int] = {}
     label_of: dict[str, int] = {}
     examples = sources.read(source, root)
+    seen: set[bytes] | None = set() if drop_duplicates else None
+    repeated = 0
     with (folder / TOKENS).open("wb") as file:
         for chunk in _chunks(iter(examples), CHUNK):
             texts: list[str] = []
             for example in chunk:
-                texts += (example.anchor, *example.positives, *example.negatives)
+                own = (example.anchor, *example.positives, *example.negatives)
+                numbers = [id_of.setdefault(normalised(text), len(id_of)) for text in own]
+                if seen is not None:
+                    key = _key(example, numbers)
+                    if key in seen:
+                        repeated += 1
+                        continue
+                    seen.add(key)
+                texts += sources.prompted(source, example)
+                ids.extend(numbers)
                 positives.append(len(example.positives))
                 negatives.append(len(example.negatives))
+                scores.append(math.nan if example.score is None else example.score)
                 label = example.label
                 labels.append(-1 if label is None else label_of.setdefault(label, len(label_of)))
-            ids.extend(id_of.setdefault(normalised(text), len(id_of)) for text in texts)
             encoded = [encoding.ids for encoding in backend.encode_batch_fast(texts)]
             counts = np.fromiter(map(len, encoded), np.int32, len(encoded))
             if not counts.all():
@@ -193,8 +223,10 @@ def _write(
     arrays = {
         "offsets": np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
         "text_ids": np.asarray(ids, np.int32),
+        "digests": np.frombuffer(b"".join(map(_digest, id_of)), np.uint64).reshape(-1, 2),
         "examples": _example_table(np.asarray(positives), np.asarray(negatives)),
         "labels": np.asarray(labels, np.int32),
+        "scores": np.asarray(scores, np.float32),
     }
     for name, values in arrays.items():
         with (folder / f"{name}.npy").open("wb") as file:
@@ -207,11 +239,23 @@ def _write(
         "positives": max(positives),
         "label_names": list(label_of),
         "skipped": examples.skipped,
+        "repeated": repeated,
         "bytes": {name: (folder / name).stat().st_size for name in names},
     }
     with (folder / MARKER).open("w", encoding="utf-8") as file:
         json.dump(marker, file)
         _sync(file)
+
+
+def _digest(text: str) -> bytes:
+    """Two of 2**40 texts have the same with a probability of 2**-49."""
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()
+
+
+def _key(example: sources.Example, texts: list[int]) -> bytes:
+    """What is equal for examples of the same texts in the same roles, class and score."""
+    roles = (len(example.positives), len(example.negatives), example.label, example.score)
+    return hashlib.blake2b(repr((texts, roles)).encode(), digest_size=16).digest()
 
 
 def _example_table(
@@ -246,6 +290,8 @@ def _open(folder: Path, fingerprint: str) -> TokenStore | None:
             positives=marker["positives"],
             label_names=tuple(marker["label_names"]),
             skipped=marker["skipped"],
+            repeated=marker["repeated"],
+            sizes=(len(loaded["examples"]),),
             fingerprint=fingerprint,
             **loaded,
         )

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float, Int, UInt32
 
+from simjax import mesh as meshes
 from simjax.models import dropout as drop
 from simjax.models.dense import put_by, take_out
 from simjax.ops.operands import settle
@@ -22,37 +23,89 @@ from simjax.ops.operands import settle
 _MASKED = -1e30
 
 
-def same_text(text: Int[Array, "N L"]) -> Float[Array, "N L L"]:
-    """What is added to the scores: 0 where two positions belong to one text.
-
-    Padding attends to padding, so that no row is empty.
-    """
-    return jnp.where(text[:, :, None] == text[:, None, :], 0.0, _MASKED).astype(jnp.float32)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(4, 5))
-def attend(
-    qkv: Float[Array, "N L 3D"],
-    bias: Float[Array, "N L L"],
-    keys: UInt32[Array, "N 2"] | None,
-    site: Int[Array, ""] | int,
-    num_heads: int,
-    rate: float,
-) -> Float[Array, "N L D"]:
-    """`softmax(q k' / sqrt(D / H) + bias) v` per head (Vaswani et al. 2017), softmax in float32.
-
-    Products have operands of the dtype of `qkv` and are summed in float32, in both passes.
+def may_see(
+    key_text: Int[Array, "N K"],
+    query_text: Int[Array, "N Q"],
+    distance: Int[Array, "K Q"] | None = None,
+    window: int | None = None,
+) -> Float[Array, "N K Q"]:
+    """What is added to the scores: 0 where a query sees a key, else far below any score.
 
     Args:
-        qkv: Queries, keys and values side by side, each with its heads side by side.
-        bias: Symmetric and the same for all heads; it has no gradient.
-        keys: Dropout key words of each row; None turns dropout off. Dropout falls on the
-            probabilities, as in BERT.
-        site: Number of the mask.
-        num_heads: `H`.
-        rate: Dropout rate.
+        key_text: Number of each key's text. Padding has one number and attends to padding, so that
+            no row is empty.
+        query_text: The same of the queries.
+        distance: Places from each query to each key; a text's tokens stand side by side.
+        window: Largest distance that is seen, both ways; None sees the whole text.
     """
-    return _forward(qkv, bias, keys, site, num_heads, rate)[0]
+    seen = key_text[:, :, None] == query_text[:, None, :]
+    if window is not None and distance is not None:
+        seen &= jnp.abs(distance) <= window
+    return jnp.where(seen, 0.0, _MASKED).astype(jnp.float32)
+
+
+def attend(
+    q: Float[Array, "N Q D"],
+    k: Float[Array, "N K D"],
+    v: Float[Array, "N K D"],
+    bias: Float[Array, "N K Q"],
+    relative: Float[Array, "H K Q"] | None,
+    mask: tuple[UInt32[Array, "N 2"], Int[Array, ""] | int] | None,
+    shape: tuple[int, float, int],
+) -> Float[Array, "N Q D"]:
+    """Attention by the fastest way that the backend has for it.
+
+    On a GPU that is cuDNN's fused attention, for half-precision heads of at most 128 features
+    without dropout or learned scores. Everything else goes through `attend_here`, whose arguments
+    these are.
+    """
+    features = q.shape[-1] // shape[0]
+    narrow = q.dtype in (jnp.bfloat16, jnp.float16) and features <= 128 and features % 8 == 0
+    if narrow and mask is None and relative is None and jax.default_backend() == "gpu":
+        return attend_fused(q, k, v, bias, shape[0])
+    return attend_here(q, k, v, bias, relative, mask, shape)
+
+
+def attend_fused(
+    q: Float[Array, "N Q D"],
+    k: Float[Array, "N K D"],
+    v: Float[Array, "N K D"],
+    bias: Float[Array, "N K Q"],
+    num_heads: int,
+) -> Float[Array, "N Q D"]:
+    """`attend_here` as cuDNN's kernel, which makes no scores outside of the chip."""
+    queries, keys, values = (rearrange(x, "n l (h c) -> n l h c", h=num_heads) for x in (q, k, v))
+    seen = rearrange(bias == 0.0, "n k q -> n 1 q k")
+    context = jax.nn.dot_product_attention(queries, keys, values, mask=seen, implementation="cudnn")
+    return rearrange(context, "n l h c -> n l (h c)")
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(6,))
+def attend_here(
+    q: Float[Array, "N Q D"],
+    k: Float[Array, "N K D"],
+    v: Float[Array, "N K D"],
+    bias: Float[Array, "N K Q"],
+    relative: Float[Array, "H K Q"] | None,
+    mask: tuple[UInt32[Array, "N 2"], Int[Array, ""] | int] | None,
+    shape: tuple[int, float, int],
+) -> Float[Array, "N Q D"]:
+    """`softmax(q k' / sqrt(D / H) + bias) v` per head (Vaswani et al. 2017), softmax in float32.
+
+    Products have operands of the dtype of `q` and are summed in float32, in both passes.
+
+    Args:
+        q: Queries, with their heads side by side.
+        k: Keys.
+        v: Values.
+        bias: The same for all heads; it has no gradient.
+        relative: The same for all rows, or None; it has a gradient.
+        mask: Dropout key words of each row and number of the mask; None turns dropout off.
+            Dropout falls on the probabilities, as in BERT.
+        shape: `H`, the dropout rate, and how many heads there are of which these may be a
+            device's part.
+    """
+    return _forward(q, k, v, bias, relative, mask, shape)[0]
 
 
 def _product(spec: str, a: Array, b: Array) -> Array:
@@ -67,64 +120,141 @@ def _heads_across(x: Float[Array, "N L D"], num_heads: int) -> Float[Array, "N H
     return settle(rearrange(x, "n l (h c) -> n h c l", h=num_heads))
 
 
+_Residuals = tuple[Array, Array, Array, Array, Array | None, tuple[Array, Array | int] | None]
+
+
 def _forward(
-    qkv: Array,
+    q: Array,
+    k: Array,
+    v: Array,
     bias: Array,
-    keys: Array | None,
-    site: Array | int,
-    num_heads: int,
-    rate: float,
-) -> tuple[Array, tuple[Array, Array, Array | None]]:
-    q, k, v = jnp.split(qkv, 3, axis=-1)
+    relative: Array | None,
+    mask: tuple[Array, Array | int] | None,
+    shape: tuple[int, float, int],
+) -> tuple[Array, _Residuals]:
+    num_heads, rate, all_heads = shape
     scale = (q.shape[-1] // num_heads) ** -0.5
     scores = _product("nhkc,nhcq->nhkq", _heads(k, num_heads), _heads_across(q, num_heads))
     scores = scores * scale + bias[:, None]
+    if relative is not None:
+        scores = scores + relative
     exponentials = jnp.exp(scores - jnp.max(scores, axis=2, keepdims=True))
     inverse = 1.0 / jnp.sum(exponentials, axis=2, keepdims=True)
-    probabilities = (exponentials * inverse).astype(qkv.dtype)
+    probabilities = (exponentials * inverse).astype(q.dtype)
     kept = probabilities
-    if keys is not None:
+    if mask is not None:
         # One array remembers both probability and mask: what is dropped gets a minus sign.
-        keep = drop.keep_mask(keys, site, probabilities.shape[1:], rate)
+        keep = drop.keep_mask(*mask, (all_heads, *probabilities.shape[2:]), rate)
+        keep = meshes.own_part(keep, 1, q)
         probabilities = jnp.where(keep, probabilities, -probabilities)
-        kept = jnp.maximum(probabilities, jnp.zeros((), qkv.dtype))
+        kept = jnp.maximum(probabilities, jnp.zeros((), q.dtype))
     across = _product("nhck,nhkq->nhcq", _heads_across(v, num_heads), kept)
-    across = (across * _rescale(keys, rate)).astype(qkv.dtype)
+    across = (across * _rescale(mask, rate)).astype(q.dtype)
     context = rearrange(across, "n h c l -> n l (h c)")
-    return context, (put_by(qkv), put_by(probabilities), keys)
+    return context, (put_by(q), put_by(k), put_by(v), put_by(probabilities), relative, mask)
 
 
-def _rescale(keys: Array | None, rate: float) -> float:
-    return 1.0 if keys is None else drop.rescale(rate)
+def _rescale(mask: object, rate: float) -> float:
+    return 1.0 if mask is None else drop.rescale(rate)
 
 
 def _backward(
-    num_heads: int,
-    rate: float,
-    residuals: tuple[Array, Array, Array | None],
-    cotangent: Array,
-) -> tuple[Array, None, None, None]:
-    qkv, probabilities = take_out(residuals[0]), take_out(residuals[1])
-    keys = residuals[2]
-    n, length, _ = qkv.shape
-    q, k, v = jnp.split(qkv, 3, axis=-1)
+    shape: tuple[int, float, int], residuals: _Residuals, cotangent: Array
+) -> tuple[Array, Array, Array, None, Array | None, None]:
+    q, k, v, probabilities = (take_out(x) for x in residuals[:4])
+    relative, mask = residuals[4:]
+    num_heads, rate, _ = shape
     scale = (q.shape[-1] // num_heads) ** -0.5
-    rescale = _rescale(keys, rate)
+    rescale = _rescale(mask, rate)
 
-    zero = jnp.zeros((), qkv.dtype)
-    kept = probabilities if keys is None else jnp.maximum(probabilities, zero)
+    zero = jnp.zeros((), q.dtype)
+    kept = probabilities if mask is None else jnp.maximum(probabilities, zero)
     to_v = _product("nhkq,nhqc->nhkc", kept, _heads(cotangent, num_heads)) * rescale
     to_kept = _product("nhkc,nhcq->nhkq", _heads(v, num_heads), _heads_across(cotangent, num_heads))
     # d softmax = p (dp - sum p dp), where dp is zero for what was dropped and p is not.
     with_dp = kept.astype(jnp.float32) * to_kept * rescale
     total = jnp.sum(with_dp, axis=2, keepdims=True)
     to_scores = with_dp - jnp.abs(probabilities).astype(jnp.float32) * total
-    to_scores = (to_scores * scale).astype(qkv.dtype)
+    to_relative = None if relative is None else jnp.sum(to_scores, axis=0)
+    to_scores = (to_scores * scale).astype(q.dtype)
     to_k = _product("nhkq,nhqc->nhkc", to_scores, _heads(q, num_heads))
     to_q = _product("nhck,nhkq->nhcq", _heads_across(k, num_heads), to_scores)
-    parts = (to_q.transpose(0, 3, 1, 2), to_k.transpose(0, 2, 1, 3), to_v.transpose(0, 2, 1, 3))
-    joined = jnp.stack([part.astype(qkv.dtype) for part in parts], axis=2)
-    return joined.reshape(n, length, -1), None, None, None
+
+    def joined(x: Float[Array, "N L H C"]) -> Array:
+        return rearrange(x, "n l h c -> n l (h c)").astype(q.dtype)
+
+    return (
+        joined(to_q.transpose(0, 3, 1, 2)),
+        joined(to_k.transpose(0, 2, 1, 3)),
+        joined(to_v.transpose(0, 2, 1, 3)),
+        None,
+        to_relative,
+        None,
+    )
 
 
-attend.defvjp(_forward, _backward)
+attend_here.defvjp(_forward, _backward)
+
+
+def attend_in_blocks(
+    q: Float[Array, "N L D"],
+    k: Float[Array, "N L D"],
+    v: Float[Array, "N L D"],
+    text: Int[Array, "N L"],
+    mask: tuple[UInt32[Array, "N 2"], Int[Array, ""] | int] | None,
+    shape: tuple[int, float, int],
+    *,
+    block: int,
+    window: int | None,
+) -> Float[Array, "N L D"]:
+    """`attend` for rows so long that their scores would not fit: `block` queries at a time.
+
+    Scores are computed anew in the backward pass. With a window, a block of queries meets the keys
+    within reach and no others, so that the work grows with `L`, not with its square.
+
+    Args:
+        q: Queries.
+        k: Keys.
+        v: Values.
+        text: Number of each token's text.
+        mask: As in `attend`; each block of queries has masks of its own.
+        shape: As in `attend`.
+        block: Queries at a time.
+        window: Largest distance that is seen, both ways; None sees the whole text.
+    """
+    length = q.shape[1]
+    blocks = -(-length // block)
+    reach = length if window is None else min(window, length)
+    # Every slice lies inside of what is filled up; nothing has these texts' numbers.
+    after = blocks * block - length
+    keys_before, keys_after = (0, 0) if window is None else (reach, reach + after)
+    queries = _fill(q, 0, after), jnp.pad(text, ((0, 0), (0, after)), constant_values=-2)
+    k, v = _fill(k, keys_before, keys_after), _fill(v, keys_before, keys_after)
+    key_text = jnp.pad(text, ((0, 0), (keys_before, keys_after)), constant_values=-3)
+    num_keys = length if window is None else block + 2 * reach
+
+    @jax.checkpoint
+    def one(number: Int[Array, ""]) -> Float[Array, "N b D"]:
+        start = number * block
+        first = jnp.zeros((), start.dtype) if window is None else start
+
+        def keys(x: Array) -> Array:
+            return jax.lax.dynamic_slice_in_dim(x, first, num_keys, axis=1)
+
+        own, own_text = (jax.lax.dynamic_slice_in_dim(x, start, block, axis=1) for x in queries)
+        places = jnp.arange(num_keys) + first - keys_before
+        distance = places[:, None] - (jnp.arange(block) + start)[None, :]
+        bias = may_see(keys(key_text), own_text, distance, window)
+        site = None if mask is None else (mask[0], jnp.asarray(mask[1]) + (number << _SITE_BITS))
+        return attend(own, keys(k), keys(v), bias, None, site, shape)
+
+    context = jax.lax.map(one, jnp.arange(blocks))
+    return rearrange(context, "m n b d -> n (m b) d")[:, :length]
+
+
+# Sites of masks are numbered below this many bits, blocks of queries above.
+_SITE_BITS = 16
+
+
+def _fill(x: Array, before: int, after: int) -> Array:
+    return jnp.pad(x, ((0, 0), (before, after), (0, 0)))

@@ -11,6 +11,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
+from simjax import mesh as meshes
 from simjax.ops.operands import in_order, settle
 
 
@@ -95,7 +96,12 @@ gelu.defvjp(_gelu_forward, _gelu_backward)
 
 
 class Dense(nnx.Module):
-    """`x @ kernel + bias` with float32 parameters, computed in the dtype of `x`."""
+    """`x @ kernel + bias` with float32 parameters, computed in the dtype of `x`.
+
+    Several layers of one input may be one, their outputs side by side: with `parts` of them the
+    kernel is [I, parts, O / parts]. Inside of a `shard_map` a device may hold a part of every
+    output (each layer's own, so that what it computes from them is whole), or of the rows.
+    """
 
     def __init__(
         self,
@@ -105,17 +111,28 @@ class Dense(nnx.Module):
         stddev: float,
         rngs: nnx.Rngs,
         use_bias: bool = True,
+        parts: int = 1,
     ) -> None:
+        out = (out_features,) if parts == 1 else (parts, out_features // parts)
         normal = jax.random.normal(rngs.params(), (in_features, out_features), jnp.float32)
-        self.kernel = nnx.Param(stddev * normal)
-        self.bias = nnx.Param(jnp.zeros((out_features,), jnp.float32)) if use_bias else None
+        self.kernel = nnx.Param(stddev * normal.reshape(in_features, *out))
+        self.bias = nnx.Param(jnp.zeros(out, jnp.float32)) if use_bias else None
 
     def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
         """Apply the layer over the last axis."""
-        kernel = self.kernel[...]
-        bias = jnp.zeros((), jnp.float32) if self.bias is None else self.bias[...]
-        flat = x.reshape(-1, x.shape[-1])
-        y = flat @ kernel + bias if x.dtype == jnp.float32 else rounded_product(flat, kernel, bias)
+        kernel = self.kernel[...].reshape(self.kernel.shape[0], -1)
+        zero = jnp.zeros((), jnp.float32)
+        bias = zero if self.bias is None else self.bias[...].reshape(-1)
+        # Products of parts are summed over devices, and what all of them have is added once.
+        partial_sum = meshes.is_part(x)
+        inside = zero if partial_sum else bias
+        flat = meshes.vary_like(x.reshape(-1, x.shape[-1]), kernel)
+        if x.dtype == jnp.float32:
+            y = flat @ kernel + inside
+        else:
+            y = rounded_product(flat, kernel, meshes.vary_like(inside, kernel))
+        if partial_sum:
+            y = (meshes.sum_parts(y) + bias).astype(x.dtype)
         return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
 
@@ -166,11 +183,13 @@ layer_norm.defvjp(_layer_norm_forward, _layer_norm_backward)
 class LayerNorm(nnx.Module):
     """`layer_norm` with its parameters."""
 
-    def __init__(self, features: int, *, epsilon: float) -> None:
+    def __init__(self, features: int, *, epsilon: float, use_bias: bool = True) -> None:
         self.scale = nnx.Param(jnp.ones((features,), jnp.float32))
-        self.bias = nnx.Param(jnp.zeros((features,), jnp.float32))
+        self.bias = nnx.Param(jnp.zeros((features,), jnp.float32)) if use_bias else None
         self.epsilon = epsilon
 
     def __call__(self, x: Float[Array, "*B D"], dtype: DTypeLike) -> Float[Array, "*B D"]:
         """Normalise float32 over the last axis and return `dtype`."""
-        return layer_norm(x, self.scale[...], self.bias[...], self.epsilon, jnp.dtype(dtype))
+        scale = self.scale[...]
+        bias = jnp.zeros_like(scale) if self.bias is None else self.bias[...]
+        return layer_norm(x, scale, bias, self.epsilon, jnp.dtype(dtype))

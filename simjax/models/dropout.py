@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax.extend.random import threefry_2x32
 from jaxtyping import Array, Float, Int, Key, UInt32
 
+from simjax import mesh as meshes
 from simjax.errors import UsageError
 
 _LEVELS = 256
@@ -82,9 +83,19 @@ def dropout(
     keys: UInt32[Array, "N 2"] | None,
     site: Int[Array, ""] | int,
     rate: float,
+    features: int | None = None,
 ) -> Float[Array, "N *S"]:
-    """Zero elements at `rate` and rescale the others by the mask's true rate; off without keys."""
+    """Zero elements at `rate` and rescale the others by the mask's true rate; off without keys.
+
+    Args:
+        x: What is dropped from, or a device's part of it along the last dimension.
+        keys: Key words of each row.
+        site: Number of the mask.
+        rate: Dropout rate.
+        features: Of the whole, where `x` is a part.
+    """
     if keys is None or rate == 0.0:
         return x
-    keep = keep_mask(keys, site, x.shape[1:], rate)
+    keep = keep_mask(keys, site, (*x.shape[1:-1], features or x.shape[-1]), rate)
+    keep = meshes.own_part(keep, keep.ndim - 1, x)
     return jnp.where(keep, x * jnp.asarray(rescale(rate), x.dtype), jnp.zeros((), x.dtype))

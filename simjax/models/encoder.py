@@ -1,10 +1,10 @@
-"""One transformer encoder for BERT, RoBERTa and XLM-R: post-norm layers, stacked and scanned."""
+"""One transformer encoder for all families: layers that are stacked and scanned."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,77 +12,21 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, UInt32
 
-from simjax.errors import UsageError
 from simjax.models import dropout as drop
-from simjax.models.attention import attend, same_text
+from simjax.models.attention import attend, attend_in_blocks, may_see
+from simjax.models.config import EncoderConfig as EncoderConfig
 from simjax.models.dense import Dense, LayerNorm, gelu
+from simjax.models.families import Site
+from simjax.models.positions import BUCKETS, distance_buckets, rotate, rotation
 from simjax.types import Params
-
-Family = Literal["bert", "roberta", "xlm-roberta"]
-Activation = Literal["gelu", "gelu_new", "relu", "silu"]
 
 # Every random site has a number of its own within a layer; layer 0 is the embeddings.
 _SITES_PER_LAYER = 4
-_ATTENTION, _ATTENTION_OUTPUT, _OUTPUT = range(3)
+_ATTENTION, _ATTENTION_OUTPUT, _OUTPUT, _INNER = range(4)
 
-
-@dataclass(frozen=True)
-class EncoderConfig:
-    """The shape of one encoder."""
-
-    family: Family = "bert"
-    """Whose conventions: tensor names, and where positions start."""
-    vocab_size: int = 30522
-    """Rows of the token table. A random encoder takes its tokenizer's."""
-    hidden_size: int = 256
-    num_layers: int = 4
-    num_heads: int = 4
-    intermediate_size: int = 1024
-    max_positions: int = 512
-    """Longest text in tokens. RoBERTa's table has `pad_token_id + 1` more rows, hidden here."""
-    type_vocab_size: int = 2
-    activation: Activation = "gelu"
-    """`gelu` is the exact one, `gelu_new` its tanh approximation."""
-    layer_norm_eps: float = 1e-12
-    hidden_dropout: float = 0.1
-    attention_dropout: float = 0.1
-    initializer_range: float = 0.02
-    """Standard deviation of random kernels and tables."""
-    pad_token_id: int = 0
-    unroll: int = 1
-    """Layers per iteration of the scan: more compile time for a little speed."""
-
-    def __post_init__(self) -> None:
-        for name in (
-            "vocab_size",
-            "hidden_size",
-            "num_layers",
-            "num_heads",
-            "intermediate_size",
-            "max_positions",
-            "type_vocab_size",
-            "unroll",
-        ):
-            if getattr(self, name) < 1:
-                raise UsageError(f"encoder.{name} must be at least 1, not {getattr(self, name)}")
-        if self.hidden_size % self.num_heads:
-            raise UsageError(
-                f"encoder.hidden_size {self.hidden_size} is no multiple of "
-                f"encoder.num_heads {self.num_heads}"
-            )
-        if self.family not in get_args(Family):
-            raise UsageError(f"encoder.family {self.family!r}: choose from {get_args(Family)}")
-        if self.activation not in get_args(Activation):
-            choices = get_args(Activation)
-            raise UsageError(f"encoder.activation {self.activation!r}: choose from {choices}")
-        for rate in (self.hidden_dropout, self.attention_dropout):
-            drop.dropped_levels(rate)
-
-    @property
-    def position_offset(self) -> int:
-        """Row of the position table that the first token of a text reads."""
-        return 0 if self.family == "bert" else self.pad_token_id + 1
-
+LONG_ROW = 1024
+"""Rows longer than this are attended to `_BLOCK` queries at a time."""
+_BLOCK = 256
 
 _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": gelu,
@@ -105,23 +49,92 @@ class Table(nnx.Module):
 
 
 class Embeddings(nnx.Module):
-    """Token + position + token type 0, normalised."""
+    """Token + position + token type 0, as far as the family has them, normalised."""
 
     def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs) -> None:
-        width, stddev = config.hidden_size, config.initializer_range
+        own, width, stddev = config.architecture, config.embedding_width, config.initializer_range
         self.word = Table(config.vocab_size, width, stddev=stddev, rngs=rngs)
-        positions = config.max_positions + config.position_offset
-        self.position = Table(positions, width, stddev=stddev, rngs=rngs)
-        self.token_type = Table(config.type_vocab_size, width, stddev=stddev, rngs=rngs)
-        self.norm = LayerNorm(width, epsilon=config.layer_norm_eps)
-        self.position_offset = config.position_offset
+        if own.positions == "table":
+            positions = config.max_positions + config.position_offset
+            self.position = Table(positions, width, stddev=stddev, rngs=rngs)
+        if own.token_types:
+            self.token_type = Table(config.type_vocab_size, width, stddev=stddev, rngs=rngs)
+        self.norm = LayerNorm(width, epsilon=config.layer_norm_eps, use_bias=own.norm_bias)
+        if config.projected:
+            self.projection = Dense(width, config.hidden_size, stddev=stddev, rngs=rngs)
+        self.config = config
 
     def __call__(
-        self, tokens: Int[Array, "N L"], positions: Int[Array, "N L"], dtype: DTypeLike
+        self,
+        tokens: Int[Array, "N L"],
+        positions: Int[Array, "N L"],
+        keys: UInt32[Array, "N 2"] | None,
+        dtype: DTypeLike,
     ) -> Float[Array, "N L D"]:
-        """Embed tokens; every token has type 0."""
-        x = self.word(tokens) + self.position(positions + self.position_offset)
-        return self.norm(x + self.token_type.embedding[0], dtype)
+        """Embed tokens."""
+        x, own = self.word(tokens), self.config.architecture
+        if own.positions == "table":
+            x = x + self.position(positions + self.config.position_offset)
+        if own.token_types:
+            x = x + self.token_type.embedding[0]
+        x = drop.dropout(self.norm(x, dtype), keys, 0, self.config.hidden_dropout)
+        return self.projection(x) if self.config.projected else x
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Sight:
+    """Who sees whom in a row, and where tokens stand; the same for all layers of a kind."""
+
+    text: Int[Array, "N L"]
+    bias: Float[Array, "N L L"] | None
+    """None for long rows, which make it by the block."""
+    window_bias: Float[Array, "N L L"] | None
+    """That of local layers; None where they see as much as others."""
+    angles: Any = None
+    window_angles: Any = None
+    relative: Float[Array, "H L L"] | None = None
+
+
+def look(
+    config: EncoderConfig,
+    text: Int[Array, "N L"],
+    positions: Int[Array, "N L"],
+    relative: Float[Array, "buckets H"] | None,
+) -> Sight:
+    """What attention needs to know of a block of rows."""
+    length, own = text.shape[1], config.architecture
+    places = jnp.arange(length)
+    distance = places[:, None] - places[None, :]
+    long = length > LONG_ROW and not own.relative
+    bias = None if long else may_see(text, text)
+    window_bias = None
+    if own.windowed and not long and length > config.window // 2 + 1:
+        window_bias = may_see(text, text, distance, config.window // 2)
+    angles = window_angles = None
+    if own.positions == "rotary":
+        features = config.hidden_size // config.num_heads
+        angles = rotation(positions, features, config.rotary_base or own.rotary_base)
+        if own.windowed:
+            window_angles = rotation(positions, features, config.window_rotary_base)
+    by_distance = None
+    if relative is not None:
+        by_distance = jnp.moveaxis(relative[distance_buckets(length)], -1, 0)
+    return Sight(text, bias, window_bias, angles, window_angles, by_distance)
+
+
+def tensor_axis(path: tuple[Any, ...], leaf: Any) -> int | None:
+    """The dimension of a parameter that devices share out among them, or None.
+
+    Each gets whole heads and some of the inner features (Shoeybi et al. 2019, arXiv 1909.08053):
+    the outputs of `qkv` and `intermediate`, and the rows of what takes them in.
+    """
+    kind, name = (getattr(key, "key", None) for key in path[-2:]) if len(path) > 1 else ("", "")
+    if kind in ("qkv", "intermediate") and name in ("kernel", "bias"):
+        return leaf.ndim - 1
+    if kind in ("attention_output", "output") and name == "kernel":
+        return leaf.ndim - 2
+    return 1 if kind == "relative" and leaf.ndim == 2 else None
 
 
 def _sum(x: Float[Array, "N L D"], y: Float[Array, "N L D"]) -> Float[Array, "N L D"]:
@@ -129,39 +142,119 @@ def _sum(x: Float[Array, "N L D"], y: Float[Array, "N L D"]) -> Float[Array, "N 
 
 
 class Layer(nnx.Module):
-    """Attention and feed-forward, each with a residual path and a norm behind it."""
+    """Attention and feed-forward, each with a residual path and a norm behind or before it."""
 
     def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs) -> None:
-        width, stddev = config.hidden_size, config.initializer_range
-        self.qkv = Dense(width, 3 * width, stddev=stddev, rngs=rngs)
-        self.attention_output = Dense(width, width, stddev=stddev, rngs=rngs)
-        self.attention_norm = LayerNorm(width, epsilon=config.layer_norm_eps)
-        self.intermediate = Dense(width, config.intermediate_size, stddev=stddev, rngs=rngs)
-        self.output = Dense(config.intermediate_size, width, stddev=stddev, rngs=rngs)
-        self.output_norm = LayerNorm(width, epsilon=config.layer_norm_eps)
+        width, inner, own = config.hidden_size, config.intermediate_size, config.architecture
+
+        def dense(features_in: int, features_out: int, parts: int = 1) -> Dense:
+            return Dense(
+                features_in,
+                features_out,
+                stddev=config.initializer_range,
+                rngs=rngs,
+                use_bias=own.bias,
+                parts=parts,
+            )
+
+        def norm() -> LayerNorm:
+            return LayerNorm(width, epsilon=config.layer_norm_eps, use_bias=own.norm_bias)
+
+        self.qkv = dense(width, 3 * width, parts=3)
+        self.attention_output = dense(width, width)
+        self.attention_norm = norm()
+        self.intermediate = dense(width, config.kernels_in, parts=2 if own.gated else 1)
+        self.output = dense(inner, width)
+        self.output_norm = norm()
         self.config = config
 
     def __call__(
         self,
         x: Float[Array, "N L D"],
-        bias: Float[Array, "N L L"],
+        sight: Sight,
         keys: UInt32[Array, "N 2"] | None,
         layer: Int[Array, ""],
+        dtype: DTypeLike,
     ) -> Float[Array, "N L D"]:
         """One layer; `layer` counts from 1 and with `keys` decides the dropout masks."""
-        config, site = self.config, layer * _SITES_PER_LAYER
+        if self.config.architecture.norm == "after":
+            x = self.attention_norm(_sum(x, self._attend(x, sight, keys, layer)), dtype)
+            return self.output_norm(_sum(x, self._feed_forward(x, keys, layer)), dtype)
+        # The residual path stays in float32: nothing rounds it but what is added to it.
+        normal = jnp.where(layer == 1, x.astype(dtype), self.attention_norm(x, dtype))
+        x = _sum(x, self._attend(normal, sight, keys, layer))
+        return _sum(x, self._feed_forward(self.output_norm(x, dtype), keys, layer))
+
+    def _drop(
+        self,
+        x: Array,
+        keys: Array | None,
+        layer: Array,
+        number: int,
+        site: Site,
+        features: int | None = None,
+    ) -> Float[Array, "N L D"]:
+        config = self.config
+        kind = config.architecture.dropped.get(site)
+        if kind is None:
+            return x
+        rate = config.hidden_dropout if kind == "hidden" else config.attention_dropout
+        return drop.dropout(x, keys, layer * _SITES_PER_LAYER + number, rate, features)
+
+    def _attend(
+        self, x: Array, sight: Sight, keys: Array | None, layer: Array
+    ) -> Float[Array, "N L D"]:
+        config = self.config
+        q, k, v = jnp.split(self.qkv(x), 3, axis=-1)
+        # Of all heads, or of this device's part of them.
+        heads = q.shape[-1] * config.num_heads // config.hidden_size
+        local = (layer - 1) % config.global_every != 0
+        if sight.angles is not None:
+            angles = sight.angles
+            if sight.window_angles is not None:
+                pairs = zip(sight.window_angles, sight.angles, strict=True)
+                angles = tuple(jnp.where(local, near, far) for near, far in pairs)
+            q, k = rotate(q, angles, heads), rotate(k, angles, heads)
         rate = config.attention_dropout
-        attention_keys = keys if rate > 0.0 else None
-        context = attend(
-            self.qkv(x), bias, attention_keys, site + _ATTENTION, config.num_heads, rate
-        )
-        attended = drop.dropout(
-            self.attention_output(context), keys, site + _ATTENTION_OUTPUT, config.hidden_dropout
-        )
-        x = self.attention_norm(_sum(x, attended), x.dtype)
-        inner = _ACTIVATIONS[config.activation](self.intermediate(x))
-        outer = drop.dropout(self.output(inner), keys, site + _OUTPUT, config.hidden_dropout)
-        return self.output_norm(_sum(x, outer), x.dtype)
+        site = layer * _SITES_PER_LAYER + _ATTENTION
+        mask = (keys, site) if keys is not None and rate > 0.0 else None
+        if sight.bias is not None:
+            bias = sight.bias
+            if sight.window_bias is not None:
+                bias = jnp.where(local, sight.window_bias, bias)
+            shape = (heads, rate, config.num_heads)
+            context = attend(q, k, v, bias, sight.relative, mask, shape)
+        else:
+            context = self._attend_far(q, k, v, sight.text, mask, local, heads)
+        attended = self.attention_output(context)
+        return self._drop(attended, keys, layer, _ATTENTION_OUTPUT, "attention_output")
+
+    def _attend_far(
+        self, q: Array, k: Array, v: Array, text: Array, mask: Any, local: Array, heads: int
+    ) -> Float[Array, "N L D"]:
+        config = self.config
+
+        def within(window: int | None) -> Callable[..., Array]:
+            def run(q: Array, k: Array, v: Array) -> Array:
+                shape = (heads, config.attention_dropout, config.num_heads)
+                return attend_in_blocks(q, k, v, text, mask, shape, block=_BLOCK, window=window)
+
+            return run
+
+        if not config.architecture.windowed:
+            return within(None)(q, k, v)
+        return jax.lax.cond(local, within(config.window // 2), within(None), q, k, v)
+
+    def _feed_forward(self, x: Array, keys: Array | None, layer: Array) -> Float[Array, "N L D"]:
+        config = self.config
+        activation, inner = _ACTIVATIONS[config.activation], self.intermediate(x)
+        if config.architecture.gated:
+            inner, gate = jnp.split(inner, 2, axis=-1)
+            inner = activation(inner) * gate
+        else:
+            inner = activation(inner)
+        inner = self._drop(inner, keys, layer, _INNER, "inner", config.intermediate_size)
+        return self._drop(self.output(inner), keys, layer, _OUTPUT, "output")
 
 
 class Encoder(nnx.Module):
@@ -170,10 +263,18 @@ class Encoder(nnx.Module):
     def __init__(
         self, config: EncoderConfig, *, dtype: DTypeLike = jnp.float32, rngs: nnx.Rngs
     ) -> None:
+        own = config.architecture
         self.embeddings = Embeddings(config, rngs=rngs)
         self.layers = nnx.vmap(lambda rngs: Layer(config, rngs=rngs))(
-            nnx.Rngs(params=jax.random.split(rngs.params(), config.num_layers))
+            nnx.Rngs(params=jax.random.split(rngs.params(), config.stacked_layers))
         )
+        if own.relative:
+            stddev = config.initializer_range
+            self.relative = Table(BUCKETS, config.num_heads, stddev=stddev, rngs=rngs)
+        if own.norm == "before":
+            self.norm = LayerNorm(
+                config.hidden_size, epsilon=config.layer_norm_eps, use_bias=own.norm_bias
+            )
         self.config = config
         self.dtype = jnp.dtype(dtype)
 
@@ -185,39 +286,49 @@ class Encoder(nnx.Module):
         *,
         keys: UInt32[Array, "N 2"] | None = None,
         gather_layer: Callable[[Params], Params] | None = None,
-        with_first: bool = False,
+        also: int | None = None,
     ) -> tuple[Float[Array, "N L D"], Float[Array, "N L D"] | None]:
-        """Hidden states of the last layer and, if asked for, of the first.
+        """Hidden states behind the last layer and, if asked for, behind another one.
 
         Args:
             tokens: Token ids.
             positions: Place of each token in its text, from 0.
-            text: Tokens with equal numbers attend to each other.
+            text: Tokens with equal numbers attend to each other; they stand side by side.
             keys: Dropout key words of each row; None turns dropout off.
             gather_layer: Applied to one layer's parameters inside the scan.
-            with_first: Also return the states behind the first layer.
+            also: Number of a layer, from 1, whose states are returned as well.
         """
-        config = self.config
-        x = self.embeddings(tokens, positions, self.dtype)
-        x = drop.dropout(x, keys, 0, config.hidden_dropout)
-        bias = same_text(text)
+        config, own = self.config, self.config.architecture
+        x = self.embeddings(tokens, positions, keys, self.dtype)
+        sight = look(
+            config, text, positions, self.relative.embedding[...] if own.relative else None
+        )
+        if own.norm == "before":
+            x = x.astype(jnp.float32)
         graphdef, state = nnx.split(self.layers)
         stacked = nnx.to_pure_dict(state)
 
         def body(x: Array, scanned: tuple[Params, Array]) -> tuple[Array, None]:
             params, layer = scanned
+            if own.shared:
+                params = jax.tree.map(lambda leaf: leaf[0], stacked)
             if gather_layer is not None:
                 params = gather_layer(params)
-            return nnx.merge(graphdef, params)(x, bias, keys, layer), None
+            return nnx.merge(graphdef, params)(x, sight, keys, layer, self.dtype), None
 
         def run(x: Array, start: int, stop: int) -> Array:
             if start == stop:
                 return x
-            params = jax.tree.map(lambda leaf: leaf[start:stop], stacked)
             layers = jnp.arange(start + 1, stop + 1)
-            return jax.lax.scan(body, x, (params, layers), unroll=config.unroll)[0]
+            own_params = None if own.shared else jax.tree.map(lambda p: p[start:stop], stacked)
+            return jax.lax.scan(body, x, (own_params, layers), unroll=config.unroll)[0]
 
-        if not with_first:
-            return run(x, 0, config.num_layers), None
-        first = run(x, 0, 1)
-        return run(first, 1, config.num_layers), first
+        def finished(x: Array) -> Array:
+            return self.norm(x, self.dtype) if own.norm == "before" else x
+
+        if also is None:
+            return finished(run(x, 0, config.num_layers)), None
+        # transformers, too, lists the states of all layers but the last before the final norm.
+        middle = run(x, 0, also)
+        last = finished(run(middle, also, config.num_layers))
+        return last, last if also == config.num_layers else middle

@@ -15,11 +15,12 @@ from jax.typing import DTypeLike
 
 from simjax.errors import SimjaxError, UsageError
 from simjax.models import names
-from simjax.models.encoder import EncoderConfig
+from simjax.models.config import EncoderConfig
 from simjax.models.heads import HeadConfig, HeadWeights
+from simjax.models.hf_config import config_from_hf
+from simjax.models.hf_config import hf_config as hf_config
 from simjax.models.model_files import is_archive
 from simjax.models.modules_json import Described, describe
-from simjax.models.names import hf_config as hf_config
 from simjax.models.pooling import Pooling
 from simjax.models.sentence_model import SentenceModel, merge, pooler_head, split
 from simjax.models.tensor_files import TensorFolder, read_json_object
@@ -129,14 +130,14 @@ def load(
         raise UsageError(f"pooling {pooling!r}: choose from {', '.join(get_args(Pooling))}")
     described = describe(folder)
     config_path = described.transformer / "config.json"
-    config = _read_config(config_path)
+    config = config_from_hf(read_json_object(config_path), config_path)
     if dropout is not None:
         config = dataclasses.replace(config, hidden_dropout=dropout, attention_dropout=dropout)
 
     tensors = TensorFolder(described.transformer)
     present = {names.modern(name): name for name in tensors}
-    prefix = names.prefix_of(set(present), tensors.path)
-    extra = names.unexpected(set(tensors), prefix, config.num_layers)
+    prefix = names.prefix_of(config.family, set(present), tensors.path)
+    extra = names.unexpected(config, set(tensors), prefix)
     if extra:
         more = f" and {len(extra) - 1} more" if len(extra) > 1 else ""
         raise SimjaxError(
@@ -152,7 +153,7 @@ def load(
     own, heads = _heads(described, pooling)
     wanted = pooler_head(pooling, config.hidden_size)
     if wanted is not None and own is None and pooling == "cls_mlp":
-        own = _checkpoint_head(tensors, prefix, config.hidden_size, str(config_path))
+        own = _checkpoint_head(tensors, prefix, config, str(config_path))
     own = None if random_head else own
 
     # First of all: `config.json` may ask for what no memory holds, and the tensors' shapes show it.
@@ -184,41 +185,24 @@ def load(
     )
 
 
-def _read_config(path: Path) -> EncoderConfig:
-    content = read_json_object(path)
-    for key in ("model_type", "hidden_act", "position_embedding_type"):
-        if isinstance(content.get(key), list | dict):
-            raise SimjaxError(f"{path}: {key} is {content[key]!r}, not a word")
-    try:
-        config = names.config_from_hf(content, path)
-    except OverflowError as error:  # a whole number of hundreds of digits where a float is due
-        raise SimjaxError(f"{path}: holds a number that is too large ({error})") from error
-    for key, value, fits in (
-        ("layer_norm_eps", config.layer_norm_eps, 0 < config.layer_norm_eps < np.inf),
-        ("initializer_range", config.initializer_range, 0 <= config.initializer_range < np.inf),
-        ("pad_token_id", config.pad_token_id, 0 <= config.pad_token_id < config.vocab_size),
-    ):
-        if not fits:
-            raise SimjaxError(f"{path}: {key} is {value}, which no model has")
-    return config
-
-
 def state_dict(model: SentenceModel) -> dict[str, np.ndarray]:
     """The encoder as float32 tensors under Hugging Face's names, ready for `model.safetensors`.
 
-    `transformers.AutoModel` gives BERT and RoBERTa a pooler behind the encoder and draws it at
+    `transformers.AutoModel` gives most families a pooler behind the encoder and draws it at
     random where the file has none. The file gets `cls_mlp`'s dense layer there, which is what
     SimCSE's published models do, and zeros for other poolings, which have none.
     """
     _, params = split(model)
-    tensors = names.encoder_tensors(params["encoder"])
-    width = model.config.hidden_size
-    if model.pooling == "cls_mlp":
-        own = model.pooler.weights()
-        tensors[names.POOLER_WEIGHT], bias = own.weight, own.bias
-    else:
-        tensors[names.POOLER_WEIGHT], bias = np.zeros((width, width), np.float32), None
-    tensors[names.POOLER_BIAS] = np.zeros(width, np.float32) if bias is None else bias
+    config = model.config
+    tensors = names.encoder_tensors(config, params["encoder"])
+    pooler = names.NAMES[config.family].pooler
+    if pooler is not None:
+        shape = (config.hidden_size, config.hidden_size)
+        weight, bias = np.zeros(shape, np.float32), np.zeros(shape[:1], np.float32)
+        if model.pooling == "cls_mlp":
+            own = model.pooler.weights()
+            weight, bias = own.weight, bias if own.bias is None else own.bias
+        tensors |= {f"{pooler}.weight": weight, f"{pooler}.bias": bias}
     return tensors
 
 
@@ -238,16 +222,14 @@ def _heads(
 
 
 def _checkpoint_head(
-    tensors: TensorFolder, prefix: str, width: int, because: str
+    tensors: TensorFolder, prefix: str, config: EncoderConfig, because: str
 ) -> HeadWeights | None:
-    for weight, bias in (
-        (names.SIMCSE_WEIGHT, names.SIMCSE_BIAS),
-        (prefix + names.POOLER_WEIGHT, prefix + names.POOLER_BIAS),
-    ):
-        if weight in tensors:
+    pooler, width = names.NAMES[config.family].pooler, config.hidden_size
+    for name in (names.SIMCSE_HEAD, None if pooler is None else prefix + pooler):
+        if name is not None and f"{name}.weight" in tensors:
             return HeadWeights(
-                tensors.read(weight, (width, width), because),
-                tensors.read(bias, (width,), because),
+                tensors.read(f"{name}.weight", (width, width), because),
+                tensors.read(f"{name}.bias", (width,), because),
                 "tanh",
             )
     return None

@@ -5,16 +5,26 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from simjax.errors import SimjaxError
 from simjax.models.heads import HeadActivation, HeadConfig, HeadWeights
+from simjax.models.pooling import Pooling
 from simjax.models.tensor_files import TensorFolder, read_json, read_json_object
 
-# Old folders name a pooling by a flag, new ones by a word.
-_FLAGS = {
+POOLING_WORDS: dict[str, Pooling] = {
+    "cls": "cls",
+    "max": "max",
+    "mean": "mean",
+    "mean_sqrt_len_tokens": "mean_sqrt_length",
+    "weightedmean": "weighted_mean",
+    "lasttoken": "last_token",
+}
+"""Our names of sentence-transformers' poolings."""
+POOLING_FLAGS = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_max_tokens": "max",
     "pooling_mode_mean_tokens": "mean",
@@ -22,6 +32,7 @@ _FLAGS = {
     "pooling_mode_weightedmean_tokens": "weightedmean",
     "pooling_mode_lasttoken": "lasttoken",
 }
+"""Old folders name a pooling by a flag, new ones by a word."""
 _ACTIVATIONS: dict[str, HeadActivation] = {"Tanh": "tanh", "Identity": "identity"}
 
 
@@ -31,7 +42,7 @@ class Described:
 
     transformer: Path
     """The folder of `config.json`, the weights and the tokenizer."""
-    pooling: Literal["cls", "mean", "first_last_mean"] | None = None
+    pooling: Pooling | None = None
     """None if the folder does not say."""
     heads: tuple[HeadWeights, ...] = ()
     normalize: bool = False
@@ -59,8 +70,8 @@ def describe(folder: Path) -> Described:
     ):
         raise SimjaxError(f"{path}: expected a list of modules, each with a type")
     transformer: Path | None = None
-    pooling: Literal["cls", "mean", "first_last_mean"] | None = None
-    first_last = False
+    pooling: Pooling | None = None
+    layers: Pooling | None = None
     heads: list[HeadWeights] = []
     normalize = False
     for module in listed:
@@ -71,13 +82,12 @@ def describe(folder: Path) -> Described:
         if kind == "Transformer" and transformer is None:
             transformer = place
         elif kind == "WeightedLayerPooling" and pooling is None and transformer is not None:
-            _check_first_last(place, transformer)
-            first_last = True
+            layers = _layer_weights(place, transformer)
         elif kind == "Pooling" and pooling is None and transformer is not None:
             pooling = _pooling(place / "config.json")
-            if first_last and pooling != "mean":
+            if layers is not None and pooling != "mean":
                 raise SimjaxError(f"{place}: pooling {pooling} of weighted layers is not supported")
-            pooling = "first_last_mean" if first_last else pooling
+            pooling = layers or pooling
         elif kind == "Dense" and pooling is not None and not normalize:
             heads.append(_dense(place))
         elif kind == "Normalize" and pooling is not None:
@@ -113,37 +123,46 @@ def _inside(folder: Path, name: Any, path: Path) -> Path:
     return place
 
 
-def _pooling(path: Path) -> Literal["cls", "mean"]:
+def _pooling(path: Path) -> Pooling:
     config = read_json_object(path)
     mode = config.get("pooling_mode")
     if mode is None:
-        mode = [word for flag, word in _FLAGS.items() if config.get(flag)] or ["mean"]
+        mode = [word for flag, word in POOLING_FLAGS.items() if config.get(flag)] or ["mean"]
     modes = mode if isinstance(mode, list) else [mode]
     if config.get("include_prompt") is False:
         raise SimjaxError(f"{path}: include_prompt false is not supported")
-    if modes == ["mean"]:
-        return "mean"
-    if modes == ["cls"]:
-        return "cls"
+    if len(modes) != 1 or modes[0] not in POOLING_WORDS:
+        raise SimjaxError(
+            f"{path}: pooling {' + '.join(map(str, modes))} is not supported; "
+            f"one of {', '.join(POOLING_WORDS)} is"
+        )
+    return POOLING_WORDS[modes[0]]
+
+
+def _layer_weights(folder: Path, transformer: Path) -> Pooling:
+    """The pooling of two layers with weights of 1, the first and the last or the last two."""
+    path = folder / "config.json"
+    config = read_json_object(path)
+    shape = read_json_object(transformer / "config.json")
+    layers = shape.get("num_hidden_layers", shape.get("n_layers"))
+    if config.get("layer_start") != 1 or type(layers) is not int or layers < 1:
+        raise SimjaxError(f"{path}: layer_start must be 1 (the first is the first layer)")
+    found = TensorFolder(folder).read("layer_weights", (layers,), str(path))
+    poolings: tuple[Pooling, ...] = ("first_last_mean", "top2_mean")
+    for pooling in poolings:
+        if np.array_equal(found, two_layer_weights(pooling, layers)):
+            return pooling
     raise SimjaxError(
-        f"{path}: pooling {' + '.join(map(str, modes))} is not supported; cls or mean is"
+        f"{folder}: only layer weights of 1, for the first and the last layer or for the last two, "
+        "and 0 are supported"
     )
 
 
-def _check_first_last(folder: Path, transformer: Path) -> None:
-    """Refuse weights other than 1 for the first and the last layer and 0 between."""
-    path = folder / "config.json"
-    config = read_json_object(path)
-    layers = read_json_object(transformer / "config.json").get("num_hidden_layers")
-    if config.get("layer_start") != 1 or type(layers) is not int or layers < 1:
-        raise SimjaxError(f"{path}: layer_start must be 1 (the mean of first and last layer)")
-    found = TensorFolder(folder).read("layer_weights", (layers,), str(path))
-    wanted = np.zeros(layers, np.float32)
-    wanted[[0, -1]] = 1.0
-    if not np.array_equal(found, wanted):
-        raise SimjaxError(
-            f"{folder}: only layer weights of 1 (first and last) and 0 (between) are supported"
-        )
+def two_layer_weights(pooling: Pooling, layers: int) -> Float[np.ndarray, "layers"]:
+    """What `WeightedLayerPooling` weighs layers with to be `first_last_mean` or `top2_mean`."""
+    weights = np.zeros(layers, np.float32)
+    weights[[0 if pooling == "first_last_mean" else max(0, layers - 2), -1]] = 1.0
+    return weights
 
 
 def _dense(folder: Path) -> HeadWeights:

@@ -1,195 +1,168 @@
-"""Hugging Face's names and configuration keys for BERT, RoBERTa and XLM-R encoders."""
+"""Hugging Face's names of tensors, by family, and parameters put together from them and back."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from simjax.errors import SimjaxError, UsageError
-from simjax.models.encoder import Activation, EncoderConfig, Family
+from simjax.errors import SimjaxError
+from simjax.models.config import EncoderConfig
+from simjax.models.families import Family
+from simjax.models.positions import BUCKETS
 from simjax.types import Params
 
-_ACTIVATIONS: dict[str, Activation] = {
-    "gelu": "gelu",
-    "gelu_python": "gelu",
-    "gelu_new": "gelu_new",
-    "gelu_fast": "gelu_new",
-    "gelu_pytorch_tanh": "gelu_new",
-    "gelu_python_tanh": "gelu_new",
-    "relu": "relu",
-    "silu": "silu",
-    "swish": "silu",
-}
-_FAMILIES: dict[str, Family] = {
-    "bert": "bert",
-    "roberta": "roberta",
-    "xlm-roberta": "xlm-roberta",
-}
-_ARCHITECTURES = {"bert": "BertModel", "roberta": "RobertaModel", "xlm-roberta": "XLMRobertaModel"}
-
-# Ours under `encoder.embeddings`, theirs behind an optional prefix ("bert.").
-EMBEDDING_NAMES = {
-    ("word", "embedding"): "embeddings.word_embeddings.weight",
-    ("position", "embedding"): "embeddings.position_embeddings.weight",
-    ("token_type", "embedding"): "embeddings.token_type_embeddings.weight",
-    ("norm", "scale"): "embeddings.LayerNorm.weight",
-    ("norm", "bias"): "embeddings.LayerNorm.bias",
-}
-# Ours under `encoder.layers`, stacked; theirs one per layer, several where ours are joined.
-_DENSE = {
-    "qkv": ("attention.self.query", "attention.self.key", "attention.self.value"),
-    "attention_output": ("attention.output.dense",),
-    "intermediate": ("intermediate.dense",),
-    "output": ("output.dense",),
-}
-_NORMS = {
-    "attention_norm": "attention.output.LayerNorm",
-    "output_norm": "output.LayerNorm",
-}
-POOLER_WEIGHT, POOLER_BIAS = "pooler.dense.weight", "pooler.dense.bias"
 # Where SimCSE's own training code leaves the dense layer of its pooler.
-SIMCSE_WEIGHT, SIMCSE_BIAS = "mlp.dense.weight", "mlp.dense.bias"
-_LAYER = re.compile(r"encoder\.layer\.(\d+)\.")
+SIMCSE_HEAD = "mlp.dense"
 _BUFFERS = ("embeddings.position_ids", "embeddings.token_type_ids")
 
 Read = Callable[[str, tuple[int, ...]], np.ndarray]
 
 
-def config_from_hf(content: dict[str, Any], path: Path) -> EncoderConfig:
-    """The shape that a `config.json` describes.
+@dataclass(frozen=True)
+class Names:
+    """What a family calls its tensors.
 
-    Args:
-        content: The file's content.
-        path: The file, for errors.
-
-    Raises:
-        SimjaxError: a model that is not ours to run, a missing key or an impossible value.
+    Attributes:
+        prefixes: What stands before all names where a task's head was saved as well.
+        outside: Tensors outside of the layers, by their path here; without `.weight` and `.bias`.
+        layer: What stands before a layer's names, with its number.
+        dense: Dense layers of a layer, by their name here; several where ours are joined.
+        norms: Norms of a layer.
+        pooler: The dense layer over the first token that the family's own model has.
+        interleaved: Rotary features are pairs of neighbours, where ours are halves apart.
+        constant: A tensor that is no parameter: the table of sines and cosines.
     """
-    model_type = content.get("model_type")
-    if content.get("auto_map"):
-        raise SimjaxError(f"{path}: auto_map asks for code from the folder, which is never run")
-    if model_type not in _FAMILIES:
-        raise SimjaxError(
-            f"{path}: model_type {model_type!r} is not supported; "
-            f"choose a model of type {', '.join(_FAMILIES)}"
-        )
-    for key, wanted in (
-        ("is_decoder", False),
-        ("add_cross_attention", False),
-        ("position_embedding_type", "absolute"),
-    ):
-        if content.get(key) not in (None, wanted):
-            raise SimjaxError(f"{path}: {key} {content[key]!r} is not supported; only {wanted!r}")
-    activation = content.get("hidden_act", "gelu")
-    if activation not in _ACTIVATIONS:
-        raise SimjaxError(
-            f"{path}: hidden_act {activation!r} is not supported; "
-            f"one of {', '.join(_ACTIVATIONS)} is"
-        )
 
-    def integer(key: str, default: int | None = None) -> int:
-        value = content.get(key)
-        value = default if value is None else value
-        if type(value) is not int:
-            problem = "is missing" if value is None else f"is {value!r}, not a whole number"
-            raise SimjaxError(f"{path}: {key} {problem}")
-        return value
-
-    def real(key: str, default: float) -> float:
-        value = content.get(key)
-        value = default if value is None else value
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise SimjaxError(f"{path}: {key} is {value!r}, not a number")
-        return float(value)
-
-    family = _FAMILIES[model_type]
-    pad_token_id = integer("pad_token_id", 0 if family == "bert" else 1)
-    hidden = 0 if family == "bert" else pad_token_id + 1
-    try:
-        return EncoderConfig(
-            family=family,
-            vocab_size=integer("vocab_size"),
-            hidden_size=integer("hidden_size"),
-            num_layers=integer("num_hidden_layers"),
-            num_heads=integer("num_attention_heads"),
-            intermediate_size=integer("intermediate_size"),
-            max_positions=integer("max_position_embeddings") - hidden,
-            type_vocab_size=integer("type_vocab_size", 2),
-            activation=_ACTIVATIONS[activation],
-            layer_norm_eps=real("layer_norm_eps", 1e-12),
-            hidden_dropout=real("hidden_dropout_prob", 0.1),
-            attention_dropout=real("attention_probs_dropout_prob", 0.1),
-            initializer_range=real("initializer_range", 0.02),
-            pad_token_id=pad_token_id,
-        )
-    except UsageError as error:
-        raise SimjaxError(f"{path}: {error}") from error
+    prefixes: tuple[str, ...]
+    outside: Mapping[tuple[str, ...], str]
+    layer: str = "encoder.layer.{}."
+    dense: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: _BERT_DENSE)
+    norms: Mapping[str, str] = field(default_factory=lambda: _BERT_NORMS)
+    pooler: str | None = None
+    interleaved: bool = False
+    constant: str | None = None
 
 
-def hf_config(config: EncoderConfig) -> dict[str, Any]:
-    """The content of a `config.json` with which `transformers.AutoModel` builds this encoder."""
-    bert = config.family == "bert"
-    return {
-        "architectures": [_ARCHITECTURES[config.family]],
-        "model_type": config.family,
-        "vocab_size": config.vocab_size,
-        "hidden_size": config.hidden_size,
-        "num_hidden_layers": config.num_layers,
-        "num_attention_heads": config.num_heads,
-        "intermediate_size": config.intermediate_size,
-        "hidden_act": config.activation,
-        "hidden_dropout_prob": config.hidden_dropout,
-        "attention_probs_dropout_prob": config.attention_dropout,
-        "max_position_embeddings": config.max_positions + config.position_offset,
-        "type_vocab_size": config.type_vocab_size,
-        "initializer_range": config.initializer_range,
-        "layer_norm_eps": config.layer_norm_eps,
-        "pad_token_id": config.pad_token_id,
-        "bos_token_id": None if bert else 0,
-        "eos_token_id": None if bert else 2,
-        "position_embedding_type": "absolute",
-        "dtype": "float32",
-    }
+_Outside: TypeAlias = dict[tuple[str, ...], str]
+
+_BERT_DENSE: dict[str, tuple[str, ...]] = {
+    "qkv": ("attention.self.query", "attention.self.key", "attention.self.value"),
+    "attention_output": ("attention.output.dense",),
+    "intermediate": ("intermediate.dense",),
+    "output": ("output.dense",),
+}
+_BERT_NORMS: dict[str, str] = {
+    "attention_norm": "attention.output.LayerNorm",
+    "output_norm": "output.LayerNorm",
+}
+_WORDS: _Outside = {
+    ("embeddings", "word"): "embeddings.word_embeddings",
+    ("embeddings", "norm"): "embeddings.LayerNorm",
+}
+_POSITIONS: _Outside = {("embeddings", "position"): "embeddings.position_embeddings"}
+_TYPES: _Outside = {("embeddings", "token_type"): "embeddings.token_type_embeddings"}
+_TABLES = _WORDS | _POSITIONS | _TYPES
+_PROJECTION: _Outside = {("embeddings", "projection"): "embeddings_project"}
+_ROBERTA = Names(("roberta.",), _TABLES, pooler="pooler.dense")
+
+NAMES: dict[Family, Names] = {
+    # Encoders of any of these three were saved under any of these prefixes.
+    "bert": Names(("bert.", "roberta."), _TABLES, pooler="pooler.dense"),
+    "roberta": _ROBERTA,
+    "xlm-roberta": _ROBERTA,
+    "camembert": _ROBERTA,
+    "electra": Names(("electra.",), _TABLES | _PROJECTION),
+    "roformer": Names(
+        ("roformer.",),
+        _WORDS | _TYPES | _PROJECTION,
+        interleaved=True,
+        constant="encoder.embed_positions.weight",
+    ),
+    "distilbert": Names(
+        ("distilbert.",),
+        _WORDS | _POSITIONS,
+        layer="transformer.layer.{}.",
+        dense={
+            "qkv": ("attention.q_lin", "attention.k_lin", "attention.v_lin"),
+            "attention_output": ("attention.out_lin",),
+            "intermediate": ("ffn.lin1",),
+            "output": ("ffn.lin2",),
+        },
+        norms={"attention_norm": "sa_layer_norm", "output_norm": "output_layer_norm"},
+    ),
+    "mpnet": Names(
+        ("mpnet.",),
+        _WORDS | _POSITIONS | {("relative",): "encoder.relative_attention_bias"},
+        dense=_BERT_DENSE
+        | {
+            "qkv": ("attention.attn.q", "attention.attn.k", "attention.attn.v"),
+            "attention_output": ("attention.attn.o",),
+        },
+        norms={"attention_norm": "attention.LayerNorm", "output_norm": "output.LayerNorm"},
+        pooler="pooler.dense",
+    ),
+    "albert": Names(
+        ("albert.",),
+        _TABLES | {("embeddings", "projection"): "encoder.embedding_hidden_mapping_in"},
+        layer="encoder.albert_layer_groups.0.albert_layers.{}.",
+        dense={
+            "qkv": ("attention.query", "attention.key", "attention.value"),
+            "attention_output": ("attention.dense",),
+            "intermediate": ("ffn",),
+            "output": ("ffn_output",),
+        },
+        norms={"attention_norm": "attention.LayerNorm", "output_norm": "full_layer_layer_norm"},
+        pooler="pooler",
+    ),
+    "modernbert": Names(
+        ("model.",),
+        {
+            ("embeddings", "word"): "embeddings.tok_embeddings",
+            ("embeddings", "norm"): "embeddings.norm",
+            ("norm",): "final_norm",
+        },
+        layer="layers.{}.",
+        dense={
+            "qkv": ("attn.Wqkv",),
+            "attention_output": ("attn.Wo",),
+            "intermediate": ("mlp.Wi",),
+            "output": ("mlp.Wo",),
+        },
+        norms={"attention_norm": "attn_norm", "output_norm": "mlp_norm"},
+    ),
+}
 
 
-def prefix_of(names: set[str], path: Path) -> str:
+def prefix_of(family: Family, names: set[str], path: Path) -> str:
     """What stands before the encoder's names: nothing, or the family's name and a dot.
 
     Raises:
         SimjaxError: no token table in the file.
     """
-    table = EMBEDDING_NAMES["word", "embedding"]
-    for prefix in ("", "bert.", "roberta."):
+    table = f"{NAMES[family].outside['embeddings', 'word']}.weight"
+    for prefix in ("", *NAMES[family].prefixes):
         if prefix + table in names:
             return prefix
-    raise SimjaxError(f"{path}: tensor {table} is missing; this is no BERT or RoBERTa encoder")
+    raise SimjaxError(f"{path}: tensor {table} is missing; this is no {family} encoder")
 
 
-def unexpected(names: set[str], prefix: str, num_layers: int) -> list[str]:
+def unexpected(config: EncoderConfig, names: set[str], prefix: str) -> list[str]:
     """Tensors that belong to no part of the encoder that `config.json` describes.
 
     Task heads outside of the prefix, the pooler and constant buffers are expected and ignored.
     """
-    layer_names = {
-        f"{theirs}.{leaf}"
-        for names in _DENSE.values()
-        for theirs in names
-        for leaf in ("weight", "bias")
-    } | {f"{theirs}.{leaf}" for theirs in _NORMS.values() for leaf in ("weight", "bias")}
-    known = {*EMBEDDING_NAMES.values(), *_BUFFERS, POOLER_WEIGHT, POOLER_BIAS}
+    own = NAMES[config.family]
+    known = {tensor.name for tensor in _tensors(config)} | {*_BUFFERS, own.constant}
+    if own.pooler is not None:
+        known |= {f"{own.pooler}.weight", f"{own.pooler}.bias"}
 
     def is_known(name: str) -> bool:
-        if not name.startswith(prefix):
-            return True
-        name = modern(name[len(prefix) :])
-        layer = _LAYER.match(name)
-        if layer is None:
-            return name in known
-        return int(layer[1]) < num_layers and name[layer.end() :] in layer_names
+        return not name.startswith(prefix) or modern(name[len(prefix) :]) in known
 
     return sorted(name for name in names if not is_known(name))
 
@@ -203,77 +176,142 @@ def modern(name: str) -> str:
     )
 
 
+@dataclass(frozen=True)
+class _Tensor:
+    """One of their tensors and the part of ours that it is."""
+
+    name: str
+    shape: tuple[int, ...]
+    path: tuple[str, ...]
+    """Of our leaf."""
+    layer: int | None = None
+    """Place on our leaf's leading axis."""
+    part: tuple[int, int] = (0, 1)
+    """Which of how many that stand side by side on our leaf's last axis."""
+    paired: bool = False
+    """Features of each head stand in another order."""
+
+
+def _tensors(config: EncoderConfig) -> Iterator[_Tensor]:
+    own, architecture = NAMES[config.family], config.architecture
+    wide, narrow, inner = config.hidden_size, config.embedding_width, config.intermediate_size
+    tables = {
+        "word": (config.vocab_size, narrow),
+        "position": (config.max_positions + config.position_offset, narrow),
+        "token_type": (config.type_vocab_size, narrow),
+        "relative": (BUCKETS, config.num_heads),
+    }
+    for path, name in own.outside.items():
+        kind = path[-1]
+        if kind in tables:
+            yield _Tensor(f"{name}.weight", tables[kind], (*path, "embedding"))
+        elif kind == "norm":
+            width = narrow if path[0] == "embeddings" else wide
+            yield _Tensor(f"{name}.weight", (width,), (*path, "scale"))
+            if architecture.norm_bias:
+                yield _Tensor(f"{name}.bias", (width,), (*path, "bias"))
+        elif config.projected:
+            yield _Tensor(f"{name}.weight", (wide, narrow), (*path, "kernel"))
+            yield _Tensor(f"{name}.bias", (wide,), (*path, "bias"))
+    shapes = {
+        "qkv": (3 * wide, wide),
+        "attention_output": (wide, wide),
+        "intermediate": (config.kernels_in, wide),
+        "output": (wide, inner),
+    }
+    for layer in range(config.stacked_layers):
+        start = own.layer.format(layer)
+        for kind, names in own.dense.items():
+            rows, columns = shapes[kind][0] // len(names), shapes[kind][1]
+            for place, name in enumerate(names):
+                where = (
+                    layer,
+                    (place, len(names)),
+                    own.interleaved and kind == "qkv" and place < 2,
+                )
+                path = ("layers", kind)
+                yield _Tensor(f"{start}{name}.weight", (rows, columns), (*path, "kernel"), *where)
+                if architecture.bias:
+                    yield _Tensor(f"{start}{name}.bias", (rows,), (*path, "bias"), *where)
+        for kind, name in own.norms.items():
+            if _is_identity(config, kind, layer):
+                continue
+            yield _Tensor(f"{start}{name}.weight", (wide,), ("layers", kind, "scale"), layer)
+            if architecture.norm_bias:
+                yield _Tensor(f"{start}{name}.bias", (wide,), ("layers", kind, "bias"), layer)
+
+
+def _parts(config: EncoderConfig, path: tuple[str, ...]) -> int:
+    """Dense layers that one of ours is made of, which have a dimension of their own."""
+    if path[0] != "layers" or path[1] not in ("qkv", "intermediate"):
+        return 1
+    return 3 if path[1] == "qkv" else 2 if config.architecture.gated else 1
+
+
+def _is_identity(config: EncoderConfig, kind: str, layer: int) -> bool:
+    """The norm that a first layer which takes normalised embeddings does without."""
+    before = config.architecture.norm == "before"
+    return before and kind == "attention_norm" and layer == 0
+
+
+def _halves_apart(array: np.ndarray, heads: int, *, back: bool = False) -> np.ndarray:
+    """Rows of each head from pairs of neighbours to two halves, or back."""
+    shape = (heads, 2, -1) if back else (heads, -1, 2)
+    rows = np.arange(array.shape[0]).reshape(shape).swapaxes(1, 2).reshape(-1)
+    return array[rows]
+
+
 def encoder_params(config: EncoderConfig, read: Read) -> Params:
     """The encoder's parameters, put together from tensors that `read(name, shape)` supplies."""
-    width, inner = config.hidden_size, config.intermediate_size
-    rows = {
-        "word": config.vocab_size,
-        "position": config.max_positions + config.position_offset,
-        "token_type": config.type_vocab_size,
-    }
-    embeddings: dict[str, dict[str, np.ndarray]] = {}
-    for (part, leaf), name in EMBEDDING_NAMES.items():
-        shape = (width,) if part == "norm" else (rows[part], width)
-        embeddings.setdefault(part, {})[leaf] = read(name, shape)
-    shapes = {
-        "qkv": (width, width),
-        "attention_output": (width, width),
-        "intermediate": (inner, width),
-        "output": (width, inner),
-    }
-
-    def layer(number: int) -> dict[str, dict[str, np.ndarray]]:
-        start = f"encoder.layer.{number}."
-        dense = {
-            ours: {
-                "kernel": np.concatenate(
-                    [read(f"{start}{name}.weight", shapes[ours]).T for name in theirs], axis=1
-                ),
-                "bias": np.concatenate(
-                    [read(f"{start}{name}.bias", shapes[ours][:1]) for name in theirs]
-                ),
-            }
-            for ours, theirs in _DENSE.items()
-        }
-        norms = {
-            ours: {
-                "scale": read(f"{start}{name}.weight", (width,)),
-                "bias": read(f"{start}{name}.bias", (width,)),
-            }
-            for ours, name in _NORMS.items()
-        }
-        return dense | norms
-
-    layers = [layer(number) for number in range(config.num_layers)]
-    stacked = {
-        part: {leaf: np.stack([one[part][leaf] for one in layers]) for leaf in layers[0][part]}
-        for part in layers[0]
-    }
-    return {"embeddings": embeddings, "layers": stacked}
+    # By leaf and layer; what belongs to no layer has number -1.
+    found: dict[tuple[str, ...], dict[int, list[np.ndarray]]] = {}
+    if config.architecture.norm == "before":
+        ones = np.ones(config.hidden_size, np.float32)
+        found["layers", "attention_norm", "scale"] = {0: [ones]}
+    for tensor in _tensors(config):
+        array = read(tensor.name, tensor.shape)
+        if tensor.paired:
+            array = _halves_apart(array, config.num_heads)
+        array = array.T if tensor.path[-1] == "kernel" else array
+        number = -1 if tensor.layer is None else tensor.layer
+        found.setdefault(tensor.path, {}).setdefault(number, []).append(array)
+    params: Params = {}
+    for path, layers in found.items():
+        joined = {n: np.concatenate(arrays, axis=-1) for n, arrays in layers.items()}
+        leaf = joined[-1] if -1 in joined else np.stack([joined[n] for n in sorted(joined)])
+        parts = _parts(config, path)
+        leaf = leaf if parts == 1 else leaf.reshape(*leaf.shape[:-1], parts, -1)
+        place = params
+        for key in path[:-1]:
+            place = place.setdefault(key, {})
+        place[path[-1]] = leaf
+    return params
 
 
-def encoder_tensors(params: Params) -> dict[str, np.ndarray]:
+def encoder_tensors(config: EncoderConfig, params: Params) -> dict[str, np.ndarray]:
     """The inverse of `encoder_params`: float32 tensors under Hugging Face's names."""
-
-    def host(array: Any) -> np.ndarray:
-        return np.asarray(array, dtype=np.float32)
-
-    tensors = {
-        name: host(params["embeddings"][part][leaf])
-        for (part, leaf), name in EMBEDDING_NAMES.items()
-    }
-    layers = {
-        part: {k: host(v) for k, v in leaves.items()} for part, leaves in params["layers"].items()
-    }
-    for number in range(layers["output_norm"]["scale"].shape[0]):
-        start = f"encoder.layer.{number}."
-        for ours, theirs in _DENSE.items():
-            kernels = np.split(layers[ours]["kernel"][number], len(theirs), axis=1)
-            biases = np.split(layers[ours]["bias"][number], len(theirs))
-            for name, kernel, bias in zip(theirs, kernels, biases, strict=True):
-                tensors[f"{start}{name}.weight"] = np.ascontiguousarray(kernel.T)
-                tensors[f"{start}{name}.bias"] = np.ascontiguousarray(bias)
-        for ours, name in _NORMS.items():
-            tensors[f"{start}{name}.weight"] = np.ascontiguousarray(layers[ours]["scale"][number])
-            tensors[f"{start}{name}.bias"] = np.ascontiguousarray(layers[ours]["bias"][number])
+    tensors: dict[str, np.ndarray] = {}
+    for tensor in _tensors(config):
+        leaf: Any = params
+        for key in tensor.path:
+            leaf = leaf[key]
+        array = np.asarray(leaf if tensor.layer is None else leaf[tensor.layer], np.float32)
+        if _parts(config, tensor.path) > 1:
+            array = array.reshape(*array.shape[:-2], -1)
+        place, parts = tensor.part
+        array = np.split(array, parts, axis=-1)[place]
+        array = array.T if tensor.path[-1] == "kernel" else array
+        if tensor.paired:
+            array = _halves_apart(array, config.num_heads, back=True)
+        tensors[tensor.name] = np.ascontiguousarray(array)
+    constant = NAMES[config.family].constant
+    if constant is not None:
+        tensors[constant] = _sines(config.max_positions, config.hidden_size // config.num_heads)
     return tensors
+
+
+def _sines(positions: int, features: int) -> np.ndarray:
+    """Sines of all positions and frequencies, beside their cosines (Vaswani et al. 2017)."""
+    frequencies = 10_000.0 ** -(np.arange(0, features, 2) / features)
+    angles = np.arange(positions)[:, None] * frequencies
+    return np.concatenate([np.sin(angles), np.cos(angles)], axis=1).astype(np.float32)

@@ -15,7 +15,7 @@ from simjax.errors import UsageError
 from simjax.models import dropout as drop
 from simjax.models.encoder import Encoder, EncoderConfig
 from simjax.models.heads import Head, HeadConfig, HeadWeights
-from simjax.models.pooling import Pooling, pool_first, pool_mean, present
+from simjax.models.pooling import Pooling, pool, present
 from simjax.types import Block, Params
 
 GraphDef: TypeAlias = nnx.GraphDef
@@ -51,10 +51,12 @@ class SentenceModel(nnx.Module):
             rngs: Supplies the stream `params`.
 
         Raises:
-            UsageError: no such pooling.
+            UsageError: no such pooling, or one that asks for more layers than there are.
         """
         if pooling not in get_args(Pooling):
             raise UsageError(f"pooling {pooling!r}: choose from {', '.join(get_args(Pooling))}")
+        if pooling == "top2_mean" and config.num_layers < 2:
+            raise UsageError("pooling top2_mean needs an encoder of two layers or more")
         self.encoder = Encoder(config, dtype=dtype, rngs=rngs)
         self.config = config
         self.pooling = pooling
@@ -119,15 +121,15 @@ class SentenceModel(nnx.Module):
             place = jnp.arange(num_blocks) if place is None else jnp.atleast_1d(place)
             keys = drop.row_keys(dropout_key, place, num_rows)
 
-        last, first = self.encoder(
+        last, other = self.encoder(
             jnp.reshape(block.tokens, (-1, length)),
             jnp.reshape(block.positions, (-1, length)),
             jnp.reshape(block.text, (-1, length)),
             keys=keys,
             gather_layer=gather_layer,
-            with_first=self.pooling == "first_last_mean",
+            also=self._second_layer(),
         )
-        pooled = self._pool(last, first, block, training_head=training_head)
+        pooled = self._pool(last, other, block, training_head=training_head)
         for head in self.heads:
             pooled = head(pooled)
         # A head's bias would make something of nothing.
@@ -136,18 +138,22 @@ class SentenceModel(nnx.Module):
         pooled = jnp.where(there[..., None], pooled, 0.0)
         return pooled[0] if single else pooled
 
+    def _second_layer(self) -> int | None:
+        if self.pooling == "first_last_mean":
+            return 1
+        return self.config.num_layers - 1 if self.pooling == "top2_mean" else None
+
     def _pool(
-        self, last: Array, first: Array | None, block: Block, *, training_head: bool
+        self, last: Array, other: Array | None, block: Block, *, training_head: bool
     ) -> Float[Array, "K T D"]:
-        num_blocks, num_texts = block.first.shape
+        num_blocks = block.first.shape[0]
         text, starts = jnp.asarray(block.text).reshape(num_blocks, -1), jnp.asarray(block.first)
-        last = last.reshape(*text.shape, -1)
-        if self.pooling in ("mean", "first_last_mean"):
-            mean = jax.vmap(lambda hidden, text: pool_mean(hidden, text, num_texts))
-            if first is None:
-                return mean(last, text)
-            return 0.5 * (mean(first.reshape(last.shape), text) + mean(last, text))
-        pooled = jax.vmap(pool_first)(last, text, starts)
+        states = last.reshape(*text.shape, -1).astype(jnp.float32)
+        if other is not None:
+            states = 0.5 * (other.reshape(states.shape).astype(jnp.float32) + states)
+        pooled = jax.vmap(lambda hidden, text, first: pool(self.pooling, hidden, text, first))(
+            states, text, starts
+        )
         if self.pooling == "cls_linear" or (self.pooling == "cls_mlp" and training_head):
             pooled = self.pooler(pooled)
         return pooled

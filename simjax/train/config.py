@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 from simjax.checkpoint.config import CheckpointConfig
-from simjax.data.pipeline import DataConfig
+from simjax.data.config import DataConfig
 from simjax.errors import UsageError
 from simjax.eval.tasks import EvalConfig
 from simjax.mesh import MeshConfig
@@ -21,7 +21,9 @@ from simjax.models.encoder import EncoderConfig
 from simjax.models.pooling import Pooling
 from simjax.objectives.config import ObjectiveConfig
 from simjax.train import recipe
-from simjax.train.optimizer import OptimizerConfig
+from simjax.train.average import Evaluated
+from simjax.train.lora import LoraConfig
+from simjax.train.optimizer_config import AdamW, OptimizerConfig, ScheduleFreeAdamW
 
 Dtype: TypeAlias = Literal["float32", "bfloat16"]
 
@@ -40,6 +42,8 @@ class ModelConfig:
         dropout: Rate that replaces the encoder's own two; null leaves them.
         random_head: Draw the dense layer of the pooling anew instead of taking the pretrained
             folder's, which for BERT is the one of its next-sentence task. SimCSE draws it.
+        lora: Adapters that are trained in place of the encoder's kernels, and merged into them
+            where the model is evaluated and exported; null trains the encoder itself.
     """
 
     pretrained: str | None = None
@@ -48,6 +52,7 @@ class ModelConfig:
     dtype: Dtype = "float32"
     dropout: float | None = None
     random_head: bool = False
+    lora: LoraConfig | None = None
 
 
 @dataclass(frozen=True)
@@ -72,15 +77,34 @@ class TrainConfig:
         epochs: Passes over the training examples.
         steps: Batches; where given, it counts and `epochs` does not.
         micro_batch: Examples that a device encodes at a time, a multiple of `data.block_size`;
-            null encodes its whole share of the batch at once. The result does not depend on it,
-            memory does.
+            null takes the whole share of the batch, or as much of it as the compiler says will
+            fit. The result does not depend on it, memory does.
         log_every: Steps between two lines of metrics.
+        ema: Decay of an exponential moving average of the parameters; null keeps none.
+        evaluate: Which parameters are evaluated and exported where `ema` keeps an average: the
+            average or the newest.
+        patience: Stop after so many evaluations in which `evaluation.metric` was no better than
+            the best one before; null goes on to the end.
+        min_change: By how much it must be better to count.
+        freeze: Patterns of parameters that stay as they are, such as `encoder.embeddings.*` or
+            `encoder.layers.[0-5].*`.
+        profile: The first and the last step of a profiler trace, counted from 1, which goes into
+            the run folder's `tensorboard/`; null makes none.
+        wandb: Project of Weights & Biases that the figures go to as well (needs the extra
+            `wandb`); null sends nothing anywhere.
     """
 
     epochs: float = 1.0
     steps: int | None = None
     micro_batch: int | None = None
     log_every: int = 10
+    ema: float | None = None
+    evaluate: Literal["average", "newest"] = "average"
+    patience: int | None = None
+    min_change: float = 0.0
+    freeze: tuple[str, ...] = ()
+    profile: tuple[int, ...] | None = None
+    wandb: str | None = None
 
 
 @dataclass(frozen=True)
@@ -107,7 +131,7 @@ class RunConfig:
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
-    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    optimizer: OptimizerConfig = field(default_factory=AdamW)
     train: TrainConfig = field(default_factory=TrainConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
     evaluation: EvalConfig = field(default_factory=EvalConfig)
@@ -151,6 +175,9 @@ def validate(config: RunConfig) -> None:
     _check_views(config)
     _check_length(config)
     _check_micro_batch(config)
+    _check_average(config)
+    _check_frozen(config)
+    _check_patience(config)
     if config.checkpoint.every and config.checkpoint.keep < 2:
         raise UsageError(
             f"checkpoint.keep is {config.checkpoint.keep}: keep at least 2, since a state is saved "
@@ -201,7 +228,9 @@ def _check_views(config: RunConfig) -> None:
         if model.dropout is None and model.pretrained is None:
             rates = [model.encoder.hidden_dropout, model.encoder.attention_dropout]
         check_dropout("the encoder", *rates)
-    if config.objective.false_negatives == "label" and data.source.label is None:
+    if config.objective.false_negatives == "label" and not any(
+        source.label for source in data.all_sources
+    ):
         raise UsageError(
             "objective.false_negatives is label and data.source.label names no column; name one"
         )
@@ -228,6 +257,60 @@ def _check_length(config: RunConfig) -> None:
         raise UsageError(f"train.steps is {train.steps}: give at least 1")
     if train.log_every < 1:
         raise UsageError(f"train.log_every is {train.log_every}: give at least 1")
+    if train.profile is not None:
+        first, *rest = train.profile or (0,)
+        if len(rest) != 1 or not 1 <= first <= rest[0]:
+            raise UsageError(
+                f"train.profile is {list(train.profile)}: give two steps, the first and the last "
+                "to be traced, counted from 1"
+            )
+
+
+def _check_frozen(config: RunConfig) -> None:
+    key = "model.lora" if config.model.lora is not None else "train.freeze"
+    if config.model.lora is None and not config.train.freeze:
+        return
+    if isinstance(config.optimizer, ScheduleFreeAdamW):
+        raise UsageError(f"{key} does not go with optimizer schedule_free_adamw; choose another")
+    if config.model.lora is not None and config.mesh.gather == "layer":
+        raise UsageError("model.lora does not go with mesh.gather layer; use step")
+
+
+def _check_average(config: RunConfig) -> None:
+    train = config.train
+    if train.ema is not None and not 0 < train.ema < 1:
+        raise UsageError(f"train.ema is {train.ema}: give a number between 0 and 1, or null")
+    if isinstance(config.optimizer, ScheduleFreeAdamW) and (
+        train.ema is not None or train.evaluate == "newest"
+    ):
+        key = "ema" if train.ema is not None else "evaluate"
+        raise UsageError(
+            f"train.{key} is {getattr(train, key)} and optimizer.name schedule_free_adamw, which "
+            "keeps an average of its own that is evaluated and exported; remove one of them"
+        )
+
+
+def _check_patience(config: RunConfig) -> None:
+    train, evaluation = config.train, config.evaluation
+    if train.min_change < 0:
+        raise UsageError(f"train.min_change is {train.min_change}: give 0 or more")
+    if train.patience is None:
+        return
+    if train.patience < 1:
+        raise UsageError(f"train.patience is {train.patience}: give at least 1, or null")
+    if evaluation.metric is None or not evaluation.every:
+        key = "metric is null" if evaluation.metric is None else "every is 0"
+        raise UsageError(
+            f"train.patience is {train.patience} and evaluation.{key}: name the score to watch, "
+            "and how often it is taken"
+        )
+
+
+def evaluated_parameters(config: RunConfig) -> Evaluated:
+    """Which parameters of the run are evaluated and exported."""
+    if isinstance(config.optimizer, ScheduleFreeAdamW):
+        return "schedule_free"
+    return "ema" if config.train.ema and config.train.evaluate == "average" else "newest"
 
 
 def _check_micro_batch(config: RunConfig) -> None:

@@ -14,10 +14,12 @@ from simjax.checkpoint.manager import Checkpoints
 from simjax.errors import SimjaxError
 from simjax.models.sentence_model import SentenceModel, split
 from simjax.sentence_encoder import SentenceEncoder
+from simjax.train import average, lora
 from simjax.train import config as run_config
-from simjax.train.config import RunConfig
+from simjax.train.config import RunConfig, evaluated_parameters
+from simjax.train.early_stopping import EarlyStopping
 from simjax.train.setup import load_run_tokenizer, make_encoder, make_model
-from simjax.train.state import TrainState
+from simjax.train.weights_and_biases import WandbRun
 from simjax.types import Params
 
 EVALUATION = "eval/"
@@ -36,6 +38,22 @@ def open_checkpoints(folder: Path, config: RunConfig, *, read_only: bool = False
         best_mode="max" if metric is None or tasks.higher_is_better(metric) else "min",
         read_only=read_only,
     )
+
+
+def open_wandb(folder: Path, config: RunConfig) -> WandbRun | None:
+    """The run at Weights & Biases where one is asked for, on process 0."""
+    if config.train.wandb is None or jax.process_index() != 0:
+        return None
+    return WandbRun(config.train.wandb, folder, _without_paths(dataclasses.asdict(config)))
+
+
+def early_stopping(config: RunConfig) -> EarlyStopping:
+    """What ends a run before its time, at its start."""
+    from simjax.eval import tasks
+
+    metric = config.evaluation.metric
+    better = metric is None or tasks.higher_is_better(metric)
+    return EarlyStopping(config.train.patience, config.train.min_change, better)
 
 
 def export_model(
@@ -119,24 +137,27 @@ def export_run(
             raise SimjaxError(f"{run}: has no checkpoint yet; train it first")
         tokenizer = load_run_tokenizer(config)
         model, max_length = make_model(config, tokenizer)
-        params = restore_model(checkpoints, chosen, model)
+        params = restore_model(checkpoints, chosen, model, config)
         scores = {
             name.removeprefix(EVALUATION): value
             for name, value in checkpoints.metrics(chosen).items()
+            if name.startswith(EVALUATION)
         }
     encoder = make_encoder(config, model, tokenizer, max_length).replace(params)
     export_model(config, encoder, folder, step=chosen, scores=scores, overwrite=overwrite)
     return chosen
 
 
-def restore_model(checkpoints: Checkpoints, step: int, model: SentenceModel) -> Params:
-    """A checkpoint's parameters of the model, on this process's first device.
+def restore_model(
+    checkpoints: Checkpoints, step: int, model: SentenceModel, config: RunConfig
+) -> Params:
+    """The parameters that a checkpoint's model is used with, on this process's first device.
 
     Raises:
         SimjaxError: The checkpoint is missing, damaged or of another model.
     """
+    which, adapters = evaluated_parameters(config), config.model.lora
     _, params = split(model)
-    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), params)
-    wanted = TrainState({"model": shapes}, (), None)
-    restored, _ = checkpoints.restore(step, wanted, partial=True)
-    return restored.params["model"]
+    shapes = jax.eval_shape(lambda p: lora.with_adapters(p, adapters, config.seed), params)
+    restored, _ = checkpoints.restore(step, average.wanted(shapes, which), partial=True)
+    return lora.merged(average.evaluated(restored, which), adapters)

@@ -24,11 +24,14 @@ from simjax.data.pipeline import PackedBatch
 from simjax.errors import SimjaxError
 from simjax.eval import report, tasks
 from simjax.train import config as run_config
-from simjax.train import finish, resume, throughput
+from simjax.train import finish, lora, resume, summary, throughput
 from simjax.train import metrics as metrics_file
+from simjax.train.average import Evaluated, evaluated
 from simjax.train.config import RunConfig
+from simjax.train.early_stopping import EarlyStopping
 from simjax.train.folder import locked, open_folder
 from simjax.train.metrics import MetricsWriter
+from simjax.train.profiler import Profiler
 from simjax.train.progress import Progress
 from simjax.train.setup import Run, set_up
 from simjax.train.signals import StopRequest
@@ -61,7 +64,12 @@ def train(config: RunConfig, *, console: Console | None = None) -> dict[str, Any
         if jax.process_index() == 0:
             write_text(folder / resume.CONFIG, run_config.dump(config))
         state, start = resume.restore(run, checkpoints, _lines(console))
-        writer = stack.enter_context(MetricsWriter(folder, resume_step=start if start else None))
+        watch = finish.early_stopping(config)
+        if start:
+            watch = watch.restored(checkpoints.metrics(start))
+        wandb = finish.open_wandb(folder, config)
+        writer = stack.enter_context(MetricsWriter(folder, resume_step=start or None, wandb=wandb))
+        profiler = stack.enter_context(Profiler(folder / metrics_file.EVENTS, config.train.profile))
         progress = stack.enter_context(
             Progress(
                 run.total_steps,
@@ -72,7 +80,7 @@ def train(config: RunConfig, *, console: Console | None = None) -> dict[str, Any
             )
         )
         stop = stack.enter_context(StopRequest())
-        loop = _Loop(run, evaluation, checkpoints, writer, progress, stop)
+        loop = _Loop(run, evaluation, checkpoints, writer, progress, stop, watch, profiler)
         progress.print(run.summary())
         if start:
             progress.print(f"going on from step {start} of {run.total_steps}")
@@ -82,17 +90,23 @@ def train(config: RunConfig, *, console: Console | None = None) -> dict[str, Any
             loop.evaluate(state, 0)
         state, step = loop.run(state, start)
         checkpoints.wait()
-        if step < run.total_steps:
+        if step < run.total_steps and not loop.watch.reached:
             progress.print(
                 f"{stop.name}: saved at step {step} of {run.total_steps}; "
                 "the same command goes on from there"
             )
             return {"steps": step, "stopped": stop.name}
+        if step < run.total_steps:
+            progress.print(
+                f"step {step} of {run.total_steps}: stopping early, {config.evaluation.metric} "
+                f"has been no better for {loop.watch.stale} evaluations"
+            )
         best, params = _best(run, checkpoints, state)
         after = loop.scores(params) if best != step else loop.last_scores
+    lines = metrics_file.read(folder / metrics_file.FILE)
     before = {
         name.removeprefix(finish.EVALUATION): value
-        for line in metrics_file.read(folder / metrics_file.FILE)
+        for line in lines
         if line["step"] == 0
         for name, value in line.items()
         if name.startswith(finish.EVALUATION)
@@ -107,11 +121,12 @@ def train(config: RunConfig, *, console: Console | None = None) -> dict[str, Any
             scores=after,
             overwrite=True,
         )
-        if after:
+        columns = {"before": before, f"step {best}": after} if after else {}
+        if columns:
             baseline = tasks.baseline(evaluation)
-            columns = {"before": before, f"step {best}": after}
             columns |= {"TF-IDF": baseline} if baseline else {}
             console.print(report.table(columns, title=config.output))
+        summary.write(folder, lines, scores=columns, exported=best, total_steps=run.total_steps)
         exported = f"the model of step {best} is in {folder / 'export'}"
         console.print(f"step {step} of {run.total_steps}: done; {exported}", soft_wrap=True)
     return scores
@@ -127,18 +142,25 @@ def _best(run: Run, checkpoints: Checkpoints, state: TrainState) -> tuple[int, P
     last = int(state.step)
     best = checkpoints.best() or last
     if best == last:
-        return last, local_params(run, state.params["model"])
-    return best, finish.restore_model(checkpoints, best, run.model)
+        return last, local_params(run, state)
+    return best, finish.restore_model(checkpoints, best, run.model, run.config)
 
 
-def local_params(run: Run, params: Params) -> Params:
-    """Whole parameters on this process's first device, wherever their parts lie."""
-    return jax.tree.map(lambda x: x.addressable_data(0), _to_all(run.mesh)(params))
+def local_params(run: Run, state: TrainState) -> Params:
+    """The parameters that are evaluated, whole on this process's first device."""
+    which = run_config.evaluated_parameters(run.config)
+    whole = _evaluated(run.mesh, which, run.config.model.lora)(state)
+    return jax.tree.map(lambda x: x.addressable_data(0), whole)
 
 
 @cache
-def _to_all(mesh: Mesh) -> Callable[[Any], Any]:
-    return jax.jit(lambda x: x, out_shardings=NamedSharding(mesh, P()))
+def _evaluated(
+    mesh: Mesh, which: Evaluated, adapters: lora.LoraConfig | None
+) -> Callable[[TrainState], Params]:
+    return jax.jit(
+        lambda state: lora.merged(evaluated(state, which), adapters),
+        out_shardings=NamedSharding(mesh, P()),
+    )
 
 
 @cache
@@ -163,7 +185,8 @@ class _Agreement:
         """Whether to stop. All processes call this once after every step."""
         if jax.process_count() == 1:
             return self._stop.requested
-        mine = np.full(len(self._mesh.local_devices), self._stop.requested, np.int32)
+        parts = len(self._mesh.local_devices) * meshes.batch_parts(self._mesh) // self._mesh.size
+        mine = np.full(parts, self._stop.requested, np.int32)
         sharding = meshes.batch_sharding(self._mesh)
         before = self._asked
         self._asked = _largest(self._mesh)(jax.make_array_from_process_local_data(sharding, mine))
@@ -179,42 +202,6 @@ class _Pending:
     packed: PackedBatch
 
 
-class _Window:
-    """Time and work since the last line of metrics."""
-
-    def __init__(self) -> None:
-        self.start()
-
-    def start(self) -> None:
-        self.began = time.perf_counter()
-        self.waited = self.compiled = 0.0
-        self.examples = self.tokens = 0
-        self.fill = 0.0
-        self.steps = 0
-
-    def add(self, packed: PackedBatch) -> None:
-        self.steps += 1
-        self.examples += packed.examples
-        self.tokens += packed.tokens
-        self.fill += packed.fill
-
-    def figures(self, run: Run, peak: throughput.Peak) -> dict[str, float]:
-        seconds = max(time.perf_counter() - self.began - self.compiled, 1e-9)
-        shape, data = run.model.config, run.config.data
-        operations = throughput.encoder_operations(shape, self.tokens, data.row_length)
-        keys = data.batch_size * (run.source.num_views - 1)
-        operations += self.steps * throughput.pair_operations(
-            data.batch_size, keys, run.model.embedding_size
-        )
-        return {
-            "pairs_per_second": self.examples / seconds,
-            "tokens_per_second": self.tokens / seconds,
-            "fill": self.fill / max(self.steps, 1),
-            "data_wait": self.waited / seconds,
-            "mfu": throughput.mfu(operations, seconds, peak),
-        }
-
-
 class _Loop:
     """The steps of a run, with what is done between them."""
 
@@ -226,6 +213,8 @@ class _Loop:
         writer: MetricsWriter,
         progress: Progress,
         stop: StopRequest,
+        watch: EarlyStopping,
+        profiler: Profiler,
     ) -> None:
         self.run_ = run
         self.evaluation = evaluation
@@ -233,22 +222,28 @@ class _Loop:
         self.writer = writer
         self.progress = progress
         self.agreement = _Agreement(run.mesh, stop)
+        self.watch = watch
+        self.profiler = profiler
         self.last_scores: dict[str, float] = {}
         self._peak = throughput.peak(list(run.mesh.devices.flat), run.config.model.dtype)
-        self._window = _Window()
+        self._window = throughput.Window()
         self._compiled: set[tuple[int, ...]] = set()
+        self._compile_seconds = 0.0
 
     def run(self, state: TrainState, start: int) -> tuple[TrainState, int]:
         """Trains to the end or to a stop; returns the state and the updates made."""
         run, step = self.run_, start
+        if start == run.total_steps or self.watch.reached:
+            self.last_scores = self.evaluate(state, step, record=False)
+            return state, step
         batches = pipeline.batches(
             run.source, start=start, stop=run.total_steps, prefetch=run.config.data.prefetch
         )
         pending: _Pending | None = None
         self._window.start()
         for packed in self._timed(batches):
-            state, metrics = self._update(state, packed)
             step += 1
+            state, metrics = self._update(state, packed, step)
             # The step that was just dispatched computes while the one before is reported.
             if pending is not None:
                 self._report(pending)
@@ -258,12 +253,13 @@ class _Loop:
                 self._report(pending)
                 pending = None
                 scores = self.evaluate(state, step) if self._evaluates(step) else {}
+                metric = run.config.evaluation.metric
+                if metric in scores:
+                    self.watch = self.watch.after(scores[metric])
                 self._save(state, step, scores)
                 self._window.start()
-                if stopping:
+                if stopping or self.watch.reached:
                     break
-        if start == run.total_steps:
-            self.last_scores = self.evaluate(state, step, record=False)
         return state, step
 
     def scores(self, params: Params) -> dict[str, float]:
@@ -274,7 +270,7 @@ class _Loop:
 
     def evaluate(self, state: TrainState, step: int, *, record: bool = True) -> dict[str, float]:
         """Evaluates the state and records the scores."""
-        self.last_scores = self.scores(local_params(self.run_, state.params["model"]))
+        self.last_scores = self.scores(local_params(self.run_, state))
         if record and self.last_scores:
             self.writer.write(step, {finish.EVALUATION + k: v for k, v in self.last_scores.items()})
             metric = self.run_.config.evaluation.metric
@@ -292,18 +288,20 @@ class _Loop:
             self._window.waited += time.perf_counter() - began
             yield packed
 
-    def _update(self, state: TrainState, packed: PackedBatch) -> tuple[TrainState, dict]:
+    def _update(self, state: TrainState, packed: PackedBatch, step: int) -> tuple[TrainState, dict]:
         sharding = meshes.batch_sharding(self.run_.mesh)
         batch = jax.tree.map(
             lambda x: jax.make_array_from_process_local_data(sharding, x), packed.batch
         )
         shape = packed.batch.block.tokens.shape
         began = time.perf_counter()
-        state, metrics = self.run_.step(state, batch)
+        state, metrics = self.profiler.call(step, self.run_.step, state, batch)
         if shape not in self._compiled:
             # A new number of rows is a new program; its compilation is not the step's time.
             self._compiled.add(shape)
-            self._window.compiled += time.perf_counter() - began
+            seconds = time.perf_counter() - began
+            self._window.compiled += seconds
+            self._compile_seconds += seconds
         return state, metrics
 
     def _report(self, pending: _Pending) -> None:
@@ -317,8 +315,9 @@ class _Loop:
         for name in ("loss", "grad_norm"):
             if not np.isfinite(values[name]):
                 raise SimjaxError(self._not_finite(step, name, values[name]))
-        self._window.add(pending.packed)
-        figures = self._window.figures(self.run_, self._peak)
+        packed = pending.packed
+        self._window.add(packed.examples, packed.tokens, packed.fill)
+        figures = self._window.figures(self._operations(), self._peak)
         self.progress.update(
             step,
             loss=values["loss"],
@@ -328,8 +327,20 @@ class _Loop:
         )
         if step % config.train.log_every == 0 or step == self.run_.total_steps:
             memory = throughput.memory(self.run_.mesh.local_devices)
-            self.writer.write(step, values | figures | {"memory_peak": memory.peak})
+            figures |= {"memory_peak": memory.peak, "compile_seconds": self._compile_seconds}
+            self.writer.write(step, values | figures)
             self._window.start()
+            self._compile_seconds = 0.0
+
+    def _operations(self) -> float:
+        """What the mathematics asks for in the steps of the window."""
+        run, window = self.run_, self._window
+        data = run.config.data
+        operations = throughput.encoder_operations(run.model.config, window.tokens, data.row_length)
+        keys = data.batch_size * (run.source.num_views - 1)
+        return operations + window.steps * throughput.pair_operations(
+            data.batch_size, keys, run.model.embedding_size
+        )
 
     def _not_finite(self, step: int, name: str, value: float) -> str:
         self.checkpoints.wait()
@@ -354,4 +365,5 @@ class _Loop:
 
     def _save(self, state: TrainState, step: int, scores: dict[str, float]) -> None:
         metrics = {finish.EVALUATION + name: value for name, value in scores.items()}
+        metrics |= self.watch.figures()
         self.checkpoints.save(step, state, {"next_index": step}, metrics)

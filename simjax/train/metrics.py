@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from simjax.errors import SimjaxError
+from simjax.train.weights_and_biases import WandbRun
 
 FILE = "metrics.jsonl"
 EVENTS = "tensorboard"
@@ -34,6 +35,7 @@ class MetricsWriter:
         *,
         resume_step: int | None = None,
         tensorboard: bool = True,
+        wandb: WandbRun | None = None,
         enabled: bool | None = None,
     ) -> None:
         """Opens the files in ``folder``, which is made when missing.
@@ -43,6 +45,7 @@ class MetricsWriter:
             resume_step: the step that the run goes on from; later lines, and lines that cannot be
                 read (the last one, torn by a kill), are dropped. None starts empty files.
             tensorboard: whether to write TensorBoard events as well, in `tensorboard/`.
+            wandb: run at Weights & Biases that is given them too, and is ended with the files.
             enabled: whether to write at all; None writes on process 0 alone.
 
         Raises:
@@ -50,6 +53,7 @@ class MetricsWriter:
         """
         self._file: Any = None
         self._events: Any = None
+        self._wandb = wandb
         if not (jax.process_index() == 0 if enabled is None else enabled):
             return
         folder = Path(folder)
@@ -68,7 +72,7 @@ class MetricsWriter:
         """Records ``values`` (numbers, or arrays of one number) under ``step``.
 
         JSON has no NaN and no infinity: they become null there. TensorBoard, which warns of them,
-        is not given them.
+        is not given them, nor is Weights & Biases.
 
         Raises:
             SimjaxError: the files cannot be written, as on a disk that is full.
@@ -79,30 +83,39 @@ class MetricsWriter:
         line = {"step": int(step)} | {
             name: value if math.isfinite(value) else None for name, value in numbers.items()
         }
+        finite = {name: value for name, value in numbers.items() if math.isfinite(value)}
         try:
             self._file.write(json.dumps(line, allow_nan=False) + "\n")
             self._file.flush()
             if self._events is not None:
-                self._events.add(step, {k: v for k, v in numbers.items() if math.isfinite(v)})
+                self._events.add(step, finite)
         except OSError as error:
             raise self._failure(error) from error
+        if self._wandb is not None:
+            self._wandb.write(int(step), finite)
 
-    def close(self) -> None:
-        """Ends both files; a second call does nothing.
+    def close(self, *, failed: bool = False) -> None:
+        """Ends the files and what else was given the figures; a second call does nothing.
+
+        Args:
+            failed: whether an error ended the run.
 
         Raises:
             SimjaxError: what they still held cannot be written.
         """
+        wandb, self._wandb = self._wandb, None
+        if wandb is not None:
+            wandb.close(failed=failed)
         files, self._file, self._events = (self._events, self._file), None, None
-        failed: OSError | None = None
+        lost: OSError | None = None
         for file in files:
             try:
                 if file is not None:
                     file.close()
             except OSError as error:
-                failed = error
-        if failed is not None:
-            raise self._failure(failed) from failed
+                lost = error
+        if lost is not None:
+            raise self._failure(lost) from lost
 
     def _failure(self, error: OSError) -> SimjaxError:
         return SimjaxError(f"{self._path}: cannot be written ({error.strerror}); make room there")
@@ -117,7 +130,7 @@ class MetricsWriter:
         trace: TracebackType | None,
     ) -> None:
         try:
-            self.close()
+            self.close(failed=error is not None)
         except SimjaxError:
             if error is None:  # else what ended the run matters more
                 raise
@@ -183,7 +196,11 @@ def _keep_until(path: Path, step: int | None) -> None:
     if step is not None and path.exists():
         kept = "".join(text + "\n" for text, line in _lines(path) if line["step"] <= step)
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(kept, encoding="utf-8")
+    with partial.open("w", encoding="utf-8") as file:
+        file.write(kept)
+        file.flush()
+        # A machine that loses its power now must find the old file or the new one.
+        os.fsync(file.fileno())
     os.replace(partial, path)
 
 

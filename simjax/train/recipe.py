@@ -7,19 +7,26 @@ jsonargparse decides what a value of each type may look like.
 from __future__ import annotations
 
 import dataclasses
-import difflib
-import json
 import math
-import types
 import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import yaml
 
 from simjax.errors import SimjaxError, UsageError
+from simjax.train.recipe_keys import (
+    dataclasses_in,
+    describe,
+    is_tuple,
+    keys_of,
+    members,
+    plain,
+    suggest,
+    tags,
+)
 from simjax.train.yaml_nodes import compose
 
 T = TypeVar("T")
@@ -77,14 +84,14 @@ class Located:
 
     positions: dict[str, str]
 
-    def complete(self, error: SimjaxError) -> UsageError:
+    def complete(self, error: SimjaxError, default: str | None = None) -> UsageError:
         """The same complaint, led by where the first key that it names was written."""
         message = str(error)
         for word in message.split():
             where = self._find(word.strip(":,;'\"()"))
             if where is not None:
                 return UsageError(f"{where}: {message}")
-        return UsageError(message)
+        return UsageError(message if default is None else f"{default}: {message}")
 
     def _find(self, word: str) -> str | None:
         """Parts name their keys from their own section on: `encoder.num_heads`."""
@@ -156,15 +163,16 @@ def _apply(root: _Section, cls: type, override: str) -> None:
     hint: Any = cls
     fields = root.fields
     for depth, part in enumerate(parts):
-        section = _dataclass_in(hint)
-        if section is None:
+        sections = dataclasses_in(hint)
+        if not sections:
             raise UsageError(
                 f"{flag}: {'.'.join(parts[:depth])} has no keys that can be given one by one; "
                 "give its whole value as YAML"
             )
-        hints = typing.get_type_hints(section)
+        # Which of several dataclasses it is may be said by a later override.
+        hints = keys_of(sections)
         if part not in hints:
-            raise UsageError(f"{flag}: no such key; {_suggest(parts, depth, section, cls, '--')}")
+            raise UsageError(f"{flag}: no such key; {suggest(parts, depth, sections, cls, '--')}")
         hint = hints[part]
         if depth + 1 < len(parts):
             inner = fields.get(part)
@@ -175,7 +183,7 @@ def _apply(root: _Section, cls: type, override: str) -> None:
 
 
 def _override_value(text: str, hint: Any, flag: str) -> _Node:
-    nested = _dataclass_in(hint) is not None or any(_is_tuple(part) for part in _members(hint))
+    nested = dataclasses_in(hint) or any(is_tuple(part) for part in members(hint))
     if not nested:
         return _Leaf(text, flag, typed=True)
     try:
@@ -201,6 +209,9 @@ def _positions(node: _Node, key: str) -> Iterator[tuple[str, str]]:
     if isinstance(node, _Section):
         for name, value in node.fields.items():
             yield from _positions(value, f"{key}.{name}" if key else name)
+    elif isinstance(node, _Items):
+        for index, item in enumerate(node.items):
+            yield from _positions(item, f"{key}[{index}]")
 
 
 def _build(cls: type[T], section: _Section, key: str, top: type, located: Located) -> T:
@@ -212,7 +223,7 @@ def _build(cls: type[T], section: _Section, key: str, top: type, located: Locate
             parts = [*path, name]
             raise UsageError(
                 f"{node.where}: no such key {'.'.join(parts)!r}; "
-                f"{_suggest(parts, len(path), cls, top, '')}"
+                f"{suggest(parts, len(path), (cls,), top, '')}"
             )
     values: dict[str, Any] = {}
     for field in dataclasses.fields(typing.cast(Any, cls)):
@@ -225,24 +236,24 @@ def _build(cls: type[T], section: _Section, key: str, top: type, located: Locate
     try:
         return cls(**values)
     except SimjaxError as error:
-        raise located.complete(error) from error
+        raise located.complete(error, section.where) from error
     except (TypeError, ValueError) as error:
         raise UsageError(f"{section.where}: {key or 'the configuration'}: {error}") from error
 
 
 def _value(hint: Any, node: _Node, key: str, top: type, located: Located) -> Any:
-    section = _dataclass_in(hint)
+    sections = dataclasses_in(hint)
     if _is_null(node):
-        if type(None) in _members(hint):
+        if type(None) in members(hint):
             return None
-        raise UsageError(f"{node.where}: {key} must be {_describe(hint)}, and is empty (null)")
-    if section is not None:
+        raise UsageError(f"{node.where}: {key} must be {describe(hint)}, and is empty (null)")
+    if sections:
         if isinstance(node, _Section):
-            return _build(section, node, key, top, located)
-        names = ", ".join(typing.get_type_hints(section))
+            return _build(_chosen(sections, node, key), node, key, top, located)
+        names = ", ".join(keys_of(sections))
         raise UsageError(f"{node.where}: {key} must hold keys (of {names}), not a single value")
-    for member in _members(hint):
-        if not _is_tuple(member) or not isinstance(node, _Items):
+    for member in members(hint):
+        if not is_tuple(member) or not isinstance(node, _Items):
             continue
         item_hint = typing.get_args(member)[0]
         return tuple(
@@ -251,8 +262,36 @@ def _value(hint: Any, node: _Node, key: str, top: type, located: Located) -> Any
         )
     if not isinstance(node, _Leaf):
         kind = "a list" if isinstance(node, _Items) else "a group of keys"
-        raise UsageError(f"{node.where}: {key} must be {_describe(hint)}, not {kind}")
+        raise UsageError(f"{node.where}: {key} must be {describe(hint)}, not {kind}")
     return _convert(hint, node, key)
+
+
+def _chosen(sections: tuple[type, ...], node: _Section, key: str) -> type:
+    """The one of several dataclasses that a section names, or the first of them.
+
+    They are told apart by a key that holds one word in each.
+    """
+    if len(sections) == 1:
+        return sections[0]
+    tag, words = tags(sections)
+    chosen = sections[0]
+    if tag in node.fields:
+        word = node.fields[tag]
+        if not isinstance(word, _Leaf) or word.value not in words:
+            said = word.value if isinstance(word, _Leaf) else "keys"
+            raise UsageError(
+                f"{word.where}: {key}.{tag} must be one of {', '.join(words)}, not {said!r}"
+            )
+        chosen = sections[words.index(word.value)]
+    held = {word: typing.get_type_hints(cls) for word, cls in zip(words, sections, strict=True)}
+    for name, inner in node.fields.items():
+        owners = [word for word in words if name in held[word]]
+        if owners and name not in typing.get_type_hints(chosen):
+            raise UsageError(
+                f"{inner.where}: {key}.{name} is a key of {', '.join(owners)}, and {key}.{tag} is "
+                f"{words[sections.index(chosen)]}; remove it, or choose another {tag}"
+            )
+    return chosen
 
 
 def _is_null(node: _Node) -> bool:
@@ -266,8 +305,8 @@ def _convert(hint: Any, leaf: _Leaf, key: str) -> Any:
     import jsonargparse
 
     value = leaf.value
-    complaint = UsageError(f"{leaf.where}: {key} must be {_describe(hint)}, not {value!r}")
-    if any(_is_tuple(member) for member in _members(hint)):
+    complaint = UsageError(f"{leaf.where}: {key} must be {describe(hint)}, not {value!r}")
+    if any(is_tuple(member) for member in members(hint)):
         raise complaint
     if isinstance(value, str) and set(_members(hint)) <= {str, type(None)}:
         return value  # jsonargparse would take the text 'null' for nothing
@@ -282,97 +321,8 @@ def _convert(hint: Any, leaf: _Leaf, key: str) -> Any:
     return converted
 
 
-def _members(hint: Any) -> tuple[Any, ...]:
-    """The alternatives of a union; any other type by itself."""
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return typing.get_args(hint)
-    return (hint,)
-
-
-def _is_tuple(hint: Any) -> bool:
-    return typing.get_origin(hint) is tuple
-
-
-def _dataclass_in(hint: Any) -> Any:
-    """The dataclass that a field holds, perhaps besides None; None where it holds plain values."""
-    found = [member for member in _members(hint) if dataclasses.is_dataclass(member)]
-    if len(found) > 1:
-        raise TypeError(f"{hint}: a union of several dataclasses cannot be read")
-    return found[0] if found else None
-
-
-_NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-
-
-def _describe(hint: Any) -> str:
-    words: list[str] = []
-    for member in _members(hint):
-        if typing.get_origin(member) is Literal:
-            options = [str(option) for option in typing.get_args(member)]
-            words.append(options[0] if len(options) == 1 else f"one of {', '.join(options)}")
-        elif _is_tuple(member):
-            item = typing.get_args(member)[0]
-            words.append("a list" if _dataclass_in(item) else f"a list of {_describe(item)} each")
-        elif member is type(None):
-            words.append("null")
-        else:
-            words.append(_NAMES.get(member, "a group of keys"))
-    return " or ".join(words)
-
-
-def _suggest(parts: list[str], depth: int, section: type, top: type, prefix: str) -> str:
-    """What to write instead of the unknown key `parts[depth]` of a section."""
-    siblings = list(typing.get_type_hints(section))
-    parents = parts[:depth]
-    near = difflib.get_close_matches(parts[depth], siblings, n=1, cutoff=0.6)
-    if near:
-        return f"did you mean {prefix}{'.'.join([*parents, near[0]])}?"
-    everything = list(_all_keys(top, ""))
-    ends = {name.rsplit(".", 1)[-1]: name for name in reversed(everything)}
-    near = difflib.get_close_matches(parts[-1], list(ends), n=1, cutoff=0.75)
-    if near:
-        return f"did you mean {prefix}{ends[near[0]]}?"
-    return f"{'.'.join(parents) or 'the top level'} has {', '.join(siblings)}"
-
-
-def _all_keys(cls: type, prefix: str) -> Iterator[str]:
-    for name, hint in typing.get_type_hints(cls).items():
-        yield prefix + name
-        section = _dataclass_in(hint)
-        if section is not None:
-            yield from _all_keys(section, f"{prefix}{name}.")
-
-
-def keys(cls: type) -> Iterator[tuple[str, str, str]]:
-    """Every key of a dataclass: its dotted name, what it may be, and its default."""
-    for key, field, hint in _fields(cls, ""):
-        default = field.default
-        if default is dataclasses.MISSING and field.default_factory is not dataclasses.MISSING:
-            default = field.default_factory()
-        told = "needed" if default is dataclasses.MISSING else json.dumps(_plain(default))
-        yield key, _describe(hint), told
-
-
-def _fields(cls: type, prefix: str) -> Iterator[tuple[str, dataclasses.Field[Any], Any]]:
-    hints = typing.get_type_hints(cls)
-    for field in dataclasses.fields(typing.cast(Any, cls)):
-        hint = hints[field.name]
-        if dataclasses.is_dataclass(hint):
-            yield from _fields(typing.cast(type, hint), f"{prefix}{field.name}.")
-        else:
-            yield prefix + field.name, field, hint
-
-
 def to_yaml(value: Any) -> str:
     """A dataclass as YAML text that `read` takes."""
     return yaml.safe_dump(
-        _plain(dataclasses.asdict(value)), sort_keys=False, allow_unicode=True, width=100
+        plain(dataclasses.asdict(value)), sort_keys=False, allow_unicode=True, width=100
     )
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return value

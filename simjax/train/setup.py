@@ -15,7 +15,7 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from simjax import mesh as meshes
-from simjax.data import pipeline, sources
+from simjax.data import pipeline
 from simjax.data.pipeline import BatchSource
 from simjax.data.tokenizer import train_wordpiece
 from simjax.errors import SimjaxError, UsageError
@@ -26,7 +26,7 @@ from simjax.models.tokenizer import check_same_ids, check_tokenizer, load_tokeni
 from simjax.objectives.contrastive import Views
 from simjax.objectives.system import ContrastiveSystem
 from simjax.sentence_encoder import SentenceEncoder
-from simjax.train import optimizer
+from simjax.train import lora, memory, optimizer, trained
 from simjax.train.config import RunConfig, check_dropout
 from simjax.train.folder import has_checkpoints
 from simjax.train.state import TrainState, abstract_state, init_state, state_specs
@@ -51,6 +51,9 @@ class Run:
         tx: The optimiser.
         step: The compiled update.
         total_steps: Updates of the whole run.
+        chosen_micro_batch: Examples that a device encodes at a time, where its whole share of a
+            batch would not have fitted.
+        mask: Which of the parameters are trained, as of `trained.trained_mask`; None is all.
     """
 
     config: RunConfig
@@ -62,44 +65,64 @@ class Run:
     tx: optax.GradientTransformation
     step: Step
     total_steps: int
+    chosen_micro_batch: int | None = None
+    mask: Any = None
 
     def init_state(self) -> TrainState:
         """The state before the first step."""
-        return init_state(self.params, self.tx, self.mesh)
+        return init_state(self.params, self.tx, self.mesh, average=self._averages)
 
     def abstract_state(self) -> TrainState:
         """What a checkpoint is restored into."""
-        return abstract_state(self.params, self.tx, self.mesh)
+        return abstract_state(self.params, self.tx, self.mesh, average=self._averages)
+
+    @property
+    def _averages(self) -> bool:
+        return self.config.train.ema is not None
 
     def identity(self) -> dict[str, Any]:
         """What must not change when a run is gone on with, as far as it decides the result."""
         config = dataclasses.asdict(self.config)
         data = {key: config["data"][key] for key in _DATA_IDENTITY}
         data["block_size"] = self.config.data.block
+        data["weights"] = [source.weight for source in self.config.data.all_sources]
         kept = {key: config[key] for key in ("seed", "model", "objective", "optimizer")}
         store = self.source.store.fingerprint
         kept |= {"data": data, "token_store": store, "steps": self.total_steps}
         if self.config.tokenizer.source == "train":
             kept["vocab_size"] = self.config.tokenizer.vocab_size
+        if self.config.train.freeze:
+            kept["freeze"] = list(self.config.train.freeze)
+        if self._averages:
+            kept["ema"] = self.config.train.ema
         return kept
 
     def summary(self) -> str:
         """What is trained on what, in a line."""
         store, data = self.source.store, self.config.data
-        left_out = f" ({store.skipped:,} left out: a text is empty)" if store.skipped else ""
+        reasons = {"a text is empty": store.skipped, "they repeat others": store.repeated}
+        told = [f"{count:,} left out: {reason}" for reason, count in reasons.items() if count]
+        left_out = f" ({'; '.join(told)})" if told else ""
+        if len(store.sizes) > 1:
+            left_out = f" of {len(store.sizes)} sources{left_out}"
         parameters = sum(leaf.size for leaf in jax.tree.leaves(self.params))
+        part = "" if self.mask is None else f", {trained.count(self.params, self.mask):,} trained"
         mesh = " x ".join(f"{name} {size}" for name, size in self.mesh.shape.items())
         steps = "step" if self.total_steps == 1 else "steps"
+        micro = self.chosen_micro_batch
+        portions = "" if micro is None else f"; micro-batches of {micro:,}, for memory's sake"
         return (
             f"{len(store.examples):,} examples{left_out}, {self.total_steps:,} {steps} of "
             f"{data.batch_size:,} ({self.source.steps_per_epoch:,} an epoch); {parameters:,} "
-            f"parameters; devices: {mesh}"
+            f"parameters{part}; devices: {mesh}{portions}"
         )
 
 
 _DATA_IDENTITY = (
     "views",
     "num_views",
+    "mixing",
+    "no_duplicates",
     "batch_size",
     "row_length",
     "max_length",
@@ -115,11 +138,12 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
         UsageError: The configuration does not fit the data or the devices.
     """
     mesh = meshes.make_mesh(config.mesh, devices)
-    _, micro_blocks = blocks_per_device(
+    share, asked = blocks_per_device(
         config.data.batch_size, config.data.block, config.train.micro_batch, mesh
     )
     tokenizer = make_tokenizer(config)
     model, max_length = make_model(config, tokenizer)
+    _check_tensor(config, model.config)
     store = pipeline.prepare(config.data, tokenizer)
     source = BatchSource(
         store,
@@ -128,15 +152,48 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
         process_count=jax.process_count(),
     )
     total_steps = config.train.steps or max(1, round(config.train.epochs * source.steps_per_epoch))
+    if config.train.profile is not None and config.train.profile[0] > total_steps:
+        raise UsageError(
+            f"train.profile begins at step {config.train.profile[0]} and the run has {total_steps}"
+        )
 
     graphdef, model_params = split(model)
     system = make_system(config, graphdef, model.config, source)
-    params = system.init(model_params)
-    tx, schedule = optimizer.make(config.optimizer, total_steps, config.data.batch_size, params)
-    options = StepOptions(micro_blocks, config.mesh.gather, config.optimizer.clip_norm, config.seed)
-    step = make_step(system, tx, schedule, state_specs(params, tx, mesh), mesh, options)
+    params = system.init(lora.with_adapters(model_params, config.model.lora, config.seed))
+    tx, schedule = optimizer.make(config.optimizer, total_steps, config.data.batch_size)
+    mask, frozen = None, config.train.freeze
+    if config.model.lora is not None:
+        frozen = (*frozen, lora.FROZEN)
+    if frozen:
+        mask = trained.trained_mask(params, frozen)
+        tx = trained.only(tx, mask)
+    ema = config.train.ema
+    specs = state_specs(params, tx, mesh, average=ema is not None)
+
+    def step_of(micro_blocks: int) -> Step:
+        gather, clip = config.mesh.gather, config.optimizer.clip_norm
+        options = StepOptions(micro_blocks, gather, clip, config.seed, ema)
+        return make_step(system, tx, schedule, specs, mesh, options, mask)
+
+    state = abstract_state(params, tx, mesh, average=ema is not None)
+    batch = memory.abstract_batch(source, mesh)
+    free = memory.room(list(mesh.devices.flat))
+    fit = memory.Fit(asked)
+    if free is not None:
+        fit = memory.choose(
+            share,
+            None if config.train.micro_batch is None else asked,
+            config.data.block,
+            free,
+            lambda blocks: memory.most_bytes(model.config, state, batch, blocks),
+            lambda blocks: memory.step_bytes(step_of(blocks), state, batch),
+        )
+    step = step_of(fit.micro_blocks)
     encoder = make_encoder(config, model, tokenizer, max_length)
-    return Run(config, mesh, source, model, encoder, params, tx, step, total_steps)
+    micro_batch = None if fit.micro_blocks == asked else fit.micro_blocks * config.data.block
+    return Run(
+        config, mesh, source, model, encoder, params, tx, step, total_steps, micro_batch, mask
+    )
 
 
 def make_system(
@@ -145,7 +202,7 @@ def make_system(
     """The system of a configuration: one tower and its contrastive objective."""
 
     def encode(params: Params, batch: Batch, dropout_key: Any, gather_layer: Any) -> jax.Array:
-        model = merge(graphdef, params)
+        model = merge(graphdef, lora.merged(params, config.model.lora))
         place = jnp.asarray(batch.place)
         return model(batch.block, dropout_key=dropout_key, place=place, gather_layer=gather_layer)
 
@@ -212,12 +269,7 @@ def make_tokenizer(config: RunConfig) -> PreTrainedTokenizerFast:
     # Without a checkpoint it was learned for a run that came to nothing, maybe by another recipe.
     if config.tokenizer.source != "train" or (has_checkpoints(folder.parent) and folder.is_dir()):
         return load_run_tokenizer(config)
-    texts = (
-        text
-        for example in sources.read(config.data.source, config.data.root_path)
-        for text in (example.anchor, *example.positives, *example.negatives)
-    )
-    tokenizer = train_wordpiece(texts, config.tokenizer.vocab_size)
+    tokenizer = train_wordpiece(pipeline.texts(config.data), config.tokenizer.vocab_size)
     if jax.process_index() == 0:
         draft = folder.with_name("tokenizer.partial")
         shutil.rmtree(draft, ignore_errors=True)
@@ -237,6 +289,16 @@ def _check_shape(config: RunConfig, shape: EncoderConfig) -> None:
         )
     if config.data.views == "dropout":
         check_dropout(str(name), shape.hidden_dropout, shape.attention_dropout)
+
+
+def _check_tensor(config: RunConfig, shape: EncoderConfig) -> None:
+    size = config.mesh.tensor
+    for name in ("num_heads", "intermediate_size"):
+        if getattr(shape, name) % size:
+            raise UsageError(
+                f"mesh.tensor: {size} does not divide the encoder's {name}, which is "
+                f"{getattr(shape, name)}; choose a divisor"
+            )
 
 
 def make_model(

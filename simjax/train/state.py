@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax import P
 from jax.sharding import Mesh, NamedSharding
 from jaxtyping import Array, Int
 
 from simjax import mesh as meshes
+from simjax.models.encoder import tensor_axis
 from simjax.types import Params
 
 
@@ -25,11 +26,13 @@ class TrainState:
         params: float32 parameters.
         opt_state: State of the optimiser.
         step: Updates made.
+        average: Moving average of the parameters, where one is kept.
     """
 
     params: Params
     opt_state: optax.OptState
     step: Int[Array, ""] | Any
+    average: Params | Any = None
 
 
 def is_stacked(path: tuple[Any, ...]) -> bool:
@@ -37,14 +40,22 @@ def is_stacked(path: tuple[Any, ...]) -> bool:
     return any(getattr(key, "key", None) == "layers" for key in path)
 
 
-def state_specs(params: Params, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """A state of partitions, one for each leaf: optimiser moments lie as their parameters do."""
-    specs = meshes.param_specs(params, mesh, stacked=is_stacked)
-    opt_state = jax.eval_shape(tx.init, params)
-    opt_specs = optax.tree_utils.tree_map_params(
-        tx, lambda _, spec: spec, opt_state, specs, transform_non_params=lambda _: P()
-    )
-    return TrainState(specs, opt_specs, P())
+def state_specs(
+    params: Params, tx: optax.GradientTransformation, mesh: Mesh, *, average: bool = False
+) -> TrainState:
+    """A state of partitions, one for each leaf, all by one rule.
+
+    Moments have the shapes of their parameters and so lie as they do; what an optimiser keeps in
+    other shapes (means of rows and columns) is split by its own.
+    """
+    state = jax.eval_shape(partial(_first, tx, average), params)
+    return meshes.param_specs(state, mesh, stacked=is_stacked, tensor_axis=tensor_axis)
+
+
+def _first(tx: optax.GradientTransformation, average: bool, params: Params) -> TrainState:
+    # Copied, since a state is donated: no two leaves may be one array.
+    mean = jax.tree.map(jnp.copy, params) if average else None
+    return TrainState(params, tx.init(params), jnp.zeros((), jnp.int32), mean)
 
 
 def shardings(specs: TrainState, mesh: Mesh) -> TrainState:
@@ -52,22 +63,20 @@ def shardings(specs: TrainState, mesh: Mesh) -> TrainState:
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=meshes.is_spec)
 
 
-def init_state(params: Params, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def init_state(
+    params: Params, tx: optax.GradientTransformation, mesh: Mesh, *, average: bool = False
+) -> TrainState:
     """The state before the first step, each leaf made where it will lie."""
-    places = shardings(state_specs(params, tx, mesh), mesh)
-
-    def make(params: Params) -> TrainState:
-        return TrainState(params, tx.init(params), jnp.zeros((), jnp.int32))
-
-    return jax.jit(make, out_shardings=places)(params)
+    places = shardings(state_specs(params, tx, mesh, average=average), mesh)
+    return jax.jit(partial(_first, tx, average), out_shardings=places)(params)
 
 
-def abstract_state(params: Params, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def abstract_state(
+    params: Params, tx: optax.GradientTransformation, mesh: Mesh, *, average: bool = False
+) -> TrainState:
     """Shapes, types and shardings of the state, to restore a checkpoint into."""
-    shapes = jax.eval_shape(
-        lambda params: TrainState(params, tx.init(params), jnp.zeros((), jnp.int32)), params
-    )
-    places = shardings(state_specs(params, tx, mesh), mesh)
+    shapes = jax.eval_shape(partial(_first, tx, average), params)
+    places = shardings(state_specs(params, tx, mesh, average=average), mesh)
     return jax.tree.map(
         lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, places
     )

@@ -13,6 +13,8 @@ from functools import partial
 from typing import Any, Literal, Protocol, TypeAlias
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import P
 from jax.sharding import Mesh
@@ -20,7 +22,9 @@ from jaxtyping import Array, Float, Key
 
 from simjax import mesh as meshes
 from simjax.errors import UsageError
-from simjax.train import optimizer
+from simjax.train import optimizer, trained
+from simjax.train.average import moving_average
+from simjax.train.schedule import Schedule
 from simjax.train.state import TrainState, is_stacked, shardings
 from simjax.types import Batch, Params
 
@@ -60,12 +64,14 @@ class StepOptions:
         gather: When parameters that are split over devices are gathered.
         clip_norm: Largest global gradient norm.
         seed: Of dropout.
+        ema: Decay of the moving average of the parameters, where the state has one.
     """
 
     micro_blocks: int | None
     gather: Literal["step", "layer"]
     clip_norm: float | None
     seed: int
+    ema: float | None = None
 
 
 def blocks_per_device(
@@ -77,7 +83,7 @@ def blocks_per_device(
         UsageError: The batch does not divide by the devices, or a device's share of it not by
             the micro-batch.
     """
-    blocks, devices = batch_size // block_size, mesh.size
+    blocks, devices = batch_size // block_size, meshes.batch_parts(mesh)
     if blocks % devices:
         raise UsageError(
             f"data.batch_size {batch_size} is {blocks} blocks of {block_size} (data.block_size), "
@@ -120,7 +126,7 @@ def encode_in_micro_batches(
 
 
 def value_and_grad(
-    system: System, specs: Any, mesh: Mesh, options: StepOptions
+    system: System, specs: Any, mesh: Mesh, options: StepOptions, mask: Any = None
 ) -> Callable[[Params, Batch, Key[Array, ""]], tuple[Metrics, Params]]:
     """Metrics and gradients of a global batch, computed in one `shard_map` over the whole mesh.
 
@@ -129,7 +135,11 @@ def value_and_grad(
         specs: Partition of the parameters.
         mesh: The devices.
         options: How.
+        mask: What is trained, as of `trained_mask`; gradients are of that alone. None is all.
     """
+    if mask is None:
+        mask = jax.tree.map(lambda _: np.True_, specs, is_leaf=meshes.is_spec)
+    trained_specs = trained.pick(specs, mask)
     by_layer = options.gather == "layer" and meshes.splits_params(mesh)
     late = jax.tree_util.tree_map_with_path(
         lambda path, _: by_layer and is_stacked(path), specs, is_leaf=meshes.is_spec
@@ -139,34 +149,38 @@ def value_and_grad(
         whole = meshes.gather_params(params, specs, late)
         gather = meshes.gather_layer(system.layers(specs)) if by_layer else None
 
-        def loss(params: Params) -> tuple[Float[Array, ""], Metrics]:
+        def loss(picked: Params) -> tuple[Float[Array, ""], Metrics]:
+            params = trained.put_back(picked, mask, whole)
             embeddings = encode_in_micro_batches(
                 system, params, batch, key, options.micro_blocks, gather
             )
             return system.loss(params, embeddings, batch)
 
-        (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(whole)
-        return metrics, meshes.reduce_grads(grads, specs, late)
+        picked = trained.pick(whole, mask)
+        (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(picked)
+        grads = trained.hold_layers(grads, mask)
+        return metrics, meshes.reduce_grads(grads, trained_specs, trained.pick(late, mask))
 
     return jax.shard_map(
-        local, mesh=mesh, in_specs=(specs, meshes.batch_spec(), P()), out_specs=(P(), specs)
+        local, mesh=mesh, in_specs=(specs, meshes.batch_spec(), P()), out_specs=(P(), trained_specs)
     )
 
 
 def make_step(
     system: System,
     tx: optax.GradientTransformation,
-    schedule: optimizer.Schedule,
+    schedule: Schedule,
     specs: TrainState,
     mesh: Mesh,
     options: StepOptions,
+    mask: Any = None,
 ) -> Step:
     """The compiled update: state and batch in, new state and the batch's metrics out.
 
     The state is donated. A step whose gradient is not finite leaves it as it was, but for the
     count of steps; `grad_norm` in the metrics says so.
     """
-    grad = value_and_grad(system, specs.params, mesh, options)
+    grad = value_and_grad(system, specs.params, mesh, options, mask)
     seed = jax.random.key(options.seed)
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
@@ -176,12 +190,16 @@ def make_step(
             tx, grads, state.opt_state, state.params, options.clip_norm
         )
         params = system.constrain(params)
+        mean = state.average
+        if options.ema is not None:
+            moved = moving_average(mean, params, options.ema, state.step)
+            mean = jax.tree.map(partial(jnp.where, jnp.isfinite(norm)), moved, mean)
         metrics |= {
             "grad_norm": norm,
             "learning_rate": schedule(state.step),
             "scale": system.scale(state.params),
         }
-        return TrainState(params, opt_state, state.step + 1), metrics
+        return TrainState(params, opt_state, state.step + 1, mean), metrics
 
     places = shardings(specs, mesh)
     return jax.jit(step, donate_argnums=0, out_shardings=(places, None))

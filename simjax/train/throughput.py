@@ -199,3 +199,35 @@ def _resident() -> Memory:
     except OSError:
         now = most  # no /proc: the most so far is all that is known
     return Memory(now, max(now, most), "process")
+
+
+class Window:
+    """Time and work since the last line of metrics."""
+
+    def __init__(self) -> None:
+        self.start()
+
+    def start(self) -> None:
+        """Forgets what was added."""
+        self.began = time.perf_counter()
+        self.waited = self.compiled = 0.0
+        self.examples = self.tokens = self.steps = 0
+        self.fill = 0.0
+
+    def add(self, examples: int, tokens: int, fill: float) -> None:
+        """Adds a step: its examples, its real tokens, and these over the tokens computed."""
+        self.steps += 1
+        self.examples += examples
+        self.tokens += tokens
+        self.fill += fill
+
+    def figures(self, operations: float, peak: Peak) -> dict[str, float]:
+        """Speeds of these steps, whose mathematics asks for so many operations."""
+        seconds = max(time.perf_counter() - self.began - self.compiled, 1e-9)
+        return {
+            "pairs_per_second": self.examples / seconds,
+            "tokens_per_second": self.tokens / seconds,
+            "fill": self.fill / max(self.steps, 1),
+            "data_wait": self.waited / seconds,
+            "mfu": mfu(operations, seconds, peak),
+        }

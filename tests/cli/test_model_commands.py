@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from scipy import stats
 
 from simjax.sentence_encoder import SentenceEncoder
@@ -75,6 +76,48 @@ def test_encode_reads_standard_input(simjax, model_folder, tmp_path, embeddings,
     assert (status, err) == (1, "simjax: standard input:2: not valid UTF-8\n")
 
 
+def test_encode_goes_on_where_it_stopped(
+    simjax, model_folder, embeddings, tmp_path, monkeypatch
+) -> None:
+    from simjax.inference.embedder import Embedder
+
+    monkeypatch.setattr(Embedder, "window", lambda self, most_tokens: 2)
+    path, output = tmp_path / "in.txt", tmp_path / "x.safetensors"
+    lines = [text.encode() + b"\n" for text in (*TEXTS, *TEXTS)]
+    whole = b"".join(lines)
+    # The ninth line cannot be read, and those before it are four windows.
+    path.write_bytes(b"".join([*lines[:8], b"\xff\n"]))
+    status, _, err = simjax("encode", model_folder, path, output)
+    assert status == 1 and "in.txt:9: not valid UTF-8" in err
+    assert not output.exists()
+    done = json.loads((tmp_path / "x.safetensors.partial.json").read_text())["rows"]
+    assert 0 < done <= 8
+
+    path.write_bytes(b"another\n" + whole)
+    status, _, err = simjax("encode", model_folder, path, output)
+    assert status == 1 and "belong to other texts" in err
+    path.write_bytes(whole)
+    status, _, err = simjax("encode", model_folder, path, output, "--dtype", "bfloat16")
+    assert status == 1 and "another dtype ('float32' there, 'bfloat16' here)" in err
+
+    seen: list[str] = []
+    encode = SentenceEncoder.encode_stream
+
+    def counting(self, sentences, **options):
+        return encode(self, (seen.append(text) or text for text in sentences), **options)
+
+    monkeypatch.setattr(SentenceEncoder, "encode_stream", counting)
+    status, out, err = simjax("encode", model_folder, path, output)
+    assert status == 0 and f"going on after {done} embeddings" in err
+    assert seen == [*TEXTS, *TEXTS][done:]
+    assert out == f"{output}: 10 embeddings of width 16\n"
+    with safe_open(output, framework="np") as file:
+        np.testing.assert_allclose(
+            file.get_tensor("embeddings"), np.tile(embeddings, (2, 1)), atol=1e-6
+        )
+    assert sorted(entry.name for entry in tmp_path.iterdir()) == ["in.txt", "x.safetensors"]
+
+
 @pytest.mark.parametrize(
     ("content", "output", "status", "names"),
     [
@@ -82,7 +125,7 @@ def test_encode_reads_standard_input(simjax, model_folder, tmp_path, embeddings,
         (b"", "x.npy", 1, "in.txt: holds no text"),
         (b"\n \n", "x.npy", 1, "in.txt: holds no text"),
         (None, "x.npy", 1, "in.txt: no such file"),
-        (b"a\n", "x.txt", 2, "OUTPUT must end in .npy"),
+        (b"a\n", "x.txt", 2, "must end in .npy, .safetensors or .parquet"),
     ],
 )
 def test_encode_refuses(simjax, model_folder, tmp_path, content, output, status, names) -> None:
@@ -91,9 +134,11 @@ def test_encode_refuses(simjax, model_folder, tmp_path, content, output, status,
         path.write_bytes(content)
     outcome = simjax("encode", model_folder, path, tmp_path / output)
     assert outcome.status == status
-    assert outcome.err.startswith("simjax: ") and outcome.err.count("\n") == 1
+    # Texts of white space are counted before that is all there is.
+    assert outcome.err.splitlines()[-1].startswith("simjax: ")
+    assert outcome.err.count("\n") == (2 if content == b"\n \n" else 1)
     assert names in outcome.err
-    assert not (tmp_path / output).exists()
+    assert not list(tmp_path.glob("x.*"))
 
 
 def test_models_that_are_none(simjax, corpus, tmp_path) -> None:

@@ -3,8 +3,9 @@ import dataclasses
 import numpy as np
 import pytest
 
+from simjax.data.config import DataConfig
 from simjax.data.packing import best_fit_decreasing
-from simjax.data.pipeline import BatchSource, DataConfig, batches, ladder, prepare
+from simjax.data.pipeline import BatchSource, batches, ladder, prepare
 from simjax.data.sources import Source
 from simjax.data.token_store import TokenStore
 from simjax.errors import SimjaxError, UsageError
@@ -25,12 +26,16 @@ def make_store(num_examples=100, *, positives=1, negatives=1, longest=20, absent
         tokens=rng.integers(5, 60_000, lengths.sum()).astype(np.uint16),
         offsets=np.concatenate([[0], np.cumsum(lengths)]),
         text_ids=rng.integers(0, num_texts // 2, num_texts).astype(np.int32),
+        digests=np.stack([np.arange(num_texts // 2, dtype=np.uint64)] * 2, axis=1),
         examples=examples,
         labels=rng.integers(-1, 5, num_examples).astype(np.int32),
+        scores=np.full(num_examples, np.nan, np.float32),
         positives=positives,
         label_names=(),
         skipped=0,
+        repeated=0,
         fingerprint="",
+        sizes=(num_examples,),
     )
 
 
@@ -80,7 +85,7 @@ def expected_contents(store, examples):
 def equal(a, b):
     """Whether two trees of arrays are the same to the bit."""
     if isinstance(a, np.ndarray):
-        return a.dtype == b.dtype and np.array_equal(a, b)
+        return a.dtype == b.dtype and a.tobytes() == b.tobytes()
     if dataclasses.is_dataclass(a):
         return all(equal(x, y) for x, y in zip(vars(a).values(), vars(b).values(), strict=True))
     return a == b
@@ -95,6 +100,7 @@ def test_a_batch_holds_its_examples(store, source, n):
     assert batch.ids.shape == (6, 4, 3)
     assert batch.labels.shape == (6, 4)
     assert batch.place.tolist() == list(range(6))
+    assert batch.scores is None
     arrays = [*vars(batch.block).values(), batch.ids, batch.labels, batch.place]
     assert {array.dtype for array in arrays} == {np.dtype(np.int32)}
     real = int((batch.block.text != NO_TEXT).sum())
@@ -243,6 +249,8 @@ def test_sentence_lengths_fill_rows(store):
         text_ids=np.arange(9000, dtype=np.int32),
         examples=np.arange(9000, dtype=np.int32).reshape(-1, 3),
         labels=np.full(3000, -1, np.int32),
+        scores=np.full(3000, np.nan, np.float32),
+        sizes=(3000,),
     )
     source = BatchSource(store, DataConfig())
     fill = [source[n].fill for n in range(source.steps_per_epoch)]
@@ -301,7 +309,9 @@ def test_blocks_divide_the_batch_by_default(batch, block):
 
 
 def test_data_that_does_not_fit_is_refused(store):
-    with pytest.raises(SimjaxError, match="100 examples, fewer than a batch of 104"):
+    with pytest.raises(
+        SimjaxError, match=r"100 examples, fewer than a batch of 104 needs: lower data\.batch_size"
+    ):
         BatchSource(store, dataclasses.replace(CONFIG, batch_size=104))
     with pytest.raises(UsageError, match=r"6 blocks .* do not divide by 4 processes"):
         BatchSource(store, CONFIG, process_count=4)

@@ -115,6 +115,18 @@ def test_labels_are_read(tmp_path):
     assert found == [Example("2", ("1",), label="0")]
 
 
+def test_scores_are_read(tmp_path):
+    options = {"anchor": "a", "positives": ("b",), "score": "c"}
+    found = examples_of(tmp_path, "a.csv", "c,b,a\n 0.5,1,2\n,3,4\n", **options)
+    assert found == [Example("2", ("1",), score=0.5), Example("4", ("3",))]
+    found = examples_of(tmp_path, "a.jsonl", '{"a":"2","b":"1","c":3}', **options)
+    assert found == [Example("2", ("1",), score=3.0)]
+    for wrong in ("high", "true", '"nan"', "1e999", "[1]"):
+        value = '"high"' if wrong == "high" else wrong
+        said = refuse(tmp_path, "a.jsonl", f'{{"a":"2","b":"1","c":{value}}}', **options)
+        assert said.startswith("a.jsonl:1: the score 'c' is no finite number: ")
+
+
 @pytest.mark.parametrize(
     ("header", "expected"),
     [

@@ -100,6 +100,13 @@ def test_labels_are_numbered_by_first_appearance(make, root):
     assert store.label_names == ("x", "y")
 
 
+def test_scores_are_kept_and_nan_where_there_is_none(make, root):
+    (root / "a.csv").write_text("text,score\na,0.5\nb,\nc,-2\n")
+    store = make(Source(path="a.csv", anchor="text", score="score"))
+    np.testing.assert_array_equal(store.scores, np.float32([0.5, np.nan, -2]))
+    assert np.isnan(make().scores).all() and make().scores.dtype == np.float32
+
+
 @given(st.text(), st.text())
 def test_white_space_does_not_tell_texts_apart(a, b):
     assert normalised(f"  {a}\t\n{b} ") == normalised(f"{a} {b}")
@@ -119,6 +126,42 @@ def test_white_space_does_not_tell_texts_apart(a, b):
 )
 def test_what_counts_as_the_same_text(a, b, same):
     assert (normalised(a) == normalised(b)) is same
+
+
+def test_examples_that_repeat_others_are_left_out_when_asked(make, root):
+    (root / "a.csv").write_text(
+        "a,b,kind,score\n"
+        "one,two,x,1\n"
+        "two,one,x,1\n"  # other roles
+        "ONE,  two,x,1.0\n"  # the same
+        "one,two,y,1\n"  # another class
+        "one,two,x,2\n"  # another score
+        "one,,x,1\n"  # empty
+        "two,One,x,1\n"  # the same
+        "three,four,x,1\n"
+    )
+    source = Source(path="a.csv", anchor="a", positives=("b",), label="kind", score="score")
+    whole, distinct = make(source), make(source, drop_duplicates=True)
+    assert whole.fingerprint != distinct.fingerprint
+    assert (whole.repeated, whole.skipped, whole.sizes) == (0, 1, (7,))
+    assert (distinct.repeated, distinct.skipped, distinct.sizes) == (2, 1, (5,))
+    rows = distinct.text_ids[distinct.examples].tolist()
+    assert rows == [[0, 1], [1, 0], [0, 1], [0, 1], [2, 3]]
+    assert distinct.labels.tolist() == [0, 0, 1, 0, 0]
+    assert distinct.scores.tolist() == [1, 1, 1, 2, 1]
+    # Texts of what was left out take no room, and a chunk may be left out as a whole.
+    assert len(distinct.text_ids) == 10
+    again = make(source, drop_duplicates=True)
+    assert (again.repeated, again.fingerprint) == (2, distinct.fingerprint)
+
+
+def test_a_chunk_of_nothing_but_repetitions(make, root, monkeypatch):
+    monkeypatch.setattr(token_store, "CHUNK", 2)
+    (root / "a.txt").write_text("a\nb\nA\nB\nc\n")
+    store = make(drop_duplicates=True)
+    assert store.repeated == 2
+    assert store.text_ids.tolist() == [0, 1, 2]
+    assert (np.diff(store.offsets) == store.lengths).all() and len(store.offsets) == 4
 
 
 # Reuse

@@ -7,34 +7,21 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
-import torch
 from flax import nnx
 from jax import P
-from transformers import (
-    BertConfig,
-    BertModel,
-    RobertaConfig,
-    RobertaModel,
-    XLMRobertaConfig,
-    XLMRobertaModel,
-)
 
 from simjax.errors import UsageError
 from simjax.models import dropout as drop
 from simjax.models import hf
 from simjax.models.encoder import EncoderConfig
 from simjax.models.sentence_model import SentenceModel, merge, split
-from tests.models.packed_rows import LENGTHS, pack, random_texts, unpack
+from tests.models.packed_rows import pack, random_texts, unpack
+from tests.models.peers import peer_states, random_peer
 from tests.models.quick import quick_jit
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
 ROW = 20
-PEERS = {
-    "bert": (BertConfig, BertModel, {"type_vocab_size": 2, "pad_token_id": 0}),
-    "roberta": (RobertaConfig, RobertaModel, {"type_vocab_size": 1, "pad_token_id": 1}),
-    "xlm-roberta": (XLMRobertaConfig, XLMRobertaModel, {"type_vocab_size": 1, "pad_token_id": 1}),
-}
 TINY = EncoderConfig(
     vocab_size=50,
     hidden_size=24,
@@ -44,55 +31,6 @@ TINY = EncoderConfig(
     max_positions=ROW,
     initializer_range=0.2,
 )
-
-
-def random_peer(family, **changes):
-    config_class, model_class, own = PEERS[family]
-    torch.manual_seed(0)
-    shape = {
-        "vocab_size": 50,
-        "hidden_size": 24,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 3,
-        "intermediate_size": 40,
-        # No spare row: an offset that is one too large would read past the table.
-        "max_position_embeddings": max(LENGTHS) + (0 if family == "bert" else 2),
-        "initializer_range": 0.2,
-    }
-    model = model_class(config_class(**shape | own | changes)).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter += 0.1 * torch.randn_like(parameter)
-    return model
-
-
-def peer_states(model, texts):
-    """Hidden states behind the first and the last layer, one text at a time, in float32."""
-    states = []
-    for text in texts:
-        with torch.no_grad():
-            output = model(torch.tensor([text]), output_hidden_states=True)
-        states.append([output.hidden_states[i][0].numpy() for i in (1, -1)])
-    return states
-
-
-@pytest.mark.parametrize("together", [False, True], ids=["one text to a row", "packed"])
-@pytest.mark.parametrize("family", list(PEERS))
-def test_hidden_states_are_those_of_transformers(tmp_path, family, together):
-    peer = random_peer(family)
-    peer.save_pretrained(tmp_path)
-    model = hf.load(tmp_path).model
-    texts = random_texts(50)
-    block = pack(texts, ROW, together=together)
-    assert block.tokens.shape[0] == (4 if together else len(texts))
-    last, first = quick_jit(
-        lambda b: model.encoder(b.tokens, b.positions, b.text, with_first=True)
-    )(block)
-    for ours_first, ours_last, (peer_first, peer_last) in zip(
-        unpack(first, block), unpack(last, block), peer_states(peer, texts), strict=True
-    ):
-        np.testing.assert_allclose(ours_first, peer_first, atol=1e-5)
-        np.testing.assert_allclose(ours_last, peer_last, atol=1e-5)
 
 
 @pytest.mark.parametrize("activation", ["gelu_new", "gelu_pytorch_tanh", "relu", "silu"])
@@ -154,7 +92,8 @@ def by_hand(params, block, keys, config):
         site = 4 * (number + 1)
 
         def dense(x, name, layer=layer):
-            return x @ layer[name]["kernel"] + layer[name]["bias"]
+            kernel, bias = layer[name]["kernel"], layer[name]["bias"]
+            return x @ kernel.reshape(len(kernel), -1) + bias.reshape(-1)
 
         q, k, v = (
             part.reshape(rows, length, config.num_heads, -1).transpose(0, 2, 1, 3)
@@ -187,7 +126,7 @@ def test_one_layer_is_the_first_and_the_last():
     config = dataclasses.replace(TINY, num_layers=1)
     model = SentenceModel(config, "first_last_mean", rngs=nnx.Rngs(0))
     block = pack(random_texts(50), ROW, together=True)
-    states = quick_jit(lambda b: model.encoder(b.tokens, b.positions, b.text, with_first=True))
+    states = quick_jit(lambda b: model.encoder(b.tokens, b.positions, b.text, also=1))
     last, first = states(block)
     np.testing.assert_array_equal(last, first)
 
@@ -205,7 +144,7 @@ def test_gather_layer_sees_one_layer_at_a_time():
     params_halved = {"encoder": params["encoder"] | {"layers": halved}}
     found = embed(graphdef, block, gather_layer=gather)(params_halved)
     np.testing.assert_allclose(found, embed(graphdef, block)(params), atol=1e-6)
-    assert seen[0]["qkv"] == {"kernel": (24, 72), "bias": (72,)}
+    assert seen[0]["qkv"] == {"kernel": (24, 3, 24), "bias": (3, 24)}
 
 
 def dot_operands(jaxpr, found):

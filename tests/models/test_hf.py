@@ -243,8 +243,8 @@ def test_dropout_is_the_folders_unless_given(bert):
     assert (config.hidden_dropout, config.attention_dropout) == (0.3, 0.3)
     with pytest.raises(UsageError, match="dropout rate 1"):
         hf.load(bert, dropout=1.0)
-    with pytest.raises(UsageError, match="pooling 'max'"):
-        hf.load(bert, pooling="max")
+    with pytest.raises(UsageError, match="pooling 'sum'"):
+        hf.load(bert, pooling="sum")
 
 
 def test_resolve(folders, tmp_path, monkeypatch):

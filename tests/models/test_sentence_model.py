@@ -1,4 +1,6 @@
+import dataclasses
 from functools import cache
+from typing import get_args
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +12,7 @@ from flax import nnx
 from simjax.errors import UsageError
 from simjax.models.encoder import EncoderConfig
 from simjax.models.heads import HeadConfig
+from simjax.models.pooling import Pooling
 from simjax.models.sentence_model import SentenceModel, merge, split
 from simjax.types import NO_TEXT, Block
 from tests.models.packed_rows import pack, random_texts, unpack
@@ -21,13 +24,13 @@ ROW, WIDTH = 20, 24
 CONFIG = EncoderConfig(
     vocab_size=50,
     hidden_size=WIDTH,
-    num_layers=2,
+    num_layers=3,
     num_heads=3,
     intermediate_size=40,
     max_positions=ROW,
     initializer_range=0.2,
 )
-POOLINGS = ["cls", "cls_mlp", "cls_linear", "mean", "first_last_mean"]
+POOLINGS = get_args(Pooling)
 
 
 @cache
@@ -48,16 +51,25 @@ def linear(vector, head):
 def test_poolings(pooling):
     graphdef, params = make(pooling)
     model, block = merge(graphdef, params), pack(random_texts(50), ROW, together=True)
-    states = quick_jit(lambda b: model.encoder(b.tokens, b.positions, b.text, with_first=True))
-    last, first = states(block)
+
+    def states(number):
+        encode = quick_jit(lambda b: model.encoder(b.tokens, b.positions, b.text, also=number))
+        return unpack(encode(block)[1], block)
+
     expected = []
-    for of_last, of_first in zip(unpack(last, block), unpack(first, block), strict=True):
-        if pooling == "mean":
-            expected.append(of_last.mean(0))
-        elif pooling == "first_last_mean":
-            expected.append((of_first.mean(0) + of_last.mean(0)) / 2)
-        else:
-            expected.append(of_last[0])
+    for first, before, last in zip(states(1), states(2), states(3), strict=True):
+        length = len(last)
+        expected.append(
+            {
+                "mean": last.mean(0),
+                "mean_sqrt_length": last.sum(0) / np.sqrt(length),
+                "first_last_mean": (first.mean(0) + last.mean(0)) / 2,
+                "top2_mean": (before.mean(0) + last.mean(0)) / 2,
+                "weighted_mean": np.average(last, axis=0, weights=np.arange(1, length + 1)),
+                "max": last.max(0),
+                "last_token": last[-1],
+            }.get(pooling, last[0])
+        )
         if pooling == "cls_mlp":
             expected[-1] = np.tanh(linear(expected[-1], params["pooler"]))
         elif pooling == "cls_linear":
@@ -190,5 +202,8 @@ def test_split_and_merge_are_inverse():
 
 
 def test_unknown_pooling():
-    with pytest.raises(UsageError, match="pooling 'max': choose from cls,"):
-        SentenceModel(CONFIG, "max", rngs=nnx.Rngs(0))
+    with pytest.raises(UsageError, match="pooling 'sum': choose from cls,"):
+        SentenceModel(CONFIG, "sum", rngs=nnx.Rngs(0))
+    shallow = dataclasses.replace(CONFIG, num_layers=1)
+    with pytest.raises(UsageError, match="top2_mean needs an encoder of two layers"):
+        SentenceModel(shallow, "top2_mean", rngs=nnx.Rngs(0))

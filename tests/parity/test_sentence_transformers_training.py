@@ -21,12 +21,12 @@ from sentence_transformers.sentence_transformer.losses import MultipleNegativesR
 from transformers import get_linear_schedule_with_warmup
 
 from simjax import mesh as meshes
-from simjax.data.pipeline import DataConfig
+from simjax.data.config import DataConfig
 from simjax.data.sources import Source
 from simjax.mesh import MeshConfig
 from simjax.objectives.config import ObjectiveConfig
 from simjax.train.config import ModelConfig, RunConfig, TrainConfig
-from simjax.train.optimizer import OptimizerConfig
+from simjax.train.optimizer_config import AdamW
 from simjax.train.setup import Run, set_up
 from simjax.train.step import Step
 from tests.tiny_models import bert_tokenizer, write_folder
@@ -63,7 +63,7 @@ def recipe(
             cache=str(output / "cache"),
         ),
         objective=ObjectiveConfig(temperature=1 / 20, false_negatives="none"),
-        optimizer=OptimizerConfig(
+        optimizer=AdamW(
             learning_rate=learning_rate,
             schedule="linear",
             warmup=0,

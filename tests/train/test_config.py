@@ -205,6 +205,30 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         (["--train.micro_batch=0"], ["train.micro_batch", "data.block_size"]),
         (["--train.micro_batch=1024"], ["train.micro_batch", "data.batch_size"]),
         (["--evaluation.metric=stsb-dev/spearman"], ["evaluation.metric", "evaluation.tasks"]),
+        (["--train.ema=1"], ["train.ema"]),
+        (
+            ["--train.ema=0.9", "--optimizer.name=schedule_free_adamw"],
+            ["train.ema", "schedule_free_adamw"],
+        ),
+        (
+            ["--train.evaluate=newest", "--optimizer.name=schedule_free_adamw"],
+            ["train.evaluate", "schedule_free_adamw"],
+        ),
+        (["--train.patience=2"], ["train.patience", "evaluation.metric is null"]),
+        (
+            [
+                "--train.patience=2",
+                "--evaluation.metric=x/spearman",
+                "--evaluation.tasks=[{kind: builtin}]",
+            ],
+            ["train.patience", "evaluation.every is 0"],
+        ),
+        (["--train.patience=0"], ["train.patience"]),
+        (["--train.min_change=-1"], ["train.min_change"]),
+        (["--train.profile=[3]"], ["train.profile is [3]"]),
+        (["--train.profile=[]"], ["train.profile is []"]),
+        (["--train.profile=[0, 3]"], ["train.profile is [0, 3]"]),
+        (["--train.profile=[4, 3]"], ["train.profile is [4, 3]"]),
         # These are the parts' own, and are placed like the others.
         (["--data.batch_size=500", "--data.block_size=64"], ["data.batch_size", "data.block_size"]),
         (["--data.row_length=64"], ["data.row_length", "data.max_length"]),
@@ -220,6 +244,55 @@ def test_values_at_odds_are_refused(tmp_path: Path, overrides: list[str], names:
     message = complaint(tmp_path, MINIMAL, *overrides)
     assert all(name in message for name in names)
     assert message.startswith((f"{tmp_path / 'recipe.yaml'}:", "--"))
+
+
+MIXTURE = """\
+data:
+  mixing: mixed
+  sources:
+  - path: nli.parquet
+    weight: 2
+    anchor: premise
+    positives: [entailed]
+    anchor_prefix: "query: "
+  - format: tfds
+    path: glue/mrpc
+    split: train[:50%]
+    weight: 0.5
+"""
+
+
+def test_sources_of_a_mixture(tmp_path: Path) -> None:
+    config = run_config.load(written(tmp_path, MINIMAL + MIXTURE))
+    first, second = config.data.all_sources
+    assert (first.path, first.weight, first.positives) == ("nli.parquet", 2.0, ("entailed",))
+    assert first.anchor_prefix == "query: "
+    assert (second.format, second.split, second.weight) == ("tfds", "train[:50%]", 0.5)
+    again = tmp_path / "again.yaml"
+    again.write_text(run_config.dump(config))
+    assert run_config.load(again) == config
+    overridden = run_config.load(again, ["--data.sources=[{path: a.csv}, {path: b.csv}]"])
+    assert [source.path for source in overridden.data.all_sources] == ["a.csv", "b.csv"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "line", "names"),
+    [
+        ("weight: 2", "weight: -2", 7, "a source's weight is -2.0"),
+        ("weight: 2", "split: test", 7, "a source's split is 'test' and its format auto"),
+        ("weight: 2", "wieght: 2", 8, "no such key 'data.sources[0].wieght'; did you mean"),
+        ("    weight: 0.5\n", "", 5, "data.sources[1].weight is missing"),
+        ("  mixing: mixed", "  source: {path: a.csv}", 7, "data.sources is given and data.source"),
+        ("  mixing: mixed", "  mixing: shuffled", 5, "one of one_source, mixed, not 'shuffled'"),
+    ],
+)
+def test_faults_of_a_mixture_are_placed(
+    tmp_path: Path, before: str, after: str, line: int, names: str
+) -> None:
+    assert before in MIXTURE
+    message = complaint(tmp_path, MINIMAL + MIXTURE.replace(before, after))
+    assert names in message
+    assert message.startswith(f"{tmp_path / 'recipe.yaml'}:{line}: ")
 
 
 def test_dropout_views_need_only_one_rate_above_zero(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from simjax.cli.main import main
 from simjax.mesh import MeshConfig
 from simjax.train import config as run_config
 from simjax.train.config import RunConfig, TrainConfig
-from simjax.train.optimizer import OptimizerConfig
+from simjax.train.optimizer_config import AdamW
 from tests.train.tiny_run import (
     TOTAL,
     assert_same_bits,
@@ -124,7 +124,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_leaves_the_last_good_checkpoi
         data,
         tmp_path / "run",
         checkpoint=CheckpointConfig(every=1, keep=2),
-        optimizer=OptimizerConfig(learning_rate=1e30, warmup=TOTAL, schedule="constant"),
+        optimizer=AdamW(learning_rate=1e30, warmup=TOTAL, schedule="constant"),
         train=TrainConfig(epochs=4, log_every=1),
         mesh=MeshConfig(1, 1),
     )

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from simjax.errors import UsageError
 from simjax.mesh import MeshConfig
 from simjax.sentence_encoder import SentenceEncoder
 from simjax.train import config as run_config
@@ -23,11 +24,14 @@ from simjax.train.setup import set_up
 from tests.train.tiny_run import (
     BATCH,
     BLOCK,
+    EPOCHS,
     EVALUATED,
     EXAMPLES,
     SAVED,
+    STOPPED,
     TOTAL,
     WORDS,
+    StopAfter,
     assert_same_bits,
     config_for,
     figures,
@@ -37,30 +41,6 @@ from tests.train.tiny_run import (
     state_at,
     train,
 )
-
-STOPPED = 5
-"""A step that is neither evaluated nor saved, in the middle of an epoch."""
-
-
-class StopAfter:
-    """Stands for `StopRequest`: a signal during step `steps`."""
-
-    name = "SIGTERM"
-    steps = STOPPED
-
-    def __init__(self) -> None:
-        self.asked = 0
-
-    def __enter__(self) -> StopAfter:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        pass
-
-    @property
-    def requested(self) -> bool:
-        self.asked += 1
-        return self.asked >= self.steps
 
 
 @pytest.fixture(scope="module")
@@ -99,6 +79,7 @@ def test_every_step_has_its_line_of_metrics(whole):
         "memory_peak",
         "fill",
         "data_wait",
+        "compile_seconds",
     }
     for line in steps:
         assert line.keys() == wanted | {"step"}
@@ -108,6 +89,9 @@ def test_every_step_has_its_line_of_metrics(whole):
         assert 0 <= line["data_wait"] < 1
         assert line["tokens_per_second"] == pytest.approx(line["pairs_per_second"] * 3 * 8)
         assert line["memory_peak"] > 2**20
+    # All batches have one shape, and one program.
+    compiled = [line["compile_seconds"] for line in steps]
+    assert compiled[0] > 0 and not any(compiled[1:])
     # Two steps of warm-up to 0.02, then linearly to 0.
     rates = [0, 0.01, *(0.02 * (TOTAL - n) / (TOTAL - 2) for n in range(2, TOTAL))]
     np.testing.assert_allclose([line["learning_rate"] for line in steps], rates, rtol=1e-6)
@@ -173,6 +157,22 @@ def test_tensorboard_reads_the_events(whole):
     assert set(events.Tags()["scalars"]) == {name for line in written for name in line} - {"step"}
     found = [(event.step, event.value) for event in events.Scalars("loss")]
     assert found == [(line["step"], np.float32(line["loss"])) for line in written if "loss" in line]
+
+
+def test_a_summary_is_left_behind(whole):
+    config, returned = whole
+    page = (Path(config.output) / "summary.md").read_text()
+    assert f"| steps | {TOTAL} of {TOTAL} |" in page
+    assert f"| score | before | step {returned['best_step']} |" in page
+    after = returned["after"]["sts-dev/spearman"]
+    assert f"| {returned['before']['sts-dev/spearman']:.2f} | {after:.2f} |" in page
+    assert (Path(config.output) / "summary.png").read_bytes()[1:4] == b"PNG"
+
+
+def test_a_trace_that_would_begin_after_the_end_is_refused(data, tmp_path):
+    plan = TrainConfig(epochs=EPOCHS, micro_batch=BLOCK, profile=(TOTAL + 1, TOTAL + 2))
+    with pytest.raises(UsageError, match=f"begins at step {TOTAL + 1} and the run has {TOTAL}"):
+        set_up(config_for(data, tmp_path / "run", train=plan))
 
 
 def test_the_configuration_is_kept(whole):

@@ -10,7 +10,7 @@ from jax import P
 
 from simjax import mesh as meshes
 from simjax.errors import UsageError
-from simjax.mesh import AXES, DATA, FSDP, MeshConfig
+from simjax.mesh import AXES, DATA, FSDP, TENSOR, MeshConfig
 from simjax.train.state import is_stacked
 
 
@@ -21,15 +21,17 @@ def mesh_of(data: int, fsdp: int) -> jax.sharding.Mesh:
 @pytest.mark.parametrize(
     ("config", "shape"),
     [
-        (MeshConfig(), (8, 1)),
-        (MeshConfig(fsdp=4), (2, 4)),
-        (MeshConfig(data=2, fsdp=2), (2, 2)),
-        (MeshConfig(data=1, fsdp=8), (1, 8)),
+        (MeshConfig(), (8, 1, 1)),
+        (MeshConfig(fsdp=4), (2, 4, 1)),
+        (MeshConfig(data=2, fsdp=2), (2, 2, 1)),
+        (MeshConfig(data=1, fsdp=8), (1, 8, 1)),
+        (MeshConfig(fsdp=2, tensor=2), (2, 2, 2)),
+        (MeshConfig(tensor=8), (1, 1, 8)),
     ],
 )
 def test_devices_are_laid_out_as_asked(config, shape):
     mesh = meshes.make_mesh(config)
-    assert mesh.devices.shape == shape and mesh.axis_names == AXES
+    assert mesh.devices.shape == shape and mesh.axis_names == (*AXES, TENSOR)
     # One process's devices, and so its blocks of a batch, lie side by side.
     ids = [device.id for device in mesh.devices.flat]
     assert ids == sorted(ids)
@@ -40,6 +42,8 @@ def test_devices_are_laid_out_as_asked(config, shape):
     [
         (MeshConfig(fsdp=3), ("mesh.fsdp", "3", "8 devices")),
         (MeshConfig(fsdp=0), ("mesh.fsdp", "0")),
+        (MeshConfig(tensor=3), ("mesh.tensor", "3", "8 devices")),
+        (MeshConfig(data=2, fsdp=2, tensor=4), ("mesh.tensor 4", "16 devices", "8")),
         (MeshConfig(data=5, fsdp=2), ("mesh.data", "10 devices", "8")),
         (MeshConfig(data=0), ("mesh.data",)),
         (MeshConfig(data=-2), ("mesh.data",)),

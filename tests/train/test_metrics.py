@@ -56,6 +56,23 @@ def test_resuming_drops_what_is_done_again(tmp_path):
     assert events(tmp_path)["loss"] == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 4.0), (5, 50.0)]
 
 
+def test_torn_anywhere_it_goes_on_whole_and_without_doubles(tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    with MetricsWriter(tmp_path, tensorboard=False) as writer:
+        for step in (1, 2, 3):
+            writer.write(step, {"loss": step / 7, "é": 1.0})
+    whole = path.read_bytes()
+    kept = lines(tmp_path)
+    for torn in range(len(whole) + 1):
+        path.write_bytes(whole[:torn])
+        complete = [line for line in kept if json.dumps(line).encode() in whole[:torn]]
+        with MetricsWriter(tmp_path, resume_step=2, tensorboard=False) as writer:
+            assert lines(tmp_path) == complete[:2]
+            for step in range(len(complete[:2]) + 1, 4):
+                writer.write(step, {"loss": step / 7, "é": 1.0})
+        assert path.read_bytes() == whole
+
+
 def test_a_line_without_its_end_is_completed(tmp_path):
     (tmp_path / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n{"step": 2, "loss": 2.0}')
     with MetricsWriter(tmp_path, resume_step=2, tensorboard=False) as writer:

@@ -18,6 +18,7 @@ from simjax.errors import UsageError
 from simjax.mesh import MeshConfig
 from simjax.objectives.config import ObjectiveConfig
 from simjax.train import optimizer
+from simjax.train.optimizer_config import AdamW
 from simjax.train.state import TrainState, init_state, state_specs
 from simjax.train.step import StepOptions, blocks_per_device, make_step
 from tests.train.towers import (
@@ -38,12 +39,15 @@ TOWERS = {
     ),
     "forward": Tower(ObjectiveConfig()),
     "bfloat16": Tower(ObjectiveConfig(), dtype=jnp.bfloat16),
+    "gated": Tower(family="modernbert"),
+    "scores by distance": Tower(family="mpnet"),
 }
 WHOLE = Layout()
 IN_LOOP = Layout(8, 1, 1)
 IN_LOOP_FSDP = Layout(1, 8, 1)
 BY_LAYER = Layout(2, 4, 1, "layer")
 RING = Layout(4, 2, 1, keys="ring")
+TENSOR = Layout(2, 2, 1, tensor=2)
 
 
 @cache
@@ -77,6 +81,11 @@ def largest_deviation(tower: str, layout: Layout) -> float:
         IN_LOOP_FSDP,
         BY_LAYER,
         RING,
+        TENSOR,
+        pytest.param(Layout(1, 1, tensor=2), marks=pytest.mark.slow),
+        pytest.param(Layout(4, 1, 1, tensor=2), marks=pytest.mark.slow),
+        pytest.param(Layout(1, 4, 1, "layer", tensor=2), marks=pytest.mark.slow),
+        pytest.param(Layout(2, 2, keys="ring", tensor=2), marks=pytest.mark.slow),
         pytest.param(Layout(1, 8, keys="ring"), marks=pytest.mark.slow),
         pytest.param(Layout(2, 1, 4), marks=pytest.mark.slow),
         pytest.param(Layout(1, 1, 1), marks=pytest.mark.slow),
@@ -106,6 +115,32 @@ def test_the_gradient_depends_neither_on_the_device_count_nor_on_the_micro_batch
 )
 def test_so_where_the_gradient_is_taken_with_the_value(layout):
     assert largest_deviation("forward", layout) < 5e-6
+
+
+@pytest.mark.parametrize(
+    ("tower", "layout"),
+    [
+        ("gated", TENSOR),
+        pytest.param("scores by distance", TENSOR, marks=pytest.mark.slow),
+        pytest.param("gated", BY_LAYER, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_so_with_other_encoders(tower, layout):
+    assert largest_deviation(tower, layout) < 1e-5
+
+
+def test_devices_along_tensor_share_the_products_of_a_layer():
+    """Each holds and multiplies its part of every kernel of the layers, and no other."""
+    grads = compiled("symmetric", TENSOR).arguments[0]
+    layers = grads["model"]["encoder"]["layers"]
+    for name, axis in {"qkv": -1, "attention_output": -2, "intermediate": -1, "output": -2}.items():
+        kernel = layers[name]["kernel"]
+        shard = kernel.sharding.shard_shape(kernel.shape)
+        assert shard[axis] == kernel.shape[axis] // 2, name
+    # Attention's products are of one of the two heads.
+    text = compiled("symmetric", TENSOR).text
+    assert re.search(r"f32\[\d+,1,16,16\]", text) and not re.search(r"f32\[\d+,2,16,16\]", text)
 
 
 @pytest.mark.parametrize(
@@ -200,7 +235,7 @@ def update(
     """A state before the first step, made anew by each call, and the compiled update."""
     tower = Tower(objective or ObjectiveConfig())
     mesh = meshes.make_mesh(MeshConfig(2, 2), jax.devices()[:4])
-    tx, schedule = optimizer.make(optimizer.OptimizerConfig(warmup=0), 10, 32, tower.params)
+    tx, schedule = optimizer.make(AdamW(warmup=0), 10, 32)
     options = StepOptions(None, "step", 1.0, 0)
     specs = state_specs(tower.params, tx, mesh)
     step = make_step(tower.system, tx, schedule, specs, mesh, options)

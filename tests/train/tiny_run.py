@@ -19,7 +19,7 @@ from rich.console import Console
 
 from simjax.checkpoint.config import CheckpointConfig
 from simjax.checkpoint.manager import Checkpoints
-from simjax.data.pipeline import DataConfig
+from simjax.data.config import DataConfig
 from simjax.data.sources import Source
 from simjax.eval.tasks import EvalConfig, Task
 from simjax.mesh import MeshConfig
@@ -27,7 +27,7 @@ from simjax.models.encoder import EncoderConfig
 from simjax.train import config as run_config
 from simjax.train import loop, metrics
 from simjax.train.config import ModelConfig, RunConfig, TokenizerConfig, TrainConfig
-from simjax.train.optimizer import OptimizerConfig
+from simjax.train.optimizer_config import AdamW
 from simjax.train.setup import set_up
 from simjax.train.state import TrainState
 
@@ -37,8 +37,17 @@ EPOCHS = 4
 TOTAL = EPOCHS * EXAMPLES // BATCH
 EVALUATED, SAVED = 4, 3
 """Steps between evaluations, and between checkpoints."""
+STOPPED = 5
+"""A step that is neither evaluated nor saved, in the middle of an epoch."""
 WORDS = [a + b for a in ("ba", "ce", "di", "fo", "gu") for b in ("lan", "mer", "nis", "pot", "ruk")]
-SPEEDS = {"pairs_per_second", "tokens_per_second", "data_wait", "mfu", "memory_peak"}
+SPEEDS = {
+    "pairs_per_second",
+    "tokens_per_second",
+    "data_wait",
+    "mfu",
+    "memory_peak",
+    "compile_seconds",
+}
 """Figures that differ from run to run."""
 
 
@@ -88,7 +97,7 @@ def config_for(data: Path, output: Path, **changes: Any) -> RunConfig:
             cache=str(data / "cache"),
         ),
         # A large epsilon: where a gradient is 0 but for rounding, Adam would make a step of it.
-        optimizer=OptimizerConfig(learning_rate=0.02, eps=1e-5, warmup=2),
+        optimizer=AdamW(learning_rate=0.02, eps=1e-5, warmup=2),
         train=TrainConfig(epochs=EPOCHS, micro_batch=BLOCK, log_every=1),
         mesh=MeshConfig(data=4, fsdp=2),
         checkpoint=CheckpointConfig(every=0, keep=2),
@@ -109,6 +118,27 @@ def recipe(data: Path, output: Path, **changes: Any) -> RunConfig:
 def train(config: RunConfig, console: Console | None = None) -> dict[str, Any]:
     """Trains in silence, unless a console is given."""
     return loop.train(config, console=console or Console(file=io.StringIO(), width=100))
+
+
+class StopAfter:
+    """Stands for `StopRequest`: a signal during step `steps`."""
+
+    name = "SIGTERM"
+    steps = STOPPED
+
+    def __init__(self) -> None:
+        self.asked = 0
+
+    def __enter__(self) -> StopAfter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    @property
+    def requested(self) -> bool:
+        self.asked += 1
+        return self.asked >= self.steps
 
 
 @contextmanager

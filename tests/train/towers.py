@@ -16,11 +16,13 @@ from simjax import mesh as meshes
 from simjax.data.packing import best_fit_decreasing, pack
 from simjax.mesh import MeshConfig
 from simjax.models.encoder import EncoderConfig
+from simjax.models.families import Family
 from simjax.models.sentence_model import SentenceModel, merge, split
 from simjax.objectives.config import ObjectiveConfig
 from simjax.objectives.contrastive import Views
 from simjax.objectives.system import ContrastiveSystem
 from simjax.train import optimizer
+from simjax.train.optimizer_config import AdamW
 from simjax.train.state import shardings, state_specs
 from simjax.train.step import StepOptions, value_and_grad
 from simjax.types import NO_TEXT, Batch, Params
@@ -63,11 +65,15 @@ class Layout:
     micro_blocks: int | None = None
     gather: str = "step"
     keys: str = "all_gather"
+    tensor: int = 1
 
     def __str__(self) -> str:
         micro = f"-micro{self.micro_blocks}" if self.micro_blocks else ""
         layer = "-layer" if self.gather == "layer" else ""
-        return f"{self.data}x{self.fsdp}{micro}{layer}{'-ring' if self.keys == 'ring' else ''}"
+        tensor = f"x{self.tensor}" if self.tensor > 1 else ""
+        return (
+            f"{self.data}x{self.fsdp}{tensor}{micro}{layer}{'-ring' if self.keys == 'ring' else ''}"
+        )
 
 
 @dataclass
@@ -79,10 +85,14 @@ class Tower:
     )
     dtype: Any = jnp.float32
     dropout: float = 0.1
+    family: Family = "bert"
 
     @cached_property
     def _parts(self) -> tuple[ContrastiveSystem, Params]:
         shape = EncoderConfig(
+            family=self.family,
+            window=4,
+            global_every=2,
             vocab_size=VOCABULARY,
             hidden_size=WIDTH,
             num_layers=2,
@@ -116,9 +126,10 @@ class Tower:
     def compiled(self, layout: Layout, blocks: int) -> Compiled:
         """The gradient's program for a batch of so many blocks."""
         mesh = meshes.make_mesh(
-            MeshConfig(layout.data, layout.fsdp), jax.devices()[: layout.data * layout.fsdp]
+            MeshConfig(layout.data, layout.fsdp, layout.tensor),
+            jax.devices()[: layout.data * layout.fsdp * layout.tensor],
         )
-        tx, _ = optimizer.make(optimizer.OptimizerConfig(), 10, 32, self.params)
+        tx, _ = optimizer.make(AdamW(), 10, 32)
         specs = state_specs(self.params, tx, mesh)
         options = StepOptions(layout.micro_blocks, layout.gather, 1.0, 0)
         system = replace(self.system, exchange=layout.keys)

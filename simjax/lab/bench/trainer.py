@@ -11,14 +11,15 @@ import jax
 from jaxtyping import Array
 
 from simjax import mesh as meshes
-from simjax.data.pipeline import DataConfig, PackedBatch
+from simjax.data.config import DataConfig
+from simjax.data.pipeline import PackedBatch
 from simjax.errors import SimjaxError
 from simjax.lab.bench.peers import StepOptions
 from simjax.lab.bench.texts import Origin, examples
 from simjax.mesh import MeshConfig
 from simjax.objectives.config import ObjectiveConfig
 from simjax.train.config import Dtype, ModelConfig, RunConfig, TrainConfig
-from simjax.train.optimizer import OptimizerConfig
+from simjax.train.optimizer_config import AdamW
 from simjax.train.setup import set_up
 
 
@@ -54,7 +55,7 @@ def run_config(
             cache=str(scratch / "stores"),
         ),
         objective=ObjectiveConfig(temperature=1 / options.scale, false_negatives="none"),
-        optimizer=OptimizerConfig(
+        optimizer=AdamW(
             learning_rate=options.learning_rate,
             schedule="constant",
             warmup=0,

@@ -1,7 +1,8 @@
+import jax
 import numpy as np
 import pytest
 
-from simjax.inference import SHORTEST, calls, plan_rows, split_rows
+from simjax.inference.calls import SHORTEST, calls, plan_rows, split_rows
 from simjax.types import NO_TEXT
 
 
@@ -12,34 +13,45 @@ def lengths_of(seed, count, longest):
 @pytest.mark.parametrize(
     ("rows", "most"), [(1, 1), (1, 128), (50, 128), (97, 128), (128, 128), (1000, 32), (7, 16)]
 )
-def test_rows_are_cut_into_few_sizes_and_little_is_empty(rows, most):
-    cut = list(split_rows(rows, most))
-    assert sum(taken for taken, _ in cut) == rows
+@pytest.mark.parametrize("blocks", [1, 2, 8])
+def test_rows_are_cut_into_few_sizes_and_little_is_empty(rows, most, blocks):
+    cut = list(split_rows(rows, most, blocks))
+    assert sum(taken for taken, _, _ in cut) == rows
     sizes = {max(1, most // 4**k) for k in range(5)}
-    for taken, computed in cut:
-        assert computed in sizes
-        assert 0.75 * computed < taken <= computed
-    assert sum(computed < most for _, computed in cut) <= 8
+    for taken, computed, several in cut:
+        assert computed in sizes and several in {1, blocks}
+        assert 0.75 * computed * several < taken <= computed * several
+    assert sum(computed < most for _, computed, _ in cut) <= 12
+    # Whatever would occupy three quarters of the devices is shared out.
+    assert sum(taken for taken, _, several in cut if several == 1 < blocks) <= 0.75 * blocks
 
 
-def test_every_text_is_in_one_call_with_its_tokens():
+@pytest.mark.parametrize("blocks", [1, 3, 8])
+def test_every_text_is_in_one_call_with_its_tokens(blocks):
     lengths = lengths_of(0, 700, 60)
     lengths[[3, 400]] = [200, 700]
     tokens = np.random.default_rng(1).integers(1, 999, lengths.sum())
     starts = np.cumsum(lengths) - lengths
-    seen = []
-    for call in calls(tokens, lengths, width=64, most_tokens=2048):
-        block = call.block
-        assert block.first.shape == (block.tokens.size // SHORTEST,)
-        for place, text in enumerate(call.texts):
-            there = block.text == place
+    seen, used = [], set()
+    for call in calls(tokens, lengths, width=64, most_tokens=1024, blocks=blocks):
+        shape = call.block.tokens.shape
+        assert len(shape) == 2 or shape[0] == blocks
+        held = shape[-2] * shape[-1] // SHORTEST
+        assert call.block.first.shape == (*shape[:-2], held)
+        block = jax.tree.map(lambda x: x.reshape(-1, *x.shape[-2:]), call.block)
+        first = call.block.first.reshape(-1, held)
+        for place, text in zip(call.places, call.texts, strict=True):
+            number, place = divmod(place, held)
+            there = block.text[number] == place
             expected = tokens[starts[text] : starts[text] + lengths[text]]
-            np.testing.assert_array_equal(block.tokens[there], expected)
-            np.testing.assert_array_equal(block.positions[there], np.arange(len(expected)))
-            assert there.reshape(-1)[block.first[place]]
-        assert np.isin(block.text, [NO_TEXT, *range(len(call.texts))]).all()
+            np.testing.assert_array_equal(block.tokens[number][there], expected)
+            np.testing.assert_array_equal(block.positions[number][there], np.arange(len(expected)))
+            assert there.reshape(-1)[first[number, place]]
+        assert np.count_nonzero(call.block.text != NO_TEXT) == lengths[call.texts].sum()
         seen.extend(call.texts.tolist())
+        used.add(len(shape))
     assert sorted(seen) == list(range(700))
+    assert used == ({2} if blocks == 1 else {2, 3})
 
 
 def test_shapes_do_not_depend_on_the_texts():

@@ -1,0 +1,32 @@
+"""Which model made embeddings: a digest of everything that decides them but the options."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import jax
+import numpy as np
+
+from simjax.models.sentence_model import SentenceModel, split
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+def fingerprint(
+    model: SentenceModel, tokenizer: PreTrainedTokenizerFast, *, training_head: bool
+) -> str:
+    """A digest of weights, architecture, pooling and tokenizer; 32 hexadecimal digits.
+
+    The precision of the computation, the longest length and the scaling are not in it.
+    """
+    _, params = split(model)
+    what = (model.config, model.pooling, training_head, tokenizer.truncation_side)
+    digest = hashlib.sha256(repr(what).encode())
+    digest.update(tokenizer.backend_tokenizer.to_str().encode("utf-8", "surrogatepass"))
+    for path, leaf in jax.tree_util.tree_leaves_with_path(params):
+        array = np.ascontiguousarray(leaf)
+        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        digest.update(array.reshape(-1).view(np.uint8).data)
+    return digest.hexdigest()[:32]

@@ -1,0 +1,111 @@
+"""Micro-batches that fit: the choice, what the compiler says, and what a user sees of both."""
+
+import dataclasses
+
+import pytest
+
+from simjax.errors import UsageError
+from simjax.train import memory
+from simjax.train.setup import set_up
+from simjax.train.state import abstract_state
+from tests.train.tiny_run import BATCH, BLOCK, config_for, write_data
+
+
+class Compiler:
+    """Steps of 100 bytes, and 10 or so for each block of the micro-batch."""
+
+    def __init__(self, wobble=0):
+        self.asked = []
+        self.wobble = wobble
+
+    def __call__(self, blocks):
+        self.asked.append(blocks)
+        return 100 + 10 * blocks + (self.wobble if blocks not in (1, 24) else 0)
+
+
+def choose(free, asked=None, share=24, surely=10**9, compiler=None):
+    compiler = compiler or Compiler()
+    fit = memory.choose(share, asked, 8, free, lambda blocks: surely, compiler)
+    return fit, compiler.asked
+
+
+@pytest.mark.parametrize(
+    ("free", "blocks", "compiled"),
+    [
+        (340, 24, [24]),
+        (339, 12, [24, 1, 12]),
+        (180, 8, [24, 1, 8]),
+        (119, 1, [24, 1]),
+        (110, 1, [24, 1]),
+    ],
+)
+def test_the_largest_that_divides_the_share(free, blocks, compiled):
+    fit, asked = choose(free)
+    assert (fit.micro_blocks, fit.bytes) == (blocks, 100 + 10 * blocks)
+    assert asked == compiled
+
+
+def test_a_size_that_takes_more_than_its_part_is_passed_over():
+    fit, asked = choose(185, compiler=Compiler(wobble=10))
+    assert (fit.micro_blocks, fit.bytes) == (6, 170) and asked == [24, 1, 8, 6]
+
+
+def test_nothing_is_compiled_where_there_is_no_doubt():
+    assert choose(1000, surely=499) == (memory.Fit(24), [])
+    assert choose(1000, surely=500)[1] == [24]
+    assert choose(1000, asked=3, surely=499)[0] == memory.Fit(3)
+
+
+def test_what_was_asked_for_is_kept_or_refused():
+    assert choose(160, asked=6)[0].micro_blocks == 6
+    with pytest.raises(UsageError, match=r"train.micro_batch 64 needs .* largest that fits is 32"):
+        choose(140, asked=8)
+    with pytest.raises(UsageError, match=r"a step needs .* with the smallest micro-batch"):
+        choose(109)
+    with pytest.raises(UsageError, match=r"a step needs .* with the smallest micro-batch"):
+        choose(109, asked=1)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+def test_a_run_chooses_for_itself(data, tmp_path, monkeypatch):
+    config = config_for(data, tmp_path / "run")
+    config = dataclasses.replace(
+        config,
+        train=dataclasses.replace(config.train, micro_batch=None),
+        mesh=dataclasses.replace(config.mesh, data=1, fsdp=1),
+    )
+    run = set_up(config)
+    assert run.chosen_micro_batch is None and "micro" not in run.summary()
+
+    state = abstract_state(run.params, run.tx, run.mesh)
+    batch = memory.abstract_batch(run.source, run.mesh)
+    assert batch.place.shape == (BATCH // BLOCK,)
+    whole = memory.step_bytes(run.step, state, batch)
+    shape, blocks = run.model.config, BATCH // BLOCK
+    # What the formula says is what the choice rests on where nothing is compiled.
+    assert memory.most_bytes(shape, state, batch, blocks) > whole
+
+    monkeypatch.setattr(memory, "room", lambda devices: whole - 1)
+    smaller = set_up(config)
+    micro = smaller.chosen_micro_batch
+    assert micro is not None and micro < BATCH and BATCH % micro == 0
+    taken = memory.step_bytes(smaller.step, state, batch)
+    assert taken < whole
+    assert memory.most_bytes(shape, state, batch, micro // BLOCK) > taken
+    assert f"micro-batches of {micro}" in smaller.summary()
+
+    monkeypatch.setattr(memory, "room", lambda devices: 1000)
+    with pytest.raises(UsageError, match="with the smallest micro-batch of whole blocks"):
+        set_up(config)
+
+
+def test_memory_of_this_machine():
+    import jax
+
+    every = memory.room(jax.devices())
+    one = memory.room(jax.devices()[:1])
+    assert every is not None and one is not None and 0 < every < one

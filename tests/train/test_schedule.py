@@ -1,0 +1,40 @@
+"""The learning rate of each update; test_optimizer.py holds it to that of transformers."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from simjax.errors import UsageError
+from simjax.train.optimizer_config import AdamW
+from simjax.train.schedule import make_schedule, peak_learning_rate, warmup_steps
+
+
+def test_the_ends_of_the_schedule():
+    config = AdamW(learning_rate=2.0, warmup=4, schedule="linear")
+    rate = make_schedule(config, 12, 256)
+    assert [float(rate(n)) for n in (0, 2, 4, 8, 12, 99)] == [0.0, 1.0, 2.0, 1.0, 0.0, 0.0]
+    assert float(make_schedule(AdamW(warmup=0.0), 5, 256)(0)) == float(np.float32(5e-5))
+
+
+@pytest.mark.parametrize(("warmup", "steps"), [(0.0, 0), (0.1, 3), (0.11, 3), (1, 1), (21, 21)])
+def test_warmup_is_a_fraction_or_a_number_of_steps(warmup, steps):
+    assert warmup_steps(AdamW(warmup=warmup), 21) == steps
+
+
+@pytest.mark.parametrize(("rule", "factor"), [("none", 1), ("sqrt", 2), ("linear", 4)])
+def test_learning_rate_grows_with_the_batch(rule, factor):
+    config = AdamW(learning_rate=1e-3, lr_scaling=rule, reference_batch_size=256)
+    assert peak_learning_rate(config, 1024) == pytest.approx(factor * 1e-3)
+    assert peak_learning_rate(config, 256) == pytest.approx(1e-3)
+    flat = dataclasses.replace(config, schedule="constant", warmup=0.0)
+    assert float(make_schedule(flat, 10, 1024)(3)) == pytest.approx(factor * 1e-3)
+
+
+def test_a_warmup_longer_than_the_run():
+    with pytest.raises(UsageError, match="warmup is 30 steps and the run has 25"):
+        make_schedule(AdamW(warmup=30), 25, 256)
+    with pytest.raises(UsageError, match="0 steps"):
+        make_schedule(AdamW(), 0, 256)
