@@ -1,6 +1,7 @@
 # make quickstart   install, train a small encoder on the built-in corpus, evaluate, export, search
 # make test         lint, types and the fast tests
 # make test-full    lint, types and every test
+# make fuzz         what must hold for any input, on many thousand random ones
 PYTHON ?= python3
 VENV ?= .venv
 # Test processes. Each holds eight CPU devices of JAX and imports it once.
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 TPU := $(VENV)/tpu
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help quickstart lint types test test-full clean
+.PHONY: help quickstart lint types test test-full fuzz clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -33,6 +34,9 @@ test: lint types $(VENV)/.installed-tpu
 
 test-full: lint types $(VENV)/.installed-tpu
 	PYTHONPATH=$(abspath $(TPU)) $(BIN)/pytest -n $(WORKERS) $(ARGS)
+
+fuzz: $(VENV)/.installed-test
+	$(BIN)/pytest -n $(WORKERS) -m hypothesis --hypothesis-profile=fuzz $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

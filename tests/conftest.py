@@ -11,6 +11,10 @@ from pathlib import Path
 
 import jax
 import pytest
+from hypothesis import settings
+
+# `make fuzz`: the same properties, on many more examples.
+settings.register_profile("fuzz", max_examples=5000, print_blob=True)
 
 jax.config.update("jax_num_cpu_devices", 8)
 

@@ -14,6 +14,7 @@ from simjax.cli.arguments import LineParser, add_traceback
 from simjax.errors import SimjaxError, UsageError
 
 DESCRIPTION = "Contrastive sentence encoders in JAX: train, evaluate, export, encode, search."
+_LONGEST = 1500
 EPILOG = "`simjax COMMAND --help` lists the arguments of a command and their defaults."
 
 
@@ -107,8 +108,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(message: str, status: int) -> int:
-    print(f"simjax: {' '.join(message.split())}", file=sys.stderr)
+    print(f"simjax: {_one_line(message)}", file=sys.stderr)
     return status
+
+
+def _one_line(message: str) -> str:
+    """A message that may quote any input: no control sequence of a terminal's, nor a megabyte."""
+    line = " ".join(message.split())
+    if len(line) > _LONGEST:
+        line = f"{line[: _LONGEST - 300]} ... {line[-290:]}"
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,12 @@ def compose(text: str) -> yaml.Node | None:
             raise yaml.MarkedYAMLError(
                 problem=f"more than {MOST_VALUES:,} values, by its aliases", problem_mark=mark
             )
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position)
+        mark = yaml.Mark("", error.position, line, 0, None, None)
+        raise yaml.MarkedYAMLError(
+            problem=f"the character #x{error.character:02x} is not allowed", problem_mark=mark
+        ) from None
     except RecursionError:
         raise yaml.YAMLError("nested too deeply") from None
     return node

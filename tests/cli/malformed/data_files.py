@@ -75,6 +75,11 @@ ROWS = [
     data("empty", "x.csv", "", "{}/x.csv: the file is empty"),
     data("a header alone", "x.csv", "anchor,positive\n", "no text to train a tokenizer on; data."),
     data("no usual column", "x.csv", "a,b\n1,2\n", "{}/x.csv:1: no columns with usual names"),
+    data(
+        "a header of a megabyte", "x.csv", "a," * (1 << 19), "{}/x.csv:1: no columns with", " ... "
+    ),
+    data("a header that clears the screen", "x.csv", "\x1b[2J\n", "found: \\x1b[2J; set data."),
+    data("a header of lone signs", "x.tsv", "\u202e\x0c\u2028b\n", "{}/x.tsv:1: no columns with"),
     data("a blank header", "x.csv", "\n1,2\n", "{}/x.csv:1: the first line is blank"),
     data("a column twice", "x.csv", "text,text\na,b\n", "{}/x.csv:1: there are several columns"),
     data("too few fields", "x.csv", PAIRS + "c\n", "{}/x.csv:3: 1 fields where the header has 2"),
@@ -133,3 +138,25 @@ ROWS = [
         "nothing relevant", "qrels.tsv", "query-id\tcorpus-id\tscore\nq\td\t0\n", "no document is"
     ),
 ]
+
+SKIPPED: dict[str, tuple[str, str, int, int]] = {
+    # what: file, content, examples kept, examples skipped and counted
+    "blank lines": ("x.txt", "a\n\n \n\t\nb\n", 2, 3),
+    "white space of Unicode": ("x.txt", "a\n\u3000\u00a0\n", 1, 1),
+    "a blank line of CSV": ("x.csv", PAIRS + "\nc,d\n", 2, 1),
+    "no anchor": ("x.csv", PAIRS + ",d\n", 1, 1),
+    "no positive": ("x.csv", PAIRS + "c,\n", 1, 1),
+    "a field of white space": ("x.tsv", "anchor\tpositive\n \tb\nc\td\n", 1, 1),
+    "null for an anchor": ("x.jsonl", '{"text": null}\n{"text": "a"}\n', 1, 1),
+    "no positive in a list": ("x.jsonl", '{"query": "a", "pos": []}\n', 0, 1),
+    "positives of white space": ("x.jsonl", '{"query": "a", "pos": [" ", ""]}\n', 0, 1),
+    "an empty negative, which is left out": (
+        "x.jsonl",
+        '{"query": "a", "pos": "b", "neg": [""]}\n',
+        1,
+        0,
+    ),
+    "control characters, which are text": ("x.txt", "\x00\n\x1b[0m\n\x7f\n", 3, 0),
+    "a byte-order mark, which is none": ("x.txt", "\ufeff\nb\n", 1, 1),
+}
+"""Data files whose faulty records are skipped and counted."""

@@ -114,10 +114,8 @@ NAN = np.full((16, 16), np.nan, np.float32)
 ONES = np.ones((16, 16), np.float32)
 
 ROWS = [
-    Row(
-        "model: absent",
-        lambda folder: ["encode", f"{folder}/none", "-", f"{folder}/o.npy"],
-        ("standard input: holds no text",),
+    model(
+        "absent", lambda folder: folder.rename(folder.with_name("x")), "{}/model: no such folder"
     ),
     model(
         "no settings", lambda folder: (folder / "config.json").unlink(), "config.json: cannot be"

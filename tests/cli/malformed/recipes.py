@@ -35,7 +35,9 @@ ROWS = [
     recipe("one word", b"run\n", "{}/recipe.yaml:1: expected keys with values"),
     recipe("not UTF-8", b"output: a\nseed: \xe9\n", "{}/recipe.yaml:2: not valid UTF-8"),
     recipe("UTF-16", "output: a\n".encode("utf-16"), "{}/recipe.yaml:1: not valid UTF-8"),
-    recipe("control characters", "seed: \x07\n", "{}/recipe.yaml", "not valid YAML"),
+    recipe(
+        "control characters", "seed: \x07\n", "{}/recipe.yaml:3: not valid YAML (the character #x07"
+    ),
     recipe(
         "an escaped surrogate", 'data: {root: "\\ud800"}\n', "{}/recipe.yaml:3: not a plain value ("
     ),

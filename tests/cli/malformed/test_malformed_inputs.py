@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from simjax.data.sources import Source, read
 from tests.cli.malformed import data_files, model_folders, recipes, texts
 from tests.cli.malformed.rows import Row
 
@@ -42,7 +43,8 @@ def check(row: Row, folder: Path, status: int, out: str, err: str) -> None:
         assert part.replace("{}", str(folder)) in lines[-1]
     output = folder / "out.npy"
     if row.status:
-        assert len(lines) == 1 and lines[0].startswith("simjax: ") and len(lines[0]) < 1000
+        assert len(lines) == 1 and lines[0].startswith("simjax: ")
+        assert lines[0].isprintable() and len(lines[0]) < 2000
         assert "a fault of simjax's" not in err and not out
         assert not output.exists() and not (folder / "run" / "checkpoints").exists()
     else:
@@ -61,6 +63,14 @@ def test_malformed_input(row, simjax, model_folder, tmp_path, monkeypatch) -> No
     arguments = made(row, tmp_path, model_folder)
     status, out, err = simjax(*arguments)
     check(row, tmp_path, status, out, err)
+
+
+@pytest.mark.parametrize("name", data_files.SKIPPED)
+def test_records_without_text_are_skipped_and_counted(name, tmp_path) -> None:
+    file, content, kept, skipped = data_files.SKIPPED[name]
+    (tmp_path / file).write_text(content, encoding="utf-8")
+    examples = read(Source(path=file), tmp_path)
+    assert len(list(examples)) == kept and examples.skipped == skipped
 
 
 @pytest.mark.parametrize("name", IN_PROCESSES)
