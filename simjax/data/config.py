@@ -60,6 +60,8 @@ class DataConfig:
             raise UsageError(
                 "data.sources is given and data.source is as well: put all into the list"
             )
+        if not self.sources and self.source.weight is not None:
+            raise UsageError("data.source.weight is given: one source has no share; leave it out")
         weights = [source.weight for source in self.sources]
         if None in weights and any(weights):
             raise UsageError(

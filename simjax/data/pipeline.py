@@ -64,9 +64,9 @@ class _Plan:
 class BatchSource:
     """Random access to packed batches: element `n` is this process's share of global batch `n`.
 
-    The order of examples is a pseudo-random permutation of each epoch; what is left of an epoch
-    after its last whole batch is dropped. The blocks of a batch do not depend on the number of
-    processes, process `p` has the `p`-th run of them.
+    Which examples those are, `BatchOrder` says: a permutation of each pass through the data, whose
+    left-over after the last whole batch is dropped. The blocks of a batch do not depend on the
+    number of processes, process `p` has the `p`-th run of them.
     """
 
     def __init__(

@@ -59,8 +59,13 @@ class TfdsTable:
 
     @property
     def files(self) -> list[Path]:
-        """What the split is stored in."""
-        return [Path(path) for path in self._split.filepaths]
+        """What the split is stored in, and what says how it is decoded."""
+        shards = [Path(path) for path in self._split.filepaths]
+        return [
+            *shards,
+            *sorted(self.folder.glob("features.json")),
+            *sorted(self.folder.glob("*.labels.txt")),
+        ]
 
     def where(self, number: int) -> str:
         """Folder, split and example."""

@@ -279,6 +279,8 @@ def test_faults_name_the_source(make, root):
 def test_sources_and_weights_that_contradict_each_other():
     with pytest.raises(UsageError, match=r"data\.sources is given and data\.source is as well"):
         DataConfig(source=PAIRS, sources=SOURCES)
+    with pytest.raises(UsageError, match=r"data\.source\.weight is given: one source has no share"):
+        DataConfig(source=Source(path="a", weight=2.0))
     with pytest.raises(UsageError, match=r"data\.sources\[1\]\.weight is missing"):
         DataConfig(sources=(Source(path="a", weight=1.0), Source(path="b")))
     for weight in (0.0, -1.0, float("inf"), float("nan")):

@@ -117,6 +117,11 @@ def test_a_split_decides_the_token_store(folder, tmp_path):
     assert store(path="questions").fingerprint in names
     assert store().examples.shape == (TRAIN - 1, 3)
     assert set(store().label_names) == {"why", "how"}
+    names = tmp_path / "1.2.0" / "kind.labels.txt"
+    shutil.copytree(folder / "questions/small/1.2.0", names.parent)
+    assert store(path=str(names.parent)).fingerprint == store().fingerprint
+    names.write_text("because\nthus\n")
+    assert set(store(path=str(names.parent)).label_names) == {"because", "thus"}
 
 
 # What is refused

@@ -103,6 +103,17 @@ def test_the_gradient_depends_neither_on_the_device_count_nor_on_the_micro_batch
     assert largest_deviation("symmetric", layout) < 5e-6
 
 
+def test_scores_go_along_with_the_batch_and_give_the_same_results():
+    tower, batch = TOWERS["symmetric"], batch_of(BLOCKS)
+    function, *_ = tower.gradient(IN_LOOP)
+    scores = np.full(batch.labels.shape, np.nan, np.float32)
+    plain, scored = (
+        jax.eval_shape(function, tower.params, given, jax.random.key(1))
+        for given in (batch, dataclasses.replace(batch, scores=scores))
+    )
+    assert plain == scored
+
+
 @pytest.mark.parametrize(
     "layout",
     [

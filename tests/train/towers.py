@@ -123,8 +123,8 @@ class Tower:
     def params(self) -> Params:
         return self._parts[1]
 
-    def compiled(self, layout: Layout, blocks: int) -> Compiled:
-        """The gradient's program for a batch of so many blocks."""
+    def gradient(self, layout: Layout) -> tuple[Any, Any, Any]:
+        """The function, the mesh that it runs on, and how the state lies there."""
         mesh = meshes.make_mesh(
             MeshConfig(layout.data, layout.fsdp, layout.tensor),
             jax.devices()[: layout.data * layout.fsdp * layout.tensor],
@@ -133,7 +133,11 @@ class Tower:
         specs = state_specs(self.params, tx, mesh)
         options = StepOptions(layout.micro_blocks, layout.gather, 1.0, 0)
         system = replace(self.system, exchange=layout.keys)
-        function = jax.jit(value_and_grad(system, specs.params, mesh, options))
+        return jax.jit(value_and_grad(system, specs.params, mesh, options)), mesh, specs
+
+    def compiled(self, layout: Layout, blocks: int) -> Compiled:
+        """The gradient's program for a batch of so many blocks."""
+        function, mesh, specs = self.gradient(layout)
         params = jax.device_put(self.params, shardings(specs, mesh).params)
         batch = jax.device_put(batch_of(blocks), meshes.batch_sharding(mesh))
         key = jax.random.key(1)
