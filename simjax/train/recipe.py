@@ -308,7 +308,7 @@ def _convert(hint: Any, leaf: _Leaf, key: str) -> Any:
     complaint = UsageError(f"{leaf.where}: {key} must be {describe(hint)}, not {value!r}")
     if any(is_tuple(member) for member in members(hint)):
         raise complaint
-    if isinstance(value, str) and set(_members(hint)) <= {str, type(None)}:
+    if isinstance(value, str) and set(members(hint)) <= {str, type(None)}:
         return value  # jsonargparse would take the text 'null' for nothing
     parser = jsonargparse.ArgumentParser(exit_on_error=False)
     parser.add_argument("--value", type=hint)

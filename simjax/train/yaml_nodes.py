@@ -23,7 +23,7 @@ def compose(text: str) -> yaml.Node | None:
             )
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position)
-        mark = yaml.Mark("", error.position, line, 0, None, None)
+        mark = yaml.Mark("", error.position, line, 0, None, 0)
         raise yaml.MarkedYAMLError(
             problem=f"the character #x{error.character:02x} is not allowed", problem_mark=mark
         ) from None

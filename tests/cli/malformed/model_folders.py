@@ -171,8 +171,8 @@ ROWS = [
     tensors("not a number", put(NAN), f"tensor {QUERY} has values that are not finite"),
     tensors("infinity", put(ONES * np.inf), f"tensor {QUERY} has values that are not finite"),
     tensors("float64 beyond float32", put(ONES.astype(np.float64) * 1e300), "not finite"),
-    tensors("another model's tensors", lambda found: {"w": ONES}, "this is no BERT"),
-    tensors("no tensors at all", lambda found: {}, "this is no BERT"),
+    tensors("another model's tensors", lambda found: {"w": ONES}, "this is no bert encoder"),
+    tensors("no tensors at all", lambda found: {}, "this is no bert encoder"),
     file("modules that are no list", "modules.json", "{}", "modules.json: expected a list"),
     file("modules without a type", "modules.json", '[{"path": ""}]', "modules.json: expected a"),
     file(
