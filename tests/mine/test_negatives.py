@@ -35,8 +35,8 @@ def chosen(depth=9, own=(8,), positive=0.75, number=0, **options):
         ({"absolute_margin": 0.0}, [6, 0, 3]),
         ({"absolute_margin": 0.1}, [0, 3, 2]),
         ({"relative_margin": 0.25}, [3, 2]),  # nothing above 0.5625
-        # 25 % of a negative similarity's magnitude is still below it.
-        ({"relative_margin": 0.25, "positive": -0.05}, [2]),
+        # A negative similarity is lowered by 25 % of its magnitude, to -0.1125.
+        ({"relative_margin": 0.25, "positive": -0.09}, []),
         ({"range_min": 1, "max_score": 0.8}, [6, 0, 3]),  # what is refused is not passed over
         ({"depth": 2, "max_score": 0.9}, [1]),
     ],
