@@ -7,7 +7,9 @@ ever transposed.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import partial
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
@@ -51,19 +53,28 @@ def attend(
     bias: Float[Array, "N K Q"],
     relative: Float[Array, "H K Q"] | None,
     mask: tuple[UInt32[Array, "N 2"], Int[Array, ""] | int] | None,
-    shape: tuple[int, float, int],
+    heads: Heads,
 ) -> Float[Array, "N Q D"]:
     """Attention by the fastest way that the backend has for it.
 
     On a GPU that is cuDNN's fused attention, for half-precision heads of at most 128 features
-    without dropout or learned scores. Everything else goes through `attend_here`, whose arguments
-    these are.
+    without dropout or learned scores, in rows of even length. Everything else goes through
+    `attend_here`, whose arguments these are.
     """
-    features = q.shape[-1] // shape[0]
+    features = q.shape[-1] // heads.here
     narrow = q.dtype in (jnp.bfloat16, jnp.float16) and features <= 128 and features % 8 == 0
-    if narrow and mask is None and relative is None and jax.default_backend() == "gpu":
-        return attend_fused(q, k, v, bias, shape[0])
-    return attend_here(q, k, v, bias, relative, mask, shape)
+    even = q.shape[1] % 2 == 0 and k.shape[1] % 2 == 0
+    if narrow and even and mask is None and relative is None and _has_fused_attention():
+        return attend_fused(q, k, v, bias, heads.here)
+    return attend_here(q, k, v, bias, relative, mask, heads)
+
+
+def _has_fused_attention() -> bool:
+    """Whether programs are for CUDA devices of compute capability 8.0 (Ampere) or newer."""
+    device = jax.devices()[0]
+    if device.platform != "gpu" or "nvidia" not in device.device_kind.lower():
+        return False
+    return float(getattr(device, "compute_capability", 0)) >= 8
 
 
 def attend_fused(
@@ -72,12 +83,28 @@ def attend_fused(
     v: Float[Array, "N K D"],
     bias: Float[Array, "N K Q"],
     num_heads: int,
+    implementation: Literal["cudnn", "xla"] = "cudnn",
 ) -> Float[Array, "N Q D"]:
     """`attend_here` as cuDNN's kernel, which makes no scores outside of the chip."""
     queries, keys, values = (rearrange(x, "n l (h c) -> n l h c", h=num_heads) for x in (q, k, v))
     seen = rearrange(bias == 0.0, "n k q -> n 1 q k")
     context = jax.nn.dot_product_attention(queries, keys, values, mask=seen, implementation="cudnn")
     return rearrange(context, "n l h c -> n l (h c)")
+
+
+@dataclass(frozen=True)
+class Heads:
+    """The heads of a call.
+
+    Attributes:
+        here: `H`, as many as this device has.
+        rate: Dropout rate of the probabilities.
+        all: Of all devices that share them; their masks are those of one device with all of them.
+    """
+
+    here: int
+    rate: float
+    all: int
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(6,))
@@ -88,7 +115,7 @@ def attend_here(
     bias: Float[Array, "N K Q"],
     relative: Float[Array, "H K Q"] | None,
     mask: tuple[UInt32[Array, "N 2"], Int[Array, ""] | int] | None,
-    shape: tuple[int, float, int],
+    heads: Heads,
 ) -> Float[Array, "N Q D"]:
     """`softmax(q k' / sqrt(D / H) + bias) v` per head (Vaswani et al. 2017), softmax in float32.
 
@@ -102,10 +129,9 @@ def attend_here(
         relative: The same for all rows, or None; it has a gradient.
         mask: Dropout key words of each row and number of the mask; None turns dropout off.
             Dropout falls on the probabilities, as in BERT.
-        shape: `H`, the dropout rate, and how many heads there are of which these may be a
-            device's part.
+        heads: `H` and the dropout rate.
     """
-    return _forward(q, k, v, bias, relative, mask, shape)[0]
+    return _forward(q, k, v, bias, relative, mask, heads)[0]
 
 
 def _product(spec: str, a: Array, b: Array) -> Array:
@@ -130,9 +156,9 @@ def _forward(
     bias: Array,
     relative: Array | None,
     mask: tuple[Array, Array | int] | None,
-    shape: tuple[int, float, int],
+    heads: Heads,
 ) -> tuple[Array, _Residuals]:
-    num_heads, rate, all_heads = shape
+    num_heads, rate = heads.here, heads.rate
     scale = (q.shape[-1] // num_heads) ** -0.5
     scores = _product("nhkc,nhcq->nhkq", _heads(k, num_heads), _heads_across(q, num_heads))
     scores = scores * scale + bias[:, None]
@@ -144,7 +170,7 @@ def _forward(
     kept = probabilities
     if mask is not None:
         # One array remembers both probability and mask: what is dropped gets a minus sign.
-        keep = drop.keep_mask(*mask, (all_heads, *probabilities.shape[2:]), rate)
+        keep = drop.keep_mask(*mask, (heads.all, *probabilities.shape[2:]), rate)
         keep = meshes.own_part(keep, 1, q)
         probabilities = jnp.where(keep, probabilities, -probabilities)
         kept = jnp.maximum(probabilities, jnp.zeros((), q.dtype))
@@ -159,11 +185,11 @@ def _rescale(mask: object, rate: float) -> float:
 
 
 def _backward(
-    shape: tuple[int, float, int], residuals: _Residuals, cotangent: Array
+    heads: Heads, residuals: _Residuals, cotangent: Array
 ) -> tuple[Array, Array, Array, None, Array | None, None]:
     q, k, v, probabilities = (take_out(x) for x in residuals[:4])
     relative, mask = residuals[4:]
-    num_heads, rate, _ = shape
+    num_heads, rate = heads.here, heads.rate
     scale = (q.shape[-1] // num_heads) ** -0.5
     rescale = _rescale(mask, rate)
 
@@ -202,7 +228,7 @@ def attend_in_blocks(
     v: Float[Array, "N L D"],
     text: Int[Array, "N L"],
     mask: tuple[UInt32[Array, "N 2"], Int[Array, ""] | int] | None,
-    shape: tuple[int, float, int],
+    heads: Heads,
     *,
     block: int,
     window: int | None,
@@ -218,7 +244,7 @@ def attend_in_blocks(
         v: Values.
         text: Number of each token's text.
         mask: As in `attend`; each block of queries has masks of its own.
-        shape: As in `attend`.
+        heads: As in `attend_here`.
         block: Queries at a time.
         window: Largest distance that is seen, both ways; None sees the whole text.
     """
@@ -246,7 +272,7 @@ def attend_in_blocks(
         distance = places[:, None] - (jnp.arange(block) + start)[None, :]
         bias = may_see(keys(key_text), own_text, distance, window)
         site = None if mask is None else (mask[0], jnp.asarray(mask[1]) + (number << _SITE_BITS))
-        return attend(own, keys(k), keys(v), bias, None, site, shape)
+        return attend(own, keys(k), keys(v), bias, None, site, heads)
 
     context = jax.lax.map(one, jnp.arange(blocks))
     return rearrange(context, "m n b d -> n (m b) d")[:, :length]

@@ -10,6 +10,13 @@ from simjax.models import dropout
 from simjax.models.families import ARCHITECTURES, Architecture, Family
 
 Activation = Literal["gelu", "gelu_new", "relu", "silu"]
+# What the files of these families, and of no others, can say of a model.
+_OWN: dict[str, tuple[Family, ...]] = {
+    "rotary_base": ("modernbert",),
+    "window": ("modernbert",),
+    "window_rotary_base": ("modernbert",),
+    "global_every": ("modernbert",),
+}
 
 
 @dataclass(frozen=True)
@@ -38,7 +45,7 @@ class EncoderConfig:
     embedding_size: int | None = None
     """Width of token embeddings in ALBERT, ELECTRA and RoFormer; null is `hidden_size`."""
     rotary_base: float | None = None
-    """Base of the angles of RoFormer and ModernBERT; null is the family's usual one."""
+    """Base of ModernBERT's angles in layers that see whole texts; null is 160,000."""
     window: int = 128
     """Tokens around a token, half on each side, that ModernBERT's local layers see."""
     window_rotary_base: float = 10_000.0
@@ -92,6 +99,13 @@ class EncoderConfig:
                 if not own.narrow
                 else f"encoder.embedding_size must be at least 1, not {size}"
             )
+        for name, of in _OWN.items():
+            value, usual = getattr(self, name), type(self).__dataclass_fields__[name].default
+            if value != usual and self.family not in of:
+                raise UsageError(
+                    f"encoder.{name} is {value}, which {self.family} does not have (only "
+                    f"{', '.join(of)} does); leave it out"
+                )
         for name in ("rotary_base", "window_rotary_base"):
             base = getattr(self, name)
             if base is not None and not base > 1:

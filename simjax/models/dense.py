@@ -121,18 +121,21 @@ class Dense(nnx.Module):
     def __call__(self, x: Float[Array, "*B I"]) -> Float[Array, "*B O"]:
         """Apply the layer over the last axis."""
         kernel = self.kernel[...].reshape(self.kernel.shape[0], -1)
-        zero = jnp.zeros((), jnp.float32)
-        bias = zero if self.bias is None else self.bias[...].reshape(-1)
+        zeros = jnp.zeros(kernel.shape[1], jnp.float32)
+        bias = zeros if self.bias is None else self.bias[...].reshape(-1)
         # Products of parts are summed over devices, and what all of them have is added once.
         partial_sum = meshes.is_part(x)
-        inside = zero if partial_sum else bias
-        flat = meshes.vary_like(x.reshape(-1, x.shape[-1]), kernel)
+        inside = zeros if partial_sum else bias
+        flat = x.reshape(-1, x.shape[-1])
+        if meshes.is_part(kernel) and not partial_sum:
+            # In float32, since the gradients of what devices share are summed here.
+            flat = meshes.vary_like(flat.astype(jnp.float32), kernel).astype(x.dtype)
         if x.dtype == jnp.float32:
             y = flat @ kernel + inside
         else:
             y = rounded_product(flat, kernel, meshes.vary_like(inside, kernel))
         if partial_sum:
-            y = (meshes.sum_parts(y) + bias).astype(x.dtype)
+            y = (meshes.sum_parts(y.astype(jnp.float32)) + bias).astype(x.dtype)
         return y.reshape(*x.shape[:-1], kernel.shape[-1])
 
 

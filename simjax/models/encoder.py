@@ -13,7 +13,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, UInt32
 
 from simjax.models import dropout as drop
-from simjax.models.attention import attend, attend_in_blocks, may_see
+from simjax.models.attention import Heads, attend, attend_in_blocks, may_see
 from simjax.models.config import EncoderConfig as EncoderConfig
 from simjax.models.dense import Dense, LayerNorm, gelu
 from simjax.models.families import Site
@@ -231,8 +231,8 @@ class Layer(nnx.Module):
             bias = sight.bias
             if sight.window_bias is not None:
                 bias = jnp.where(local, sight.window_bias, bias)
-            shape = (heads, rate, config.num_heads)
-            context = attend(q, k, v, bias, sight.relative, mask, shape)
+            own = Heads(heads, rate, config.num_heads)
+            context = attend(q, k, v, bias, sight.relative, mask, own)
         else:
             context = self._attend_far(q, k, v, sight.text, mask, local, heads)
         attended = self.attention_output(context)
@@ -245,8 +245,8 @@ class Layer(nnx.Module):
 
         def within(window: int | None) -> Callable[..., Array]:
             def run(q: Array, k: Array, v: Array) -> Array:
-                shape = (heads, config.attention_dropout, config.num_heads)
-                return attend_in_blocks(q, k, v, text, mask, shape, block=_BLOCK, window=window)
+                own = Heads(heads, config.attention_dropout, config.num_heads)
+                return attend_in_blocks(q, k, v, text, mask, own, block=_BLOCK, window=window)
 
             return run
 

@@ -179,7 +179,8 @@ def config_from_hf(content: dict[str, Any], path: Path) -> EncoderConfig:
             raise SimjaxError(f"{path}: {key} {content[key]!r} is not supported; only {wanted!r}")
     if family == "modernbert":
         content = _older(content, path)
-    defaults = _DEFAULTS | dict(form.defaults)
+    # RoFormer's is that of its hidden states where none is given.
+    defaults = _DEFAULTS | {"embedding_size": content.get("hidden_size")} | dict(form.defaults)
     values = {
         ours: _value(content, theirs, ours, defaults.get(ours), path)
         for ours, theirs in (_KEYS | dict(form.keys)).items()
@@ -240,8 +241,12 @@ def _older(content: dict[str, Any], path: Path) -> dict[str, Any]:
             content[key] = own.get("rope_theta")
     kinds = content.get("layer_types")
     if kinds is not None:
+        if not isinstance(kinds, list):
+            raise SimjaxError(f"{path}: layer_types is {kinds!r}, not a list")
         every = kinds.index(_LAYER_TYPES[0], 1) if _LAYER_TYPES[0] in kinds[1:] else len(kinds)
-        if kinds != _layer_types(len(kinds), every) or len(kinds) != content["num_hidden_layers"]:
+        if kinds != _layer_types(len(kinds), every) or len(kinds) != content.get(
+            "num_hidden_layers"
+        ):
             raise SimjaxError(
                 f"{path}: layer_types is not supported; only full_attention in the first and every "
                 "n-th layer after it"

@@ -23,7 +23,14 @@ from simjax.objectives.config import ObjectiveConfig
 from simjax.train import recipe
 from simjax.train.average import Evaluated
 from simjax.train.lora import LoraConfig
-from simjax.train.optimizer_config import AdamW, OptimizerConfig, ScheduleFreeAdamW
+from simjax.train.optimizer_config import (
+    AdamW,
+    Lamb,
+    Lars,
+    Muon,
+    OptimizerConfig,
+    ScheduleFreeAdamW,
+)
 
 Dtype: TypeAlias = Literal["float32", "bfloat16"]
 
@@ -90,7 +97,8 @@ class TrainConfig:
             the best one before; null goes on to the end.
         min_change: By how much it must be better to count.
         freeze: Patterns of parameters that stay as they are, such as `encoder.embeddings.*` or
-            `encoder.layers.[0-5].*`.
+            `encoder.layers.[0-5].*`. What is frozen in some layers alone is still computed with
+            the others' gradients.
         profile: The first and the last step of a profiler trace, counted from 1, which goes into
             the run folder's `tensorboard/`; null makes none.
         wandb: Project of Weights & Biases that the figures go to as well (needs the extra
@@ -276,8 +284,17 @@ def _check_frozen(config: RunConfig) -> None:
         return
     if isinstance(config.optimizer, ScheduleFreeAdamW):
         raise UsageError(f"{key} does not go with optimizer schedule_free_adamw; choose another")
-    if config.model.lora is not None and config.mesh.gather == "layer":
+    if config.model.lora is None:
+        return
+    if isinstance(config.optimizer, Lamb | Lars | Muon):
+        raise UsageError(
+            f"model.lora does not go with optimizer {config.optimizer.name}, which is made for whole "
+            "matrices; choose adamw, adafactor or sgd"
+        )
+    if config.mesh.gather == "layer":
         raise UsageError("model.lora does not go with mesh.gather layer; use step")
+    if config.mesh.tensor != 1:
+        raise UsageError("model.lora does not go with mesh.tensor above 1; use mesh.fsdp")
 
 
 def _check_average(config: RunConfig) -> None:

@@ -44,8 +44,8 @@ def scale_by_depth(decay: float) -> optax.GradientTransformation:
     heads and whatever else is no layer's have d = 0 (Clark et al. 2020, arXiv 2003.10555).
     """
 
-    def scale(updates: Params, _: Any) -> Params:
-        leaves = jax.tree_util.tree_leaves_with_path(updates)
+    def scale(updates: Params, params: Params | None) -> Params:
+        leaves = jax.tree_util.tree_leaves_with_path(updates if params is None else params)
         depth = max((leaf.shape[0] for path, leaf in leaves if is_stacked(path)), default=0)
 
         def one(path: tuple[Any, ...], update: jax.Array) -> jax.Array:

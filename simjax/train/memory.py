@@ -47,6 +47,9 @@ def _free_memory() -> int:
     try:
         most = (_GROUP / "memory.max").read_text().strip()
         used = int((_GROUP / "memory.current").read_text())
+        # Copies of files are let go of when memory is needed.
+        counts = dict(line.split() for line in (_GROUP / "memory.stat").read_text().splitlines())
+        used -= int(counts.get("file", 0))
     except (OSError, ValueError):
         return free
     return min(free, int(most) - used) if most.isdigit() else free
@@ -61,13 +64,15 @@ def step_bytes(step: Any, state: TrainState, batch: Batch) -> int:
         batch: Shapes and shardings.
     """
     analysis = step.lower(state, batch).compile().memory_analysis()
-    return int(
+    taken = int(
         analysis.argument_size_in_bytes
         + analysis.output_size_in_bytes
         - analysis.alias_size_in_bytes
         + analysis.temp_size_in_bytes
         + analysis.generated_code_size_in_bytes
     )
+    # All processes must choose alike, and may have been given different programs.
+    return int(np.max(multihost_utils.process_allgather(np.int64(taken))))
 
 
 def most_bytes(shape: EncoderConfig, state: TrainState, batch: Batch, micro_blocks: int) -> int:
@@ -82,7 +87,9 @@ def most_bytes(shape: EncoderConfig, state: TrainState, batch: Batch, micro_bloc
     # The loss has all keys and their gradients, and this device's share of anchors.
     embeddings = 64 * batch.ids.size * shape.hidden_size
     own = sum(_shard_bytes(leaf) for leaf in jax.tree.leaves(state))
-    return 2 * (3 * own + activations + embeddings)
+    # Parameters that are split are gathered, and have whole gradients before these are scattered.
+    whole = sum(4 * leaf.size for leaf in jax.tree.leaves(state.params))
+    return 2 * (3 * own + 3 * whole + activations + embeddings)
 
 
 def _shard_bytes(leaf: Any) -> int:
@@ -153,8 +160,9 @@ def choose(
     needs = f"needs {_gigabytes(taken)} of a device that has {_gigabytes(free)} left"
     if fit is None:
         raise UsageError(
-            f"a step {needs} with the smallest micro-batch of whole blocks; choose a smaller "
-            "data.block_size, data.batch_size or model, or more devices for mesh.fsdp"
+            f"a step {needs} with the smallest micro-batch of whole blocks; choose "
+            "train.remat layer, a smaller data.block_size or data.batch_size, or more devices "
+            "for mesh.fsdp"
         )
     if asked is not None:
         raise UsageError(

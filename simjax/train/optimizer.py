@@ -33,7 +33,7 @@ from simjax.train.schedule import Schedule, make_schedule
 from simjax.train.state import is_stacked
 from simjax.types import Params
 
-DECAYED = frozenset({"kernel", "embedding"})
+DECAYED = frozenset({"kernel", "embedding", "lora_a", "lora_b"})
 """Names of the leaves that decay. Biases, norms and learned temperatures are none of them."""
 
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from jax import export
 
+from simjax.models import attention
 from simjax.models import dropout as drop
-from simjax.models.attention import attend, attend_in_blocks, may_see
+from simjax.models.attention import Heads, attend, attend_fused, attend_in_blocks, may_see
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
@@ -20,7 +21,7 @@ def attended(qkv, keys, *, relative=None, window=None):
     q, k, v = jnp.split(qkv, 3, axis=-1)
     bias = may_see(TEXT, TEXT, jnp.asarray(DISTANCE), window)
     mask = None if keys is None else (keys, 6)
-    return attend(q, k, v, bias, relative, mask, (HEADS, RATE))
+    return attend(q, k, v, bias, relative, mask, Heads(HEADS, RATE, HEADS))
 
 
 def by_hand(qkv, keep, *, relative=None, window=None):
@@ -135,8 +136,8 @@ def test_blocks_of_queries(window, block):
 
     def in_blocks(qkv):
         q, k, v = jnp.split(qkv, 3, axis=-1)
-        shape = (HEADS, RATE)
-        return attend_in_blocks(q, k, v, TEXT, None, shape, block=block, window=window)
+        heads = Heads(HEADS, RATE, HEADS)
+        return attend_in_blocks(q, k, v, TEXT, None, heads, block=block, window=window)
 
     expected = by_hand(qkv, None, window=window)
     np.testing.assert_allclose(in_blocks(qkv), expected, atol=2e-6, rtol=2e-6)
@@ -150,20 +151,38 @@ def test_blocks_of_queries_have_masks_of_their_own():
     text, length = jnp.zeros((1, 64), jnp.int32), 64
     keys = drop.row_keys(jax.random.key(0), jnp.arange(1), 1)
     q = k = jnp.zeros((1, length, 64))
-    v = jnp.eye(length)[None]
-    found = attend_in_blocks(q, k, v, text, (keys, 6), (1, 0.25), block=16, window=None)
+    v, one = jnp.eye(length)[None], Heads(1, 0.25, 1)
+    found = attend_in_blocks(q, k, v, text, (keys, 6), one, block=16, window=None)
     dropped = np.asarray(found[0] == 0).reshape(4, 16, length)
     assert abs(dropped.mean() - 0.25) < 0.03
     assert len({block.tobytes() for block in dropped}) == 4
-    again = attend_in_blocks(q, k, v, text, (keys, 6), (1, 0.25), block=16, window=None)
+    again = attend_in_blocks(q, k, v, text, (keys, 6), one, block=16, window=None)
     np.testing.assert_array_equal(found, again)
+
+
+@pytest.mark.parametrize("window", [None, 2])
+def test_fused_attention_is_told_the_same(window):
+    """Who sees whom, heads and scale: by JAX's own formula in the kernel's place."""
+    q, k, v = jnp.split(jax.random.normal(jax.random.key(1), (ROWS, LENGTH, 3 * WIDTH)), 3, axis=-1)
+    queries = slice(3, 9)  # fewer queries than keys, as long rows have them
+    bias = may_see(TEXT, TEXT, jnp.asarray(DISTANCE), window)[:, :, queries]
+    heads = Heads(HEADS, 0.0, HEADS)
+
+    def value_and_gradient(function):
+        return jax.value_and_grad(lambda *x: jnp.sum(jnp.sin(function(*x))), argnums=(0, 1, 2))(
+            q[:, queries], k, v
+        )
+
+    fused = value_and_gradient(lambda q, k, v: attend_fused(q, k, v, bias, HEADS, "xla"))
+    here = value_and_gradient(lambda q, k, v: attend(q, k, v, bias, None, None, heads))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), fused, here)
 
 
 def test_a_gpu_gets_cudnns_kernel(monkeypatch):
     """In half precision and without dropout; compiled as far as it can be without a GPU."""
     from jax._src.cudnn import fused_attention_stablehlo as cudnn
 
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    monkeypatch.setattr(attention, "_has_fused_attention", lambda: True)
     monkeypatch.setattr(cudnn, "check_cudnn_version", lambda: 91000)
     monkeypatch.setattr(cudnn, "check_compute_capability", lambda capability: True)
 
@@ -172,7 +191,7 @@ def test_a_gpu_gets_cudnns_kernel(monkeypatch):
             q, k, v = jnp.split(qkv, 3, axis=-1)
             text = jnp.zeros((2, 128), jnp.int32)
             mask = None if keys is None else (keys, 6)
-            context = attend(q, k, v, may_see(text, text), None, mask, (2, RATE))
+            context = attend(q, k, v, may_see(text, text), None, mask, Heads(2, RATE, 2))
             return jnp.sum(context.astype(jnp.float32))
 
         function = jax.jit(jax.grad(run) if gradient else run)

@@ -40,6 +40,7 @@ TOWERS = {
     "forward": Tower(ObjectiveConfig()),
     "bfloat16": Tower(ObjectiveConfig(), dtype=jnp.bfloat16),
     "gated": Tower(family="modernbert"),
+    "gated, bfloat16": Tower(family="modernbert", dtype=jnp.bfloat16),
     "scores by distance": Tower(family="mpnet"),
 }
 WHOLE = Layout()
@@ -139,6 +140,14 @@ def test_so_where_the_gradient_is_taken_with_the_value(layout):
 )
 def test_so_with_other_encoders(tower, layout):
     assert largest_deviation(tower, layout) < 1e-5
+
+
+@pytest.mark.parametrize(
+    "tower", ["bfloat16", pytest.param("gated, bfloat16", marks=pytest.mark.slow)]
+)
+def test_parts_of_bfloat16_products_are_summed_in_float32(tower):
+    assert largest_deviation(tower, TENSOR) < 3e-2
+    assert compiled(tower, TENSOR).reduced_types == {"f32"}
 
 
 def test_devices_along_tensor_share_the_products_of_a_layer():

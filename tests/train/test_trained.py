@@ -13,7 +13,7 @@ from simjax.models.sentence_model import split
 from simjax.train import config as run_config
 from simjax.train import lora, trained
 from simjax.train.lora import LoraConfig
-from simjax.train.optimizer_config import ScheduleFreeAdamW
+from simjax.train.optimizer_config import Muon, ScheduleFreeAdamW
 from simjax.train.setup import set_up
 from tests.train.tiny_run import config_for, train, write_data
 
@@ -170,6 +170,16 @@ def test_a_run_with_adapters_exports_them_merged(data, tmp_path):
         (
             lambda c: with_lora(dataclasses.replace(c, optimizer=ScheduleFreeAdamW())),
             "model.lora does not go with optimizer schedule_free_adamw",
+        ),
+        (
+            lambda c: with_lora(dataclasses.replace(c, optimizer=Muon())),
+            "model.lora does not go with optimizer muon",
+        ),
+        (
+            lambda c: with_lora(
+                dataclasses.replace(c, mesh=dataclasses.replace(c.mesh, fsdp=1, tensor=2))
+            ),
+            "model.lora does not go with mesh.tensor",
         ),
         (
             lambda c: with_lora(

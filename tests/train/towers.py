@@ -91,8 +91,7 @@ class Tower:
     def _parts(self) -> tuple[ContrastiveSystem, Params]:
         shape = EncoderConfig(
             family=self.family,
-            window=4,
-            global_every=2,
+            **({"window": 4, "global_every": 2} if self.family == "modernbert" else {}),
             vocab_size=VOCABULARY,
             hidden_size=WIDTH,
             num_layers=2,
