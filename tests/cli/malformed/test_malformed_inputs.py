@@ -37,7 +37,8 @@ def made(row: Row, folder: Path, model: Path) -> list[str]:
 
 
 def check(row: Row, folder: Path, status: int, out: str, err: str) -> None:
-    lines = err.splitlines() if row.status else out.splitlines()
+    told = err if row.status else out
+    lines = [line for line in told.splitlines() if not line.startswith("encoding ")]  # a bar
     assert status == row.status, err
     for part in row.says:
         assert part.replace("{}", str(folder)) in lines[-1]

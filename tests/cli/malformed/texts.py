@@ -27,6 +27,7 @@ def fine(name: str, content: str, lines: int) -> Row:
 
 ROWS = [
     texts("empty file", "", "{}/x.txt: holds no text"),
+    texts("white space alone", " \n\t\n\n", "{}/x.txt: holds no text"),
     texts("not UTF-8", b"a\nb\n\xff\n", "{}/x.txt:3: not valid UTF-8"),
     texts("a surrogate in UTF-8", b"a\n\xed\xa0\x80\n", "{}/x.txt:2: not valid UTF-8"),
     texts("cut in a character", b"a\nb\xc3", "{}/x.txt:2: not valid UTF-8"),
@@ -45,7 +46,6 @@ ROWS = [
     fine("combining marks", f"e\u0301\nz{chr(0x300) * 5000}a\n", 2),
     fine("joined emoji and the private use area", "👩‍👩‍👧‍👦 🏳️‍🌈\n\ue000\U0010ffff\ufffe\n", 2),
     fine("invisible characters", "\u200b\u200d\ufeff\n\u3000\u2028\n", 2),
-    fine("white space alone", " \n\t\n\n", 3),
     fine("empty lines between texts", "a dog\n\n \na cat\n", 4),
     fine("special tokens as text", "[CLS] [SEP] [PAD] [MASK]\n[PAD]\n", 2),
     fine("equal lines", "a dog\n" * 50, 50),
