@@ -123,7 +123,7 @@ def save(
         (partial / "README.md").write_text(
             _readme(card or ModelCard(), folder.name, model, modules, max_length), "utf-8"
         )
-        _move_into_place(partial, folder)
+        move_into_place(partial, folder)
     except (OSError, SafetensorError) as error:  # the latter where the disk is full
         reason = getattr(error, "strerror", None) or error
         raise SimjaxError(f"{folder}: cannot be written ({reason})") from error
@@ -158,7 +158,8 @@ def _is_ours(folder: Path) -> bool:
         return False
 
 
-def _move_into_place(partial: Path, folder: Path) -> None:
+def move_into_place(partial: Path, folder: Path) -> None:
+    """Give a folder that is whole its name; one that is there is removed after that, not before."""
     if not folder.exists() or not any(folder.iterdir()):
         os.replace(partial, folder)
         return

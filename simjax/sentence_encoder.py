@@ -302,8 +302,16 @@ class SentenceEncoder:
             return unit_rows(np.atleast_2d(np.asarray(x, np.float32)))
         return self.encode(x, normalize=True)
 
-    def build_index(self, sentences: Sequence[str], *, show_progress_bar: bool = False) -> None:
+    def build_index(
+        self,
+        sentences: Sequence[str],
+        *,
+        batch_size: int | None = None,
+        show_progress_bar: bool = False,
+    ) -> None:
         """Embed the sentences that `search` looks through, in place of any before them.
+
+        Options are those of `encode`.
 
         Raises:
             SimjaxError: There are none.
@@ -311,7 +319,9 @@ class SentenceEncoder:
         kept = list(sentences)
         if not kept:
             raise SimjaxError("there are no sentences to build an index from")
-        vectors = self.encode(kept, normalize=True, show_progress_bar=show_progress_bar)
+        vectors = self.encode(
+            kept, batch_size=batch_size, normalize=True, show_progress_bar=show_progress_bar
+        )
         self._index = SentenceIndex(kept, vectors, self._devices)
 
     @overload
@@ -322,6 +332,7 @@ class SentenceEncoder:
         top_k: int = 10,
         threshold: float | None = None,
         prompt: str | None = None,
+        batch_size: int | None = None,
     ) -> list[Hit]: ...
 
     @overload
@@ -333,6 +344,7 @@ class SentenceEncoder:
         top_k: int = 10,
         threshold: float | None = None,
         prompt: str | None = None,
+        batch_size: int | None = None,
     ) -> list[list[Hit]]: ...
 
     def search(
@@ -342,6 +354,7 @@ class SentenceEncoder:
         top_k: int = 10,
         threshold: float | None = None,
         prompt: str | None = None,
+        batch_size: int | None = None,
     ) -> list[Hit] | list[list[Hit]]:
         """Find the sentences of the index that are most similar, exactly.
 
@@ -350,6 +363,7 @@ class SentenceEncoder:
             top_k: Most hits per query.
             threshold: Least cosine similarity of a hit; None for any.
             prompt: Text put before every query; see `encode`.
+            batch_size: See `encode`.
 
         Returns:
             Hits from the best down, equal scores by place; one list per query, or just the list
@@ -364,8 +378,11 @@ class SentenceEncoder:
         if top_k < 1:
             raise UsageError(f"top_k {top_k}: must be at least 1")
         if isinstance(queries, str):
-            return self.search([queries], top_k=top_k, threshold=threshold, prompt=prompt)[0]
-        vectors = self.encode(queries, normalize=True, prompt=prompt)
+            queries = [queries]
+            return self.search(
+                queries, top_k=top_k, threshold=threshold, prompt=prompt, batch_size=batch_size
+            )[0]
+        vectors = self.encode(queries, batch_size=batch_size, normalize=True, prompt=prompt)
         return self._index.search(vectors, top_k, threshold)
 
     def save_pretrained(

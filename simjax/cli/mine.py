@@ -12,6 +12,7 @@ from pathlib import Path
 from simjax.cli.arguments import add_json, positive
 from simjax.cli.model import add_model, load_model
 from simjax.cli.texts import read_texts
+from simjax.errors import SimjaxError, UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -106,7 +107,12 @@ def run(args: argparse.Namespace) -> None:
     )
     source = Source(path=args.data, anchor=args.anchor, positives=tuple(args.positives))
     corpus = [] if args.corpus is None else read_texts(args.corpus)
-    data = collect(read(source, None), corpus, args.data)
+    examples = read(source, None)
+    try:
+        data = collect(examples, corpus, args.data)
+    except (SimjaxError, UsageError) as error:
+        told = str(error).replace("data.source.anchor", "--anchor")
+        raise type(error)(told.replace("data.source.positives", "--positives")) from error
     encoder = load_model(args)
     encode = partial(
         encoder.encode, batch_size=args.batch_size, normalize=True, show_progress_bar=True
@@ -132,6 +138,8 @@ def run(args: argparse.Namespace) -> None:
     )
     for name, count in mined.refused.counts.items():
         print(f"{name}: refused {count:,} of {mined.refused.candidates:,} candidates")
+    if examples.skipped:
+        print(f"{examples.skipped:,} examples left out: a text is empty")
     if fewer:
         print(f"{fewer:,} anchors have fewer than {config.negatives} negatives")
     if args.json is not None:

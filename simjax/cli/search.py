@@ -100,8 +100,15 @@ def _search_texts(args: argparse.Namespace, queries: list[str]) -> list[list[dic
     texts = read_texts(args.corpus)
     lines = [number for number, text in enumerate(texts, start=1) if text.strip()]
     encoder = load_model(args)
-    encoder.build_index([texts[number - 1] for number in lines], show_progress_bar=True)
-    found = encoder.search(queries, top_k=args.top_k, threshold=args.threshold, prompt=args.prompt)
+    sentences = [texts[number - 1] for number in lines]
+    encoder.build_index(sentences, batch_size=args.batch_size, show_progress_bar=True)
+    found = encoder.search(
+        queries,
+        top_k=args.top_k,
+        threshold=args.threshold,
+        prompt=args.prompt,
+        batch_size=args.batch_size,
+    )
     return [_hits((lines[h.index], h.score, h.sentence) for h in hits) for hits in found]
 
 

@@ -39,7 +39,11 @@ def read_texts(name: str) -> list[str]:
 def _standard_input(lines: Iterable[bytes]) -> Iterator[str]:
     for number, line in enumerate(lines, start=1):
         try:
-            yield line.decode("utf-8").removesuffix("\n").removesuffix("\r")
+            yield (
+                line.decode("utf-8-sig" if number == 1 else "utf-8")
+                .removesuffix("\n")
+                .removesuffix("\r")
+            )
         except UnicodeDecodeError as error:
             raise SimjaxError(f"standard input:{number}: not valid UTF-8") from error
 

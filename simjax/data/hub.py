@@ -101,6 +101,11 @@ def _of_the_hub(name: str, folder: Path, subset: str | None, split: str | None) 
     import datasets
     from huggingface_hub import constants
 
+    if Path(name).exists():
+        raise SimjaxError(
+            f"{name}: an id of the hub, but also a folder here, which the library datasets would "
+            f"take instead; rename one, or give the folder's whole path"
+        )
     if not _ID.fullmatch(name):
         raise SimjaxError(f"{folder}: no such folder, and no id of a data set on the hub")
     chosen = split or "train"

@@ -1,10 +1,12 @@
 """Records of a data set that TensorFlow Datasets has prepared; TensorFlow itself is not needed.
 
-Only prepared folders are read: nothing is fetched, and no code of a data set is run.
+Only prepared folders are read: nothing is fetched, and no code of a data set is run. TFDS imports
+the classes that `features.json` names; none but its own are allowed there.
 """
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -45,6 +47,7 @@ class TfdsTable:
         import tensorflow_datasets as tfds
 
         self.folder = _prepared(name, root)
+        _check_classes(self.folder / "features.json")
         self.header = f"{self.folder} ({split})"
         self.seen: set[str] = set()
         try:
@@ -134,6 +137,27 @@ def _prepared(name: str, root: Path | None) -> Path:
         f"{places[0]}: no data set that TFDS has prepared (there is no {INFO}), and none in {own}: "
         f"{PREPARE}"
     )
+
+
+def _check_classes(path: Path) -> None:
+    """Refuses features whose classes are not TFDS's own.
+
+    Raises:
+        SimjaxError: There is such a one, or the file cannot be read.
+    """
+    if not path.exists():
+        return
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise SimjaxError(f"{path}: cannot be read ({first_line(error)})") from error
+    left = [content]
+    while left:
+        part = left.pop()
+        left += part.values() if isinstance(part, dict) else part if isinstance(part, list) else []
+        name = part.get("pythonClassName") if isinstance(part, dict) else None
+        if name is not None and not str(name).startswith("tensorflow_datasets.core.features."):
+            raise SimjaxError(f"{path}: {name} is no feature of TFDS's own, and is not imported")
 
 
 def _version(folder: Path) -> tuple[int, ...]:

@@ -77,8 +77,16 @@ def build(
 
 
 def save(index: Any, path: Path) -> None:
-    """Write an index."""
-    load_faiss().write_index(index, str(path))
+    """Write an index.
+
+    Raises:
+        SimjaxError: It cannot be written.
+    """
+    try:
+        load_faiss().write_index(index, str(path))
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1]
+        raise SimjaxError(f"{path}: cannot be written by faiss ({reason})") from error
 
 
 def load(path: Path) -> Any:

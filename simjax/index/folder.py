@@ -7,6 +7,7 @@ float32), `codes.npy` and `ranges.npy` (quantised), `index.faiss`, texts.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,10 +21,11 @@ from jaxtyping import Float32, Int
 
 from simjax.errors import SimjaxError, UsageError
 from simjax.eval.geometry import unit_rows
+from simjax.export import move_into_place
 from simjax.index import approximate, quantize
 from simjax.index.exact import ExactIndex, Hits
 from simjax.index.texts import StoredTexts, TextWriter
-from simjax.inference.formats import EmbeddingFile, head
+from simjax.inference.formats import EmbeddingFile, head, load_array
 
 Kind: TypeAlias = Literal["exact", "int8", "binary", "faiss-flat", "faiss-ivf", "faiss-hnsw"]
 
@@ -99,8 +101,8 @@ def build(
         raise SimjaxError(f"{folder}: exists already, and {hint}")
     if kind.startswith("faiss"):
         approximate.load_faiss()
-    draft = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(draft, ignore_errors=True)
+    folder = folder.resolve()
+    draft = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     try:
         draft.mkdir(parents=True)
         rows = _write_embeddings(source, draft, texts, advance)
@@ -116,9 +118,7 @@ def build(
             _write_about(draft, about)
         if not keeps:
             (draft / EMBEDDINGS).unlink()
-        if folder.exists():
-            shutil.rmtree(folder)
-        draft.replace(folder)
+        move_into_place(draft, folder)
     except OSError as error:
         raise SimjaxError(f"{folder}: cannot be written ({error.strerror or error})") from error
     finally:
@@ -193,19 +193,26 @@ def _write_search(stored: Float32[np.ndarray, "N D"], folder: Path, kind: Kind) 
     if kind == "int8":
         ranges = quantize.calibrate(_sample(stored))
         np.save(folder / RANGES, ranges)
-        codes = np.lib.format.open_memmap(folder / CODES, "w+", np.int8, stored.shape)
-        for start, part in zip(range(0, len(stored), PART), _parts(stored), strict=True):
-            codes[start : start + len(part)] = quantize.to_int8(part, ranges)
-        codes.flush()
+        codes = (quantize.to_int8(part, ranges) for part in _parts(stored))
+        _write_codes(folder / CODES, np.dtype(np.int8), stored.shape, codes)
     elif kind == "binary":
         words = -(-stored.shape[1] // 32)
-        codes = np.lib.format.open_memmap(folder / CODES, "w+", np.uint32, (len(stored), words))
-        for start, part in zip(range(0, len(stored), PART), _parts(stored), strict=True):
-            codes[start : start + len(part)] = quantize.to_words(quantize.to_bits(part))
-        codes.flush()
+        codes = (quantize.to_words(quantize.to_bits(part)) for part in _parts(stored))
+        _write_codes(folder / CODES, np.dtype(np.uint32), (len(stored), words), codes)
     else:
         index = approximate.build(kind, _sample(stored), len(stored), _parts(stored))
         approximate.save(index, folder / FAISS)
+
+
+def _write_codes(
+    path: Path, dtype: np.dtype, shape: tuple[int, ...], codes: Iterable[np.ndarray]
+) -> None:
+    """Part by part: a full disk is an error here, and a signal where a file is mapped."""
+    layout = {"descr": dtype.str, "fortran_order": False, "shape": shape}
+    with path.open("wb") as file:
+        np.lib.format.write_array_header_1_0(file, layout)
+        for part in codes:
+            file.write(np.ascontiguousarray(part, dtype).data)
 
 
 class SavedIndex:
@@ -233,7 +240,7 @@ class SavedIndex:
                 keys: Any = self._embeddings
                 if kind == "int8":
                     keys = self._array(CODES, "|i1", self.about.width, 2)
-                    self._ranges = np.load(folder / RANGES, allow_pickle=False)
+                    self._ranges = load_array(folder / RANGES)
                     if self._ranges.shape != (2, self.about.width):
                         raise ValueError(f"{RANGES} has shape {self._ranges.shape}")
                 elif kind == "binary":
@@ -250,7 +257,7 @@ class SavedIndex:
     def _array(self, name: str, dtype: str, width: int, dimensions: int) -> Any:
         if name == EMBEDDINGS and not self.about.embeddings:
             return None
-        array = np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
+        array = load_array(self.folder / name)
         if array.dtype.str != dtype or array.shape != (self.about.rows, width):
             raise ValueError(f"{name} is {array.dtype} of shape {array.shape}")
         return array

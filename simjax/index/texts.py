@@ -9,6 +9,8 @@ from typing import BinaryIO
 
 import numpy as np
 
+from simjax.inference.formats import load_array
+
 BYTES = "texts.bin"
 OFFSETS = "texts.npy"
 LINES = "lines.npy"
@@ -49,8 +51,8 @@ class StoredTexts(Sequence[str]):
             ValueError: The files do not fit each other.
             OSError: One is missing.
         """
-        self._offsets = np.load(folder / OFFSETS, mmap_mode="r", allow_pickle=False)
-        self.lines = np.load(folder / LINES, mmap_mode="r", allow_pickle=False)
+        self._offsets = load_array(folder / OFFSETS)
+        self.lines = load_array(folder / LINES)
         """Line of the corpus that each text was on, from 1."""
         size = (folder / BYTES).stat().st_size
         if len(self._offsets) != len(self.lines) + 1 or self._offsets[-1] != size:

@@ -154,8 +154,24 @@ class _Array:
             yield self._array[start : min(start + rows, self.shape[0])]
 
 
+def load_array(path: Path) -> np.ndarray:
+    """An array of a NumPy file, read as it is needed.
+
+    Raises:
+        OSError: There is no such file.
+        ValueError: It holds no array.
+    """
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except EOFError as error:
+        raise ValueError(f"{path.name} is empty") from error
+    if not isinstance(array, np.ndarray):
+        raise ValueError(f"{path.name} is an archive of arrays, not one array")
+    return array
+
+
 def _open_npy(path: Path, metadata: dict[str, str]) -> Any:
-    array = np.load(path, mmap_mode="r", allow_pickle=False)
+    array = load_array(path)
     return _Array(array, array.shape, str(array.dtype))
 
 

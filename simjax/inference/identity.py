@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 from typing import TYPE_CHECKING
 
@@ -24,7 +25,11 @@ def fingerprint(
     _, params = split(model)
     what = (model.config, model.pooling, training_head, tokenizer.truncation_side)
     digest = hashlib.sha256(repr(what).encode())
-    digest.update(tokenizer.backend_tokenizer.to_str().encode("utf-8", "surrogatepass"))
+    engine = copy.deepcopy(tokenizer.backend_tokenizer)
+    # Calls of the tokenizer switch these on and off.
+    engine.no_padding()
+    engine.no_truncation()
+    digest.update(engine.to_str().encode("utf-8", "surrogatepass"))
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         array = np.ascontiguousarray(leaf)
         digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())

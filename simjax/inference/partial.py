@@ -98,10 +98,15 @@ class PartialOutput:
                 raise SimjaxError(f"{self.partial}: another process is writing this") from None
             except OSError:
                 pass  # A file system without locks.
+            if not os.path.samestat(os.fstat(self._file.fileno()), os.stat(self.partial)):
+                # What was locked has been given another name since it was opened.
+                raise SimjaxError(f"{self.partial}: another process has just finished this")
 
     def _resume(self) -> None:
-        # A journal alone is of a run that was stopped just after it had named its output.
-        if self.journal.exists() and self.partial.stat().st_size:
+        if not self.partial.stat().st_size:
+            # A journal alone is of a run that was stopped just after it had named its output.
+            self.journal.unlink(missing_ok=True)
+        if self.journal.exists():
             found = self._read_journal()
             self.rows, self.texts = found["rows"], found["texts"]
             if self.partial.stat().st_size < self._end():
@@ -190,7 +195,10 @@ class PartialOutput:
         with self._writing(self.journal):
             self._file.flush()
             os.fsync(self._file.fileno())
-            draft.write_text(json.dumps(entry, indent=1) + "\n", encoding="utf-8")
+            with draft.open("w", encoding="utf-8") as file:
+                file.write(json.dumps(entry, indent=1) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
             draft.replace(self.journal)
         self._saved, self._last = self.rows, time.monotonic()
 
@@ -203,6 +211,8 @@ class PartialOutput:
                 whole = self.output.with_name(f"{self.partial.name}.parquet")
                 rows = np.memmap(self.partial, "<f4", "r", 0, (self.rows, self._width))
                 formats.write_parquet(whole, rows, self._metadata)
+                with whole.open("rb") as file:
+                    os.fsync(file.fileno())
             else:
                 self._file.seek(0)
                 self._file.write(formats.head(self._format, self.rows, self._width, self._metadata))
@@ -213,9 +223,10 @@ class PartialOutput:
 
     def discard(self) -> None:
         """Remove what is only there to go on from."""
-        self._file.close()
+        # Before the lock is let go of, which another process may be waiting for.
         self.journal.unlink(missing_ok=True)
         self.partial.unlink(missing_ok=True)
+        self._file.close()
 
     def close(self) -> None:
         """Make all rows safe, and let go; without any, nothing stays."""

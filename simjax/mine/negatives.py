@@ -7,6 +7,7 @@ count from the nearest text that is neither.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -51,6 +52,11 @@ class MiningConfig:
     def __post_init__(self) -> None:
         if self.negatives < 1:
             raise UsageError(f"negatives {self.negatives}: must be at least 1")
+        if self.seed < 0:
+            raise UsageError(f"seed {self.seed}: must be at least 0")
+        for name in ("max_score", "min_score", "absolute_margin", "relative_margin"):
+            if getattr(self, name) is not None and math.isnan(getattr(self, name)):
+                raise UsageError(f"{name} is no number")
         if self.range_min < 0:
             raise UsageError(f"range_min {self.range_min}: must be at least 0")
         if self.range_max is not None and self.range_max - self.range_min < self.negatives:

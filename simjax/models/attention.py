@@ -88,7 +88,9 @@ def attend_fused(
     """`attend_here` as cuDNN's kernel, which makes no scores outside of the chip."""
     queries, keys, values = (rearrange(x, "n l (h c) -> n l h c", h=num_heads) for x in (q, k, v))
     seen = rearrange(bias == 0.0, "n k q -> n 1 q k")
-    context = jax.nn.dot_product_attention(queries, keys, values, mask=seen, implementation="cudnn")
+    context = jax.nn.dot_product_attention(
+        queries, keys, values, mask=seen, implementation=implementation
+    )
     return rearrange(context, "n l h c -> n l (h c)")
 
 

@@ -64,7 +64,9 @@ def _homes(folder: Path) -> Iterator[Path]:
     yield folder
     for parent in folder.parents:  # models--OWNER--NAME/snapshots/REVISION/...
         if parent.name == "snapshots" and parent.parent.name.startswith("models--"):
-            yield (parent.parent / "blobs").resolve()
+            blobs = parent.parent / "blobs"
+            if not blobs.is_symlink():  # a folder may only look like the cache
+                yield blobs
 
 
 def check_safetensors(path: Path) -> None:
@@ -78,13 +80,15 @@ def check_safetensors(path: Path) -> None:
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
-            start = file.read(8)
+            start = file.read(9)
     except OSError as error:
         raise SimjaxError(f"{path}: cannot be read ({error.strerror})") from error
-    for magic, kind in _ARCHIVES.items():
-        if start.startswith(magic):
-            raise SimjaxError(f"{path}: is {kind}, not safetensors; only safetensors are read")
-    header = int.from_bytes(start, "little")
+    header, brace = int.from_bytes(start[:8], "little"), start[8:]
+    if header > size - 8 or brace != b"{":
+        # Only now: the length of a true header may begin with any of these bytes.
+        for magic, kind in _ARCHIVES.items():
+            if start.startswith(magic):
+                raise SimjaxError(f"{path}: is {kind}, not safetensors; only safetensors are read")
     if len(start) < 8 or header > size - 8:
         raise SimjaxError(
             f"{path}: cannot be read as safetensors (a header of {header:,} bytes in a file of "

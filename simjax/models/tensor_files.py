@@ -73,6 +73,7 @@ class TensorFolder:
             listed = read_json_object(self.path).get("weight_map")
             if not isinstance(listed, dict):
                 raise SimjaxError(f"{self.path}: has no weight_map")
+            names: dict[Path, set[str]] = {}
             for name, part in listed.items():
                 plain = isinstance(part, str) and part not in ("", "..") and "\0" not in part
                 if not plain or Path(part).name != part:
@@ -81,7 +82,9 @@ class TensorFolder:
                         "that lie beside their index"
                     )
                 path = folder / part
-                if name not in self._names_in(path):
+                if path not in names:
+                    names[path] = set(self._names_in(path))
+                if name not in names[path]:
                     raise SimjaxError(f"{path}: tensor {name} is missing, though {INDEX} lists it")
                 self._files[name] = path
         else:

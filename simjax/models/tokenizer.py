@@ -133,6 +133,11 @@ def _check_files(folder: Path) -> None:
         for path in folder.glob(pattern):
             if not path.is_dir():
                 check_file(path, VOCABULARY_BYTES)
+    templates = folder / "additional_chat_templates"
+    if templates.is_symlink():
+        raise SimjaxError(f"{templates}: is a link, which is not followed; remove it")
+    for path in templates.glob("*"):
+        check_file(path, VOCABULARY_BYTES)
     path = folder / "tokenizer_config.json"
     if not os.path.lexists(path):
         return

@@ -288,8 +288,8 @@ def _check_frozen(config: RunConfig) -> None:
         return
     if isinstance(config.optimizer, Lamb | Lars | Muon):
         raise UsageError(
-            f"model.lora does not go with optimizer {config.optimizer.name}, which is made for whole "
-            "matrices; choose adamw, adafactor or sgd"
+            f"model.lora does not go with optimizer {config.optimizer.name}, which is made for "
+            "whole matrices; choose adamw, adafactor or sgd"
         )
     if config.mesh.gather == "layer":
         raise UsageError("model.lora does not go with mesh.gather layer; use step")
