@@ -74,9 +74,11 @@ def test_a_split_of_a_saved_data_set(folder):
 
 
 def test_a_data_set_by_its_name(folder, tmp_path, monkeypatch):
-    """Without a network a name can only be one that the library has in a folder of that name."""
-    # The library looks for the name in the current folder; the root is elsewhere.
-    monkeypatch.chdir(folder)
+    """The library's own loader, with a folder in the place of the hub, which no test can reach."""
+    load = datasets.load_dataset
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda name, *args, **kw: load(str(folder / name), *args, **kw)
+    )
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
     monkeypatch.setattr(hub, "_saved", None)
     name = "someone/things"
@@ -95,6 +97,13 @@ def test_a_data_set_by_its_name(folder, tmp_path, monkeypatch):
 
 
 # What is refused
+
+
+def test_a_folder_here_is_not_taken_for_a_data_set_of_the_hub(folder, tmp_path, monkeypatch):
+    """The library would, and the same recipe would then read other data elsewhere."""
+    monkeypatch.chdir(folder)
+    with pytest.raises(SimjaxError, match=r"someone/things: an id of the hub, but also a folder"):
+        list(read(source("someone/things"), tmp_path))
 
 
 def refuse(folder, *args, **options):
