@@ -8,11 +8,15 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 from flax import nnx
+from jax.ad_checkpoint import checkpoint_name
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
 from simjax import mesh as meshes
 from simjax.ops.operands import in_order, settle
+
+PRODUCT = "product"
+"""What the outputs of dense layers are called where a backward pass chooses what to keep."""
 
 
 def put_by(x: Float[Array, "*S"]) -> Array:
@@ -136,7 +140,7 @@ class Dense(nnx.Module):
             y = rounded_product(flat, kernel, meshes.vary_like(inside, kernel))
         if partial_sum:
             y = (meshes.sum_parts(y.astype(jnp.float32)) + bias).astype(x.dtype)
-        return y.reshape(*x.shape[:-1], kernel.shape[-1])
+        return checkpoint_name(y.reshape(*x.shape[:-1], kernel.shape[-1]), PRODUCT)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(3, 4))

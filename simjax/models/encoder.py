@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, UInt32
 from simjax.models import dropout as drop
 from simjax.models.attention import Heads, attend, attend_in_blocks, may_see
 from simjax.models.config import EncoderConfig as EncoderConfig
-from simjax.models.dense import Dense, LayerNorm, gelu
+from simjax.models.dense import PRODUCT, Dense, LayerNorm, gelu
 from simjax.models.families import Site
 from simjax.models.positions import BUCKETS, distance_buckets, rotate, rotation
 from simjax.types import Params
@@ -37,11 +37,11 @@ _ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 Remat: TypeAlias = Literal["layer", "products"]
-"""What the backward pass computes anew: a layer from its input, or what lies between its matrix
-products."""
+"""What the backward pass computes anew: a layer from its input, or all of it but the outputs of its
+dense layers."""
 _POLICIES: dict[Remat, Any] = {
     "layer": None,
-    "products": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+    "products": jax.checkpoint_policies.save_only_these_names(PRODUCT),
 }
 
 

@@ -87,7 +87,7 @@ class TrainConfig:
             null takes the whole share of the batch, or as much of it as the compiler says will
             fit. The result does not depend on it, memory does.
         remat: What the backward pass computes anew to save memory within a micro-batch: each
-            `layer` from its input, or what lies between the matrix `products` of a layer; null
+            `layer` from its input, or all but the outputs of its dense layers (`products`); null
             keeps everything.
         log_every: Steps between two lines of metrics.
         ema: Decay of an exponential moving average of the parameters; null keeps none.
