@@ -96,7 +96,7 @@ def splits_params(mesh: Mesh) -> bool:
 
 
 def batch_spec() -> jax.sharding.PartitionSpec:
-    """Blocks, the leading dimension of a batch, are split over every axis."""
+    """Blocks, the leading dimension of a batch, are split over `DATA` and `FSDP`."""
     return P(AXES)
 
 

@@ -1,10 +1,23 @@
-"""What process 0 has found on the disk, known to all processes of a run."""
+"""What process 0 has found, known to all processes of a run."""
 
 from __future__ import annotations
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
+
+
+def scores_from_leader(scores: dict[str, float]) -> dict[str, float]:
+    """The ``scores`` of process 0; all processes call this together, with the same names.
+
+    Last digits may differ between hosts, and what follows from scores must not.
+    """
+    if jax.process_count() == 1 or not scores:
+        return scores
+    names = sorted(scores)
+    said = np.asarray([scores[name] for name in names], np.float64).view(np.uint32)
+    heard = np.asarray(multihost_utils.broadcast_one_to_all(said)).view(np.float64)
+    return dict(zip(names, heard.tolist(), strict=True))
 
 
 def from_leader(steps: list[int]) -> list[int]:

@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from rich.console import Console
 
 from simjax import mesh as meshes
+from simjax.checkpoint import agreement
 from simjax.checkpoint.manager import Checkpoints
 from simjax.checkpoint.manifest import write_text
 from simjax.data import pipeline
@@ -266,7 +267,8 @@ class _Loop:
         """Evaluation scores of whole parameters of the model."""
         if not self.evaluation.loaded:
             return {}
-        return tasks.run(self.evaluation, self.run_.encoder.replace(params).encode)
+        found = tasks.run(self.evaluation, self.run_.encoder.replace(params).encode)
+        return agreement.scores_from_leader(found)
 
     def evaluate(self, state: TrainState, step: int, *, record: bool = True) -> dict[str, float]:
         """Evaluates the state and records the scores."""

@@ -87,8 +87,8 @@ def blocks_per_device(
     if blocks % devices:
         raise UsageError(
             f"data.batch_size {batch_size} is {blocks} blocks of {block_size} (data.block_size), "
-            f"which do not divide by {devices} devices; choose a multiple of "
-            f"{block_size * devices}, or a smaller data.block_size"
+            f"which do not divide by {devices} devices (mesh.data x mesh.fsdp); choose a multiple "
+            f"of {block_size * devices}, or a smaller data.block_size"
         )
     share = blocks // devices
     if micro_batch is None:

@@ -34,15 +34,21 @@ class EncoderShape(Protocol):
     def intermediate_size(self) -> int:
         """Width inside the feed-forward part."""
 
+    @property
+    def kernels_in(self) -> int:
+        """Features of its first layer: twice that width where there are gates."""
+
 
 def matmul_parameters(shape: EncoderShape) -> int:
-    """Weights that every token is multiplied by: N (4 H^2 + 2 H F).
+    """Weights that every token is multiplied by: N (4 H^2 + 2 H F), or 3 H F with gates.
 
     N layers of width H with a feed-forward width of F. Embedding tables are looked up, and biases
     and norms are no products.
     """
     width = shape.hidden_size
-    return shape.num_layers * (4 * width * width + 2 * width * shape.intermediate_size)
+    return shape.num_layers * (
+        4 * width * width + width * (shape.kernels_in + shape.intermediate_size)
+    )
 
 
 def encoder_operations(

@@ -19,6 +19,10 @@ class Shape:
     hidden_size: int = 16
     intermediate_size: int = 40
 
+    @property
+    def kernels_in(self) -> int:
+        return self.intermediate_size
+
 
 def stack(weights, x):
     """The products of an encoder, layer by layer, without what costs no products."""
