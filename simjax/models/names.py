@@ -156,6 +156,8 @@ def unexpected(config: EncoderConfig, names: set[str], prefix: str) -> list[str]
 
     Task heads outside of the prefix, the pooler and constant buffers are expected and ignored.
     """
+    if config.stacked_layers > len(names):
+        return []  # of more layers than there are tensors one is missing, which reading them shows
     own = NAMES[config.family]
     known = {tensor.name for tensor in _tensors(config)} | {*_BUFFERS, own.constant}
     if own.pooler is not None:
