@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 
 from simjax.mesh import axes_of
 from simjax.ops import dispatch, reference, ring, sharded
+from simjax.ops.arguments import check_arguments
 from simjax.ops.dispatch import Implementation
 from simjax.ops.pairs import AnchorIds, Guide, Ids, KeyIds
 from simjax.ops.reductions import PairStats, Reduction
@@ -73,10 +74,11 @@ def reduce_pairs(
         Rows of this device's anchors, columns of this device's keys.
 
     Raises:
-        ValueError: There is no reduction, a guided one without a guide, no pair, facts of other
-            lengths or split otherwise than their vectors, or the implementation that was asked
-            for does not exist or cannot hold the pairs.
+        ValueError: An argument is of the wrong kind, shape or type, a guided reduction has no
+            guide, ids are split otherwise than their vectors, or the implementation that was
+            asked for does not exist or cannot hold the pairs.
     """
+    check_arguments(anchors, keys, anchor_ids, key_ids, reductions, guide, tile)
     rows, cols, scales, kinds = _operands(
         anchors, keys, anchor_ids, key_ids, reductions, guide, dtype
     )
@@ -102,8 +104,6 @@ def _operands(
     dtype: DTypeLike,
 ) -> tuple[Rows, Cols, Float[Array, "S"], tuple[Reduction, ...]]:
     """Both sides, the scales, and what is static of the reductions."""
-    if not reductions:
-        raise ValueError("reductions: give at least one")
     if jnp.dtype(dtype) not in (jnp.float32, jnp.bfloat16):
         raise ValueError(f"dtype {jnp.dtype(dtype).name}: choose float32 or bfloat16")
     guided = any(kind.guided for kind in reductions)
@@ -142,15 +142,11 @@ def _bounded(kind: Reduction) -> Float[Array, ""]:
 
 
 def _check(side: Rows | Cols, name: str) -> None:
-    """Refuses a side whose parts do not belong together.
+    """Refuses a side that is split over devices in some of its parts alone.
 
-    What is split over devices must be so in all its parts: a vector that is on every device beside
-    examples that are not would be counted once for each.
+    A vector that is on every device beside examples that are not would be counted once for each.
     """
     vectors = side.x if isinstance(side, Rows) else side.y
-    lengths = {len(leaf) for leaf in jax.tree.leaves(side)}
-    if lengths != {len(vectors)} or not len(vectors):
-        raise ValueError(f"{name}: {len(vectors)} vectors, and facts of {sorted(lengths)}")
     parts = [side.ids.example] if side.guide is None else [side.ids.example, side.guide.vectors]
     if any(axes_of(part) != axes_of(vectors) for part in parts):
         raise ValueError(
@@ -287,6 +283,7 @@ def row_loss(
     Raises:
         ValueError: There is no reduction, a guided one without a guide, or one of columns.
     """
+    check_arguments(anchors, keys, anchor_ids, key_ids, reductions, guide, tile)
     if any(kind.columns for kind in reductions):
         raise ValueError("reductions: a loss of rows has no columns; use reduce_pairs")
     exchange = _exchange(exchange, keys, dtype, implementation)

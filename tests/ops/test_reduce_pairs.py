@@ -179,9 +179,6 @@ def test_what_is_asked_for_must_be_possible():
     for wrong in ({"implementation": "tilde"}, {"exchange": "rings"}, {"dtype": jnp.float16}):
         with pytest.raises(ValueError, match="choose"):
             reduce_pairs(x, y, anchor_ids, key_ids, [Reduction(1.0)], **wrong)
-    for keys in (y[:40], y[:0]):
-        with pytest.raises(ValueError, match=f"keys: {len(keys)} vectors"):
-            reduce_pairs(x, keys, anchor_ids, key_ids, [Reduction(1.0)])
 
 
 @pytest.mark.parametrize("implementation", ["reference", "tiled"])
