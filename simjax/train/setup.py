@@ -107,7 +107,8 @@ class Run:
             left_out = f" of {len(store.sizes)} sources{left_out}"
         parameters = sum(leaf.size for leaf in jax.tree.leaves(self.params))
         part = "" if self.mask is None else f", {trained.count(self.params, self.mask):,} trained"
-        mesh = " x ".join(f"{name} {size}" for name, size in self.mesh.shape.items())
+        sizes = {name: n for name, n in self.mesh.shape.items() if n > 1 or name != "tensor"}
+        mesh = " x ".join(f"{name} {size}" for name, size in sizes.items())
         steps = "step" if self.total_steps == 1 else "steps"
         micro = self.chosen_micro_batch
         portions = "" if micro is None else f"; micro-batches of {micro:,}, for memory's sake"
