@@ -74,6 +74,7 @@ def test_transformers_reads_what_we_write(peer, tmp_path):
         np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_gradients_of_packed_texts_are_those_of_single_ones(peer):
     """Of every parameter: what a text teaches does not depend on its neighbours in the row."""
     _, folder = peer

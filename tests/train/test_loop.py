@@ -205,7 +205,7 @@ def test_a_run_gone_on_with_ends_bit_for_bit_where_an_uninterrupted_one_does(
     [
         (MeshConfig(1, 1), None),
         pytest.param(MeshConfig(1, 8), None, marks=pytest.mark.slow),
-        pytest.param(MeshConfig(2, 4, "layer"), 4, marks=pytest.mark.slow),
+        pytest.param(MeshConfig(2, 4, gather="layer"), 4, marks=pytest.mark.slow),
     ],
 )
 def test_on_another_mesh_it_ends_there_but_for_rounding(whole, stopped, tmp_path, mesh, micro):

@@ -132,7 +132,7 @@ def test_so_where_the_gradient_is_taken_with_the_value(layout):
 @pytest.mark.parametrize(
     ("tower", "layout"),
     [
-        ("gated", TENSOR),
+        pytest.param("gated", TENSOR, marks=pytest.mark.slow),
         pytest.param("scores by distance", TENSOR, marks=pytest.mark.slow),
         pytest.param("gated", BY_LAYER, marks=pytest.mark.slow),
     ],
@@ -142,9 +142,8 @@ def test_so_with_other_encoders(tower, layout):
     assert largest_deviation(tower, layout) < 1e-5
 
 
-@pytest.mark.parametrize(
-    "tower", ["bfloat16", pytest.param("gated, bfloat16", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("tower", ["bfloat16", "gated, bfloat16"])
 def test_parts_of_bfloat16_products_are_summed_in_float32(tower):
     assert largest_deviation(tower, TENSOR) < 3e-2
     assert compiled(tower, TENSOR).reduced_types == {"f32"}

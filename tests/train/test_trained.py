@@ -76,6 +76,7 @@ def test_what_is_frozen_stays_bit_for_bit(data, tmp_path):
     assert 0 < count < total and f"{total:,} parameters, {count:,} trained" in run.summary()
 
 
+@pytest.mark.slow
 def test_what_is_trained_moves_as_if_all_were(data, tmp_path):
     """One step of SGD: its update is the gradient, which others' being frozen does not change."""
     from simjax.train.optimizer_config import SGD
@@ -149,6 +150,7 @@ def test_adapters_start_as_nothing_and_learn_by_the_chain_rule(data, tmp_path):
     assert not any("adapters" in name for name in joined)
 
 
+@pytest.mark.slow
 def test_a_run_with_adapters_exports_them_merged(data, tmp_path):
     """On four by two devices, which split kernels and adapters."""
     config = with_lora(config_for(data, tmp_path / "run"))
