@@ -160,6 +160,11 @@ def test_a_missing_file_names_what_is_there(tmp_path):
         assert said in str(caught.value)
 
 
+# Their bytes name the tests, which must be the same in every test process: no time in them.
+CUT_GZIP = gzip.compress(b"word " * 9999, mtime=0)[:-20]
+DAMAGED_GZIP = gzip.compress(b"a\n", mtime=0)[:10] + b"\xff" * 30
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -193,9 +198,9 @@ def test_a_missing_file_names_what_is_there(tmp_path):
         ("a.jsonl", '{"text":"\\ud800"}', "a.jsonl:1: 'text' is not Unicode text: lone surrogate"),
         ("a.jsonl", "[" * 100_000, "a.jsonl:1: malformed JSON: nested too deeply"),
         ("a.xml", "<a/>", "a.xml: the format does not show in the file's name"),
-        ("a.txt.gz", gzip.compress(b"word " * 9999)[:-20], "the gzip file ends early"),
+        ("a.txt.gz", CUT_GZIP, "the gzip file ends early"),
         ("a.txt.gz", b"plain\n", "a.txt.gz:1: damaged or no gzip file"),
-        ("a.txt.gz", gzip.compress(b"a\n")[:10] + b"\xff" * 30, "a.txt.gz:1: damaged or no gzip"),
+        ("a.txt.gz", DAMAGED_GZIP, "a.txt.gz:1: damaged or no gzip"),
     ],
 )
 def test_faults_are_reported_where_they_are(tmp_path, name, content, message):
