@@ -76,6 +76,10 @@ def build(
     return index
 
 
+def _reason(error: RuntimeError) -> str:
+    return str(error).strip().splitlines()[-1]
+
+
 def save(index: Any, path: Path) -> None:
     """Write an index.
 
@@ -85,8 +89,7 @@ def save(index: Any, path: Path) -> None:
     try:
         load_faiss().write_index(index, str(path))
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise SimjaxError(f"{path}: cannot be written by faiss ({reason})") from error
+        raise SimjaxError(f"{path}: cannot be written by faiss ({_reason(error)})") from error
 
 
 def load(path: Path) -> Any:
@@ -99,8 +102,7 @@ def load(path: Path) -> Any:
     try:
         return faiss.read_index(str(path))
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1]
-        raise SimjaxError(f"{path}: cannot be read by faiss ({reason})") from error
+        raise SimjaxError(f"{path}: cannot be read by faiss ({_reason(error)})") from error
 
 
 def search(index: Any, queries: Float32[np.ndarray, "Q D"], k: int, effort: int | None) -> Hits:

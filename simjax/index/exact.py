@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -162,7 +162,7 @@ class ExactIndex:
             lambda x: np.broadcast_to(np.asarray(x), (self._devices, *x.shape)), found
         )
 
-    def _put(self, tree, *, split: bool):  # type: ignore[no-untyped-def]
+    def _put(self, tree: Any, *, split: bool) -> Any:
         return jax.device_put(tree, self._split if split else self._whole)
 
     def _step(self, tile: int) -> Callable[..., Found]:

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
+from simjax.checkpoint import lock
 from simjax.errors import SimjaxError
 from simjax.inference import formats
 
@@ -89,18 +90,11 @@ class PartialOutput:
             raise
 
     def _lock(self) -> None:
-        with suppress(ImportError):
-            import fcntl
-
-            try:
-                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise SimjaxError(f"{self.partial}: another process is writing this") from None
-            except OSError:
-                pass  # A file system without locks.
-            if not os.path.samestat(os.fstat(self._file.fileno()), os.stat(self.partial)):
-                # What was locked has been given another name since it was opened.
-                raise SimjaxError(f"{self.partial}: another process has just finished this")
+        if not lock.acquired(self._file.fileno()):
+            raise SimjaxError(f"{self.partial}: another process is writing this")
+        if not os.path.samestat(os.fstat(self._file.fileno()), os.stat(self.partial)):
+            # What was locked has been given another name since it was opened.
+            raise SimjaxError(f"{self.partial}: another process has just finished this")
 
     def _resume(self) -> None:
         if not self.partial.stat().st_size:

@@ -8,7 +8,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeAlias, get_args
+from typing import Any, Literal, TypeAlias
 
 import jax
 import numpy as np
@@ -149,6 +149,3 @@ def write(path: Path, rows: Iterator[dict[str, str]]) -> int:
     finally:
         draft.unlink(missing_ok=True)
     return count
-
-
-LAYOUTS: tuple[Layout, ...] = get_args(Layout)

@@ -17,7 +17,7 @@ Evaluated: TypeAlias = Literal["newest", "ema", "schedule_free"]
 
 
 def moving_average(average: Params, params: Params, decay: float, count: Int[Array, ""]) -> Params:
-    """D average + (1 - d) params, with d = min(decay, (1 + n) / (10 + n)) at update n, from 0.
+    """`d average + (1 - d) params`, with d = min(decay, (1 + n) / (10 + n)) at update n, from 0.
 
     The rising decay is that of TensorFlow's ExponentialMovingAverage: parameters from the start
     of a run are soon forgotten.

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import jax
 
+from simjax.checkpoint import lock
 from simjax.errors import SimjaxError
 
 MARK = "run.lock"
@@ -66,7 +67,7 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise SimjaxError(f"{path}: cannot be written ({error.strerror})") from error
     try:
-        if not _lock(file):
+        if not lock.acquired(file):
             raise SimjaxError(
                 f"{folder}: another process is training in this folder; wait for its end, or "
                 "choose another folder for `output`"
@@ -74,17 +75,3 @@ def locked(folder: Path) -> Iterator[None]:
         yield
     finally:
         os.close(file)
-
-
-def _lock(file: int) -> bool:
-    try:
-        import fcntl
-    except ImportError:
-        return True
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return True

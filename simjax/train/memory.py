@@ -10,10 +10,9 @@ from typing import Any
 import jax
 import numpy as np
 import psutil
-from jax.experimental import multihost_utils
-from jaxtyping import Int
 
 from simjax import mesh as meshes
+from simjax.checkpoint.agreement import of_all_processes
 from simjax.data.pipeline import BatchSource
 from simjax.errors import UsageError
 from simjax.models.config import EncoderConfig
@@ -39,14 +38,7 @@ def room(devices: Sequence[jax.Device]) -> int | None:
         if not all("bytes_limit" in count for count in counts):
             return None
         free = min(int(c["bytes_limit"]) - int(c["bytes_in_use"]) for c in counts)
-    return int(_of_all_processes(free).min())
-
-
-def _of_all_processes(count: int) -> Int[np.ndarray, "P"]:
-    """Each process's count; in halves, since JAX has no 64 bits unless asked."""
-    halves = np.asarray([count], np.int64).view(np.uint32)
-    heard = np.ascontiguousarray(multihost_utils.process_allgather(halves))
-    return heard.reshape(-1, 2).view(np.int64)[:, 0]
+    return int(of_all_processes(np.asarray([free])).min())
 
 
 def _free_memory() -> int:
@@ -80,7 +72,7 @@ def step_bytes(step: Any, state: TrainState, batch: Batch) -> int:
         + analysis.generated_code_size_in_bytes
     )
     # All processes must choose alike, and may have been given different programs.
-    return int(_of_all_processes(taken).max())
+    return int(of_all_processes(np.asarray([taken])).max())
 
 
 def most_bytes(shape: EncoderConfig, state: TrainState, batch: Batch, micro_blocks: int) -> int:

@@ -129,7 +129,7 @@ def keys_of(sections: tuple[type, ...]) -> dict[str, Any]:
     merged: dict[str, Any] = {}
     for cls in sections:
         for name, hint in typing.get_type_hints(cls).items():
-            merged[name] = typing.Union[merged[name], hint] if name in merged else hint  # noqa: UP007
+            merged[name] = merged[name] | hint if name in merged else hint
     return merged
 
 
