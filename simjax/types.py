@@ -61,3 +61,5 @@ class Batch:
     """Place of each block in the global batch, which seeds its dropout."""
     scores: Float[Array, "K E"] | None = None
     """Score of the example, NaN where there is none; None where a data set has no scores."""
+    guide: Float[Array, "K E V G"] | None = None
+    """A guide's unit vectors of the texts, zero where a view is absent; None without a guide."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import unicodedata
 
 
@@ -14,3 +15,8 @@ def normalised(text: str) -> str:
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
     return " ".join(text.casefold().split())
+
+
+def text_digest(text: str) -> bytes:
+    """128 bits of a hash; two of 2**40 texts have the same with a probability of 2**-49."""
+    return hashlib.blake2b(text.encode(), digest_size=16).digest()

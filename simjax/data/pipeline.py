@@ -15,10 +15,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float, Int
 
 from simjax.data import token_store
 from simjax.data.config import DataConfig
+from simjax.data.identity import normalised, text_digest
 from simjax.data.mixture import join
 from simjax.data.order import BatchOrder
 from simjax.data.packing import best_fit_decreasing, deal, pack
@@ -74,10 +75,18 @@ class BatchSource:
         store: TokenStore,
         config: DataConfig,
         *,
+        guide: Float[np.ndarray, "ids G"] | None = None,
         process_index: int = 0,
         process_count: int = 1,
     ) -> None:
         """Check that the data set and the numbers fit each other, and choose the shapes.
+
+        Args:
+            store: The data set.
+            config: How it is cut into batches.
+            guide: A guide's unit vector for every text id, which batches then carry along.
+            process_index: Number of this process.
+            process_count: How many there are.
 
         Raises:
             SimjaxError: fewer examples than a batch, or no positives where they are needed.
@@ -85,6 +94,7 @@ class BatchSource:
         """
         self.store = store
         self.config = config
+        self._guide = guide
         self.num_blocks = config.batch_size // config.block
         if self.num_blocks % process_count:
             raise UsageError(
@@ -157,12 +167,14 @@ class BatchSource:
             rows=rows,
             row_length=config.row_length,
         )
+        ids = np.where(texts == NO_TEXT, NO_TEXT, store.text_ids[texts]).astype(np.int32)
         batch = Batch(
             block=block,
-            ids=np.where(texts == NO_TEXT, NO_TEXT, store.text_ids[texts]).astype(np.int32),
+            ids=ids,
             labels=store.labels[examples].astype(np.int32),
             place=np.arange(self.num_blocks, dtype=np.int32)[self._own],
             scores=None if self._scores is None else self._scores[examples],
+            guide=None if self._guide is None else _rows(self._guide, ids),
         )
         tokens = int(plan.lengths.sum())
         computed = self.num_blocks * rows * config.row_length
@@ -207,6 +219,14 @@ class BatchSource:
         # Any two rows that best fit leaves hold more than one row's tokens between them.
         worst = math.ceil(2 * int(longest[-config.block :].sum()) / config.row_length)
         return ladder(needed, min(worst, config.block * self.num_views))
+
+
+def _rows(
+    vectors: Float[np.ndarray, "ids G"], ids: Int[np.ndarray, "K E V"]
+) -> Float[np.ndarray, "K E V G"]:
+    """The vector of each id, zero of `NO_TEXT`."""
+    there = (ids != NO_TEXT)[..., None]
+    return np.where(there, vectors[np.maximum(ids, 0)], np.float32(0))
 
 
 def _make_order(store: TokenStore, config: DataConfig) -> BatchOrder:
@@ -291,6 +311,27 @@ def texts(config: DataConfig) -> Iterator[str]:
         with _keys_of(config, index):
             for example in read(source, config.root_path):
                 yield from prompted(source, example)
+
+
+def distinct_texts(config: DataConfig, store: TokenStore) -> Iterator[str]:
+    """A text for every id of a store of `prepare`, in their order: the first one, without prompt.
+
+    Raises:
+        SimjaxError: see `sources.read`; or the sources are not those of the store any more.
+    """
+    found = 0
+    for index, source in enumerate(config.all_sources):
+        with _keys_of(config, index):
+            for example in read(source, config.root_path):
+                for text in (example.anchor, *example.positives, *example.negatives):
+                    if found == len(store.digests):
+                        return
+                    # Ids count first appearances, so the next new text is the next id's.
+                    if text_digest(normalised(text)) == store.digests[found].tobytes():
+                        found += 1
+                        yield text
+    if found < len(store.digests):
+        raise SimjaxError("the texts have changed since they were tokenised; start again")
 
 
 @contextmanager

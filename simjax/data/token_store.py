@@ -27,7 +27,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt64
 
 from simjax.data import sources
-from simjax.data.identity import normalised
+from simjax.data.identity import normalised, text_digest
 from simjax.data.packing import Tokens
 from simjax.errors import SimjaxError, UsageError
 from simjax.types import NO_TEXT
@@ -223,7 +223,7 @@ def _write(
     arrays = {
         "offsets": np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
         "text_ids": np.asarray(ids, np.int32),
-        "digests": np.frombuffer(b"".join(map(_digest, id_of)), np.uint64).reshape(-1, 2),
+        "digests": np.frombuffer(b"".join(map(text_digest, id_of)), np.uint64).reshape(-1, 2),
         "examples": _example_table(np.asarray(positives), np.asarray(negatives)),
         "labels": np.asarray(labels, np.int32),
         "scores": np.asarray(scores, np.float32),
@@ -245,11 +245,6 @@ def _write(
     with (folder / MARKER).open("w", encoding="utf-8") as file:
         json.dump(marker, file)
         _sync(file)
-
-
-def _digest(text: str) -> bytes:
-    """Two of 2**40 texts have the same with a probability of 2**-49."""
-    return hashlib.blake2b(text.encode(), digest_size=16).digest()
 
 
 def _key(example: sources.Example, texts: list[int]) -> bytes:

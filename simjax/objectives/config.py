@@ -9,6 +9,31 @@ from simjax.errors import UsageError
 
 
 @dataclass(frozen=True)
+class GuideConfig:
+    """A frozen model that says which keys are false negatives (GISTEmbed, arXiv 2402.16829).
+
+    A key is no negative of an anchor where the guide finds the two closer than the anchor and its
+    positive. Its embeddings are made before the first step and kept in `data.cache`.
+
+    Attributes:
+        model: Hugging Face or sentence-transformers folder, or hub id.
+        margin: How far below that of the positive the cosine of a negative must be.
+        margin_strategy: `absolute`: the margin is a difference of cosines. `relative`: it is a
+            part of the positive's, taken without its sign.
+    """
+
+    model: str
+    margin: float = 0.0
+    margin_strategy: Literal["absolute", "relative"] = "absolute"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.margin < 1:
+            raise UsageError(
+                f"objective.guide.margin is {self.margin}: give a number from 0 to below 1"
+            )
+
+
+@dataclass(frozen=True)
 class ObjectiveConfig:
     """A contrastive objective: a scalar function of the contrastive log-odds ``v``.
 
@@ -27,6 +52,7 @@ class ObjectiveConfig:
         false_negatives: Which keys are no negatives besides the anchor's own positive: ``none``;
             ``text``: those with a text of the anchor or of its positive, and the positives of
             anchors with the same text; ``label``: those of the anchor's class.
+        guide: A frozen model whose false negatives are left out as well; null asks none.
         uniformity_t: The t of the uniformity that is logged.
     """
 
@@ -37,6 +63,7 @@ class ObjectiveConfig:
     max_scale: float = 100.0
     hard_negative_weight: float = 1.0
     false_negatives: Literal["none", "text", "label"] = "text"
+    guide: GuideConfig | None = None
     uniformity_t: float = 2.0
 
     def __post_init__(self) -> None:

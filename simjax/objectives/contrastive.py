@@ -16,13 +16,13 @@ from jaxtyping import Array, Bool, Float, Int
 from simjax.mesh import global_sum
 from simjax.objectives import losses
 from simjax.objectives.config import ObjectiveConfig
-from simjax.ops import AnchorIds, Exchange, KeyIds, PairStats, Reduction, reduce_pairs, row_loss
-from simjax.ops.pairs import ABSENT, NO_ANCHOR, NO_POSITIVE
+from simjax.objectives.guide import Guided
+from simjax.objectives.sides import Sides, unit
+from simjax.ops import Exchange, PairStats, Reduction, reduce_pairs, row_loss
+from simjax.ops.pairs import ABSENT
 from simjax.types import NO_TEXT
 
 Metrics: TypeAlias = dict[str, Float[Array, ""]]
-_MARGIN = 1e-12
-"""Below this squared length an embedding counts as absent and normalises to zero."""
 
 
 class _Options(TypedDict):
@@ -49,76 +49,6 @@ class Views:
     group: int
 
 
-@dataclass(frozen=True)
-class _Sides:
-    """Unit vectors and identities of this device's anchors, positives and hard negatives."""
-
-    anchors: Float[Array, "n D"]
-    positives: Float[Array, "n P D"]
-    hard: Float[Array, "n H D"]
-    example: Int[Array, "n"]
-    ids: Int[Array, "n V"]
-    labels: Int[Array, "n"]
-
-    @property
-    def num_positives(self) -> int:
-        return self.positives.shape[1]
-
-    @property
-    def has_positive(self) -> Bool[Array, "n P"]:
-        return self.ids[:, 1 : 1 + self.num_positives] != NO_TEXT
-
-    @property
-    def hard_ids(self) -> Int[Array, "n H"]:
-        return self.ids[:, 1 + self.num_positives :]
-
-    @property
-    def positive_ids(self) -> Int[Array, "n P"]:
-        ids = self.ids[:, 1 : 1 + self.num_positives]
-        return jnp.where(ids == NO_TEXT, NO_POSITIVE, ids)
-
-    @property
-    def anchor_ids(self) -> AnchorIds:
-        return AnchorIds(self.example, self.ids[:, 0], self.positive_ids, self.labels)
-
-    @property
-    def anchors_as_keys(self) -> KeyIds:
-        partners = jnp.where(self.has_positive, self.positive_ids, NO_ANCHOR)
-        return KeyIds(self.example, self.ids[:, 0], partners, self.labels)
-
-    @property
-    def keys(self) -> Float[Array, "N D"]:
-        """Positives, then hard negatives, view by view."""
-        views = jnp.concatenate([self.positives, self.hard], axis=1)
-        return views.swapaxes(0, 1).reshape(-1, views.shape[-1])
-
-    @property
-    def key_ids(self) -> KeyIds:
-        text = self.ids[:, 1:].T
-        example = jnp.where(text == NO_TEXT, ABSENT, self.example)
-        own = (jnp.arange(text.shape[0]) < self.num_positives)[:, None]
-        partner = jnp.where(own, self.ids[:, 0], NO_ANCHOR).reshape(-1, 1)
-        label = jnp.where(own, self.labels, -1)
-        return KeyIds(example.reshape(-1), text.reshape(-1), partner, label.reshape(-1))
-
-    @property
-    def positives_as_anchors(self) -> tuple[Float[Array, "M D"], AnchorIds]:
-        text = self.positive_ids.T
-        example = jnp.where(text == NO_POSITIVE, ABSENT, self.example)
-        partner = jnp.broadcast_to(self.ids[:, 0], text.shape).reshape(-1, 1)
-        label = jnp.broadcast_to(self.labels, text.shape)
-        ids = AnchorIds(example.reshape(-1), text.reshape(-1), partner, label.reshape(-1))
-        return self.positives.swapaxes(0, 1).reshape(-1, self.positives.shape[-1]), ids
-
-
-def unit(x: Float[Array, "*K D"]) -> Float[Array, "*K D"]:
-    """X / |x| in float32; zero, with zero gradient, where x is zero."""
-    x = x.astype(jnp.float32)
-    square = (x * x).sum(axis=-1, keepdims=True)
-    # Asked this way round, a NaN stays one.
-    return x * jnp.where(square <= _MARGIN, 0.0, jax.lax.rsqrt(jnp.maximum(square, _MARGIN)))
-
-
 def contrastive_loss(
     embeddings: Float[Array, "n V D"],
     ids: Int[Array, "n V"],
@@ -128,6 +58,7 @@ def contrastive_loss(
     config: ObjectiveConfig,
     views: Views,
     *,
+    guide: Float[Array, "n V G"] | None = None,
     dtype: DTypeLike = jnp.float32,
     exchange: Exchange | None = None,
 ) -> tuple[Float[Array, ""], Metrics]:
@@ -144,6 +75,7 @@ def contrastive_loss(
         scale: 1 / temperature.
         config: The objective.
         views: How the views are used.
+        guide: The guide's unit vectors of the texts, where `config` has a guide.
         dtype: What the operands of the score products are rounded to.
         exchange: How devices see each other's keys; None goes by their size.
 
@@ -153,34 +85,42 @@ def contrastive_loss(
         global batch, the whole loss among them.
     """
     vectors = unit(embeddings)
-    sides = _Sides(
+    guided = None
+    if config.guide is not None:
+        assert guide is not None  # of the same batch
+        has_positive = ids[:, 1 : 1 + views.positives] != NO_TEXT
+        guided = Guided.of(guide, has_positive, config.guide, dtype)
+    sides = Sides(
         anchors=vectors[:, 0],
         positives=vectors[:, 1 : 1 + views.positives],
         hard=vectors[:, 1 + views.positives :],
         example=jnp.where(ids[:, 0] == NO_TEXT, ABSENT, example),
         ids=ids,
         labels=labels,
+        guided=guided,
     )
     scale = jnp.asarray(scale, jnp.float32)
     cosine = _cosines(sides.anchors, sides.positives)
     hard_lse, hard_max = _own_hard_negatives(sides, scale, config)
     pairs = (sides.anchors, sides.keys, sides.anchor_ids, sides.key_ids)
     options: _Options = {"dtype": dtype, "exchange": exchange}
+    across = guided.anchors_with_keys if guided is not None else None
     scores = Reduction(
         scale,
         over=config.false_negatives,
         max_scale=config.max_scale if config.learnable_temperature else 1 / config.temperature,
         columns=config.directions != "forward",
+        guided=guided is not None,
     )
     spread = spread_reduction(config.uniformity_t)
     if config.directions == "forward":
         rows = _Rows(scale * cosine, hard_lse, sides.has_positive.astype(jnp.float32))
         value = partial(_row_values, config.loss)
-        total, stats = row_loss(value, rows, *pairs, [scores, spread], **options)
+        total, stats = row_loss(value, rows, *pairs, [scores, spread], guide=across, **options)
         terms = [rows.term(stats.rows[0])]
         loss = total / terms[0].global_weight(config.loss)
     else:
-        stats = reduce_pairs(*pairs, [scores, spread], **options)
+        stats = reduce_pairs(*pairs, [scores, spread], guide=across, **options)
         forward = _merge(stats.rows[0], hard_lse)[:, None]
         assert stats.cols[0] is not None  # asked for
         backward = _by_positive(stats.cols[0], sides)
@@ -273,7 +213,7 @@ def _cosines(x: Float[Array, "n D"], y: Float[Array, "n k D"]) -> Float[Array, "
 
 
 def _own_hard_negatives(
-    sides: _Sides, scale: Float[Array, ""], config: ObjectiveConfig
+    sides: Sides, scale: Float[Array, ""], config: ObjectiveConfig
 ) -> tuple[Float[Array, "n"], Float[Array, "n"]]:
     """Log-sum-exp of an anchor's own hard negatives with their weight, and their largest cosine.
 
@@ -286,6 +226,8 @@ def _own_hard_negatives(
     if config.false_negatives == "text":
         taken = jnp.concatenate([sides.ids[:, :1], sides.positive_ids], axis=1)
         real &= (sides.hard_ids[:, :, None] != taken[:, None, :]).all(axis=-1)
+    if sides.guided is not None:
+        real &= sides.guided.hard_negatives
     cosine = _cosines(sides.anchors, sides.hard)
     logits = scale * cosine + math.log(config.hard_negative_weight)
     return (
@@ -308,17 +250,24 @@ def _merge(*lse: Float[Array, "*n"]) -> Float[Array, "*n"]:
     return _lse(jnp.stack(jnp.broadcast_arrays(*lse), axis=-1))
 
 
-def _by_positive(x: Float[Array, "N"], sides: _Sides) -> Float[Array, "n P"]:
+def _by_positive(x: Float[Array, "N"], sides: Sides) -> Float[Array, "n P"]:
     """Of key statistics, those of the positives."""
     n, p = sides.positives.shape[:2]
     return x[: n * p].reshape(p, n).T
 
 
-def _within_sides(sides: _Sides, lse: Callable[..., PairStats]) -> Float[Array, "n P"]:
+def _within_sides(sides: Sides, lse: Callable[..., PairStats]) -> Float[Array, "n P"]:
     """Log-sum-exp of anchor-anchor and key-key negatives, for each anchor and positive."""
-    anchors = lse(sides.anchors, sides.anchors, sides.anchor_ids, sides.anchors_as_keys)
+    guided = sides.guided
+    anchors = lse(
+        *(sides.anchors, sides.anchors, sides.anchor_ids, sides.anchors_as_keys),
+        guide=guided.anchors_with_anchors if guided is not None else None,
+    )
     positives, positive_ids = sides.positives_as_anchors
-    keys = lse(positives, sides.keys, positive_ids, sides.key_ids)
+    keys = lse(
+        *(positives, sides.keys, positive_ids, sides.key_ids),
+        guide=guided.positives_with_keys if guided is not None else None,
+    )
     return _merge(anchors.rows[0][:, None], _by_positive(keys.rows[0], sides))
 
 
@@ -342,7 +291,7 @@ def _metrics(term: _Term, cosine: Float[Array, "n P"], hardest: Float[Array, "n"
     }
 
 
-def _uniformity(sides: _Sides, stats: PairStats, views: Views, t: float) -> Metrics:
+def _uniformity(sides: Sides, stats: PairStats, views: Views, t: float) -> Metrics:
     """Log mean exp(-t |x - y|^2) over pairs of distinct texts (Wang & Isola 2020), no gradient.
 
     Between anchors and positives it comes with the loss's own tiles. That is the uniformity of a

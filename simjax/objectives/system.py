@@ -99,6 +99,9 @@ class ContrastiveSystem:
         blocks, size, views, width = embeddings.shape
         ids, labels, place = (jnp.asarray(x) for x in (batch.ids, batch.labels, batch.place))
         example = place[:, None] * size + jnp.arange(size, dtype=place.dtype)
+        guide = batch.guide
+        if guide is not None:
+            guide = jnp.reshape(guide, (blocks * size, views, -1))
         return contrastive_loss(
             embeddings.reshape(blocks * size, views, width),
             ids.reshape(blocks * size, views),
@@ -107,6 +110,7 @@ class ContrastiveSystem:
             self.scale(params),
             self.objective,
             self.views,
+            guide=guide,
             dtype=self.dtype,
             exchange=self.exchange,
         )

@@ -26,7 +26,7 @@ from simjax.models.tokenizer import check_same_ids, check_tokenizer, load_tokeni
 from simjax.objectives.contrastive import Views
 from simjax.objectives.system import ContrastiveSystem
 from simjax.sentence_encoder import SentenceEncoder
-from simjax.train import lora, memory, optimizer, trained
+from simjax.train import guide, lora, memory, optimizer, trained
 from simjax.train.config import RunConfig, check_dropout
 from simjax.train.folder import has_checkpoints
 from simjax.train.state import TrainState, abstract_state, init_state, state_specs
@@ -146,9 +146,11 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
     model, max_length = make_model(config, tokenizer)
     _check_tensor(config, model.config)
     store = pipeline.prepare(config.data, tokenizer)
+    wanted = config.objective.guide
     source = BatchSource(
         store,
         config.data,
+        guide=None if wanted is None else guide.embeddings(wanted.model, config.data, store),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )

@@ -11,7 +11,7 @@ import pytest
 from jax import P
 from jax.sharding import AxisType, Mesh
 
-from simjax.objectives.config import ObjectiveConfig
+from simjax.objectives.config import GuideConfig, ObjectiveConfig
 from simjax.objectives.contrastive import Views, contrastive_loss
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
@@ -34,13 +34,15 @@ def on_mesh(shape, config, exchange):
     ids = random.integers(0, 80, (EXAMPLES, VIEWS)).astype(np.int32)
     ids[3, 2] = ids[20, 1] = -1  # one without a hard negative, one without a positive
     views = Views(positives=1, one_distribution=False, group=4)
+    seen = random.normal(size=(EXAMPLES, VIEWS, 6)).astype(np.float32)
+    seen /= np.linalg.norm(seen, axis=-1, keepdims=True)
 
-    def local(x, ids, example):
+    def local(x, ids, example, seen):
         scale = jax.lax.pcast(jnp.float32(1 / config.temperature), AXES, to="varying")
         labels = jnp.full_like(example, -1)
 
         def loss(x, scale):
-            options = {"exchange": exchange}
+            options = {"exchange": exchange, "guide": seen if config.guide else None}
             return contrastive_loss(x, ids, labels, example, scale, config, views, **options)
 
         (value, metrics), (d_x, d_scale) = jax.value_and_grad(loss, (0, 1), has_aux=True)(x, scale)
@@ -48,7 +50,7 @@ def on_mesh(shape, config, exchange):
 
     part = P(AXES)
     run = jax.shard_map(local, mesh=mesh, in_specs=part, out_specs=(P(), P(), part))
-    found = jax.jit(run)(x, ids, np.arange(EXAMPLES, dtype=np.int32))
+    found = jax.jit(run)(x, ids, np.arange(EXAMPLES, dtype=np.int32), seen)
     return jax.tree.map(np.asarray, found)
 
 
@@ -69,3 +71,15 @@ def test_three_axes_are_one_device(objective, exchange):
 def test_the_gradient_does_not_depend_on_the_device_count(shape, exchange):
     config = ObjectiveConfig("infonce", "symmetric", temperature=0.02, learnable_temperature=True)
     assert_same(on_mesh(shape, config, exchange), on_mesh((1,), config, "all_gather"))
+
+
+@pytest.mark.parametrize("exchange", ["all_gather", "ring"])
+@pytest.mark.parametrize("directions", ["forward", "joint"])
+def test_a_guide_sees_the_keys_of_all_devices(directions, exchange):
+    config = ObjectiveConfig(directions=directions, guide=GuideConfig("any", margin=0.2))
+    alone = on_mesh((1,), config, "all_gather")
+    assert_same(on_mesh((2, 2), config, exchange), alone)
+    assert (
+        abs(alone[0][0] - on_mesh((1,), ObjectiveConfig(directions=directions), "all_gather")[0][0])
+        > 0.1
+    )

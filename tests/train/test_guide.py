@@ -1,0 +1,111 @@
+"""A guide's embeddings: made once, kept, and carried to the loss by the batches."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from simjax.data import pipeline
+from simjax.data.identity import normalised
+from simjax.data.pipeline import BatchSource
+from simjax.data.sources import Source
+from simjax.errors import SimjaxError
+from simjax.objectives.config import GuideConfig, ObjectiveConfig
+from simjax.sentence_encoder import SentenceEncoder
+from simjax.train import guide, setup
+from simjax.train.config import RunConfig
+from tests.train.tiny_run import config_for, figures, train
+
+LINES = ("ba lan", "CE  mer", "ce mer", "di nis", "ba  LAN", "fo pot")
+
+
+@pytest.fixture(scope="module")
+def model(whole) -> str:
+    return whole[0].output
+
+
+def mixture(data: Path, tmp_path: Path) -> RunConfig:
+    """Two sources that share texts, with prompts, which the guide does not see."""
+    (tmp_path / "lines.txt").write_text("\n".join(LINES) + "\n")
+    config = config_for(data, tmp_path / "run")
+    triples = dataclasses.replace(config.data.source, anchor_prefix="gu ")
+    lines = Source(path=str(tmp_path / "lines.txt"), anchor_prefix="ruk ")
+    mixed = dataclasses.replace(
+        config.data, source=Source(), sources=(lines, triples, lines), cache=str(tmp_path / "cache")
+    )
+    return dataclasses.replace(config, data=mixed)
+
+
+def test_every_id_has_the_vector_of_its_text(data, tmp_path, model, monkeypatch):
+    config = mixture(data, tmp_path)
+    store = pipeline.prepare(config.data, setup.make_tokenizer(config))
+    vectors = np.array(guide.embeddings(model, config.data, store))
+    texts = list(pipeline.distinct_texts(config.data, store))
+    assert texts[:4] == ["ba lan", "CE  mer", "di nis", "fo pot"]
+    assert len({normalised(text) for text in texts}) == len(texts) == len(store.digests)
+    expected = SentenceEncoder.from_pretrained(model).encode(texts, normalize=True)
+    np.testing.assert_allclose(vectors, expected, atol=1e-6)
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("made anew")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(guide, "encode_to_file", refuse)
+        np.testing.assert_array_equal(guide.embeddings(model, config.data, store), vectors)
+    (file,) = Path(config.data.cache or "").glob("guide-*.npy")
+    whole = file.read_bytes()
+    file.write_bytes(whole[:-40])
+    np.testing.assert_array_equal(guide.embeddings(model, config.data, store), vectors)
+    assert file.read_bytes() == whole
+
+
+def test_batches_carry_the_vectors_of_their_texts(data, tmp_path):
+    config = mixture(data, tmp_path)
+    few = dataclasses.replace(config.data, batch_size=4, mixing="mixed")
+    store = pipeline.prepare(few, setup.make_tokenizer(config))
+    vectors = np.random.default_rng(0).normal(size=(len(store.digests), 5)).astype(np.float32)
+    few = dataclasses.replace(few, views="dropout")
+    source = BatchSource(store, few, guide=vectors)
+    for batch in (source[0].batch, source[1].batch):
+        assert batch.guide is not None
+        np.testing.assert_array_equal(batch.guide, vectors[batch.ids])
+    triples = pipeline.prepare(config_for(data, tmp_path).data, setup.make_tokenizer(config))
+    absent = triples.examples.copy()
+    absent[:, 2] = -1
+    source = BatchSource(
+        dataclasses.replace(triples, examples=absent),
+        config_for(data, tmp_path).data,
+        guide=np.ones((len(triples.digests), 5), np.float32),
+    )
+    np.testing.assert_array_equal(source[0].batch.guide[:, :, 2], 0)
+    np.testing.assert_array_equal(source[0].batch.guide[:, :, :2], 1)
+
+
+def test_a_run_goes_by_its_guide_and_keeps_to_it(data, tmp_path, model, whole):
+    """A margin that no key keeps leaves no negatives at all."""
+    objective = ObjectiveConfig(guide=GuideConfig(model, margin=0.99), loss="dcl")
+    config = config_for(data, tmp_path / "run", objective=objective)
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=1))
+    train(config)
+    steps = [line for line in figures(tmp_path / "run") if "loss" in line]
+    assert steps and all(line["without_negatives"] > 0 for line in steps)
+    other = dataclasses.replace(objective, guide=dataclasses.replace(objective.guide, margin=0.5))
+    with pytest.raises(SimjaxError, match=r"refused: objective.guide.margin \(0.99 there, 0.5"):
+        train(dataclasses.replace(config, objective=other))
+
+
+def test_a_guide_that_is_not_there_is_named(data, tmp_path):
+    objective = ObjectiveConfig(guide=GuideConfig(str(tmp_path / "nothing")))
+    with pytest.raises(SimjaxError, match=r"objective.guide.model: .*nothing: no such folder"):
+        train(config_for(data, tmp_path / "run", objective=objective))
+
+
+def test_sources_that_changed_are_refused(data, tmp_path):
+    config = mixture(data, tmp_path)
+    store = pipeline.prepare(config.data, setup.make_tokenizer(config))
+    (tmp_path / "lines.txt").write_text("ba lan\n")
+    with pytest.raises(SimjaxError, match="the texts have changed since they were tokenised"):
+        list(pipeline.distinct_texts(config.data, store))
