@@ -28,7 +28,7 @@ LONG_ROW = 1024
 """Rows longer than this are attended to `_BLOCK` queries at a time."""
 _BLOCK = 256
 
-_ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": gelu,
     "gelu_new": lambda x: jax.nn.gelu(x, approximate=True),
     "relu": jax.nn.relu,
@@ -256,7 +256,7 @@ class Layer(nnx.Module):
 
     def _feed_forward(self, x: Array, keys: Array | None, layer: Array) -> Float[Array, "N L D"]:
         config = self.config
-        activation, inner = _ACTIVATIONS[config.activation], self.intermediate(x)
+        activation, inner = ACTIVATIONS[config.activation], self.intermediate(x)
         if config.architecture.gated:
             inner, gate = jnp.split(inner, 2, axis=-1)
             inner = activation(inner) * gate

@@ -185,6 +185,23 @@ def load(
     )
 
 
+def load_lm_head(folder: str | Path, config: EncoderConfig) -> Params | None:
+    """Parameters of the head that a folder's masked tokens were predicted by, None without one.
+
+    Raises:
+        SimjaxError: as of `load`.
+    """
+    described = describe(Path(folder))
+    tensors = TensorFolder(described.transformer)
+    present = {names.modern(name): name for name in tensors}
+    if f"{names.NAMES[config.family].lm_head[0]}.weight" not in present:
+        return None
+    because = str(described.transformer / "config.json")
+    return names.lm_head_params(
+        config, lambda name, shape: tensors.read(present.get(name, name), shape, because)
+    )
+
+
 def state_dict(model: SentenceModel) -> dict[str, np.ndarray]:
     """The encoder as float32 tensors under Hugging Face's names, ready for `model.safetensors`.
 

@@ -34,6 +34,7 @@ class Names:
         dense: Dense layers of a layer, by their name here; several where ours are joined.
         norms: Norms of a layer.
         pooler: The dense layer over the first token that the family's own model has.
+        lm_head: Dense layer, norm and bias of the head that masked tokens are predicted by.
         interleaved: Rotary features are pairs of neighbours, where ours are halves apart.
         constant: A tensor that is no parameter: the table of sines and cosines.
     """
@@ -44,6 +45,7 @@ class Names:
     dense: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: _BERT_DENSE)
     norms: Mapping[str, str] = field(default_factory=lambda: _BERT_NORMS)
     pooler: str | None = None
+    lm_head: tuple[str, str, str] = ("lm_head.dense", "lm_head.layer_norm", "lm_head.bias")
     interleaved: bool = False
     constant: str | None = None
 
@@ -68,18 +70,32 @@ _POSITIONS: _Outside = {("embeddings", "position"): "embeddings.position_embeddi
 _TYPES: _Outside = {("embeddings", "token_type"): "embeddings.token_type_embeddings"}
 _TABLES = _WORDS | _POSITIONS | _TYPES
 _PROJECTION: _Outside = {("embeddings", "projection"): "embeddings_project"}
+_BERT_LM_HEAD = (
+    "cls.predictions.transform.dense",
+    "cls.predictions.transform.LayerNorm",
+    "cls.predictions.bias",
+)
 _ROBERTA = Names(("roberta.",), _TABLES, pooler="pooler.dense")
 
 NAMES: dict[Family, Names] = {
     # Encoders of any of these three were saved under any of these prefixes.
-    "bert": Names(("bert.", "roberta."), _TABLES, pooler="pooler.dense"),
+    "bert": Names(("bert.", "roberta."), _TABLES, pooler="pooler.dense", lm_head=_BERT_LM_HEAD),
     "roberta": _ROBERTA,
     "xlm-roberta": _ROBERTA,
     "camembert": _ROBERTA,
-    "electra": Names(("electra.",), _TABLES | _PROJECTION),
+    "electra": Names(
+        ("electra.",),
+        _TABLES | _PROJECTION,
+        lm_head=(
+            "generator_predictions.dense",
+            "generator_predictions.LayerNorm",
+            "generator_lm_head.bias",
+        ),
+    ),
     "roformer": Names(
         ("roformer.",),
         _WORDS | _TYPES | _PROJECTION,
+        lm_head=_BERT_LM_HEAD,
         interleaved=True,
         constant="encoder.embed_positions.weight",
     ),
@@ -94,6 +110,7 @@ NAMES: dict[Family, Names] = {
             "output": ("ffn.lin2",),
         },
         norms={"attention_norm": "sa_layer_norm", "output_norm": "output_layer_norm"},
+        lm_head=("vocab_transform", "vocab_layer_norm", "vocab_projector.bias"),
     ),
     "mpnet": Names(
         ("mpnet.",),
@@ -118,6 +135,7 @@ NAMES: dict[Family, Names] = {
         },
         norms={"attention_norm": "attention.LayerNorm", "output_norm": "full_layer_layer_norm"},
         pooler="pooler",
+        lm_head=("predictions.dense", "predictions.LayerNorm", "predictions.bias"),
     ),
     "modernbert": Names(
         ("model.",),
@@ -134,6 +152,7 @@ NAMES: dict[Family, Names] = {
             "output": ("mlp.Wo",),
         },
         norms={"attention_norm": "attn_norm", "output_norm": "mlp_norm"},
+        lm_head=("head.dense", "head.norm", "decoder.bias"),
     ),
 }
 
@@ -287,6 +306,23 @@ def encoder_params(config: EncoderConfig, read: Read) -> Params:
         for key in path[:-1]:
             place = place.setdefault(key, {})
         place[path[-1]] = leaf
+    return params
+
+
+def lm_head_params(config: EncoderConfig, read: Read) -> Params:
+    """The parameters of `lm_head.LanguageModelHead`, from tensors that `read` supplies."""
+    architecture, width = config.architecture, config.embedding_width
+    dense, norm, bias = NAMES[config.family].lm_head
+    kernel = read(f"{dense}.weight", (width, config.hidden_size))
+    params: Params = {
+        "dense": {"kernel": np.ascontiguousarray(kernel.T)},
+        "norm": {"scale": read(f"{norm}.weight", (width,))},
+        "bias": read(bias, (config.vocab_size,)),
+    }
+    if architecture.bias:
+        params["dense"]["bias"] = read(f"{dense}.bias", (width,))
+    if architecture.norm_bias:
+        params["norm"]["bias"] = read(f"{norm}.bias", (width,))
     return params
 
 

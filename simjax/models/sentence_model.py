@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TypeAlias, get_args
+from typing import Any, TypeAlias, get_args
 
 import jax
 import jax.numpy as jnp
@@ -117,13 +117,38 @@ class SentenceModel(nnx.Module):
         single = block.tokens.ndim == 2
         if single:
             block = jax.tree.map(lambda array: array[None], block)
+        last, other = self._encode(block, dropout_key, place, gather_layer, remat)
+        pooled = self._pool(last, other, block, training_head=training_head)
+        for head in self.heads:
+            pooled = head(pooled)
+        # A head's bias would make something of nothing.
+        text, starts = jnp.asarray(block.text), jnp.asarray(block.first)
+        there = jax.vmap(present)(text.reshape(text.shape[0], -1), starts)
+        pooled = jnp.where(there[..., None], pooled, 0.0)
+        return pooled[0] if single else pooled
+
+    def token_states(
+        self,
+        block: Block,
+        *,
+        dropout_key: Key[Array, ""] | None = None,
+        place: Int[Array, "K"] | None = None,
+        gather_layer: Callable[[Params], Params] | None = None,
+        remat: Remat | None = None,
+    ) -> Float[Array, "K P D"]:
+        """Hidden states behind the last layer, of all places of `K` blocks; see `__call__`."""
+        last, _ = self._encode(block, dropout_key, place, gather_layer, remat)
+        return last.reshape(block.tokens.shape[0], -1, last.shape[-1])
+
+    def _encode(
+        self, block: Block, dropout_key: Any, place: Any, gather_layer: Any, remat: Remat | None
+    ) -> tuple[Float[Array, "N L D"], Float[Array, "N L D"] | None]:
         num_blocks, num_rows, length = block.tokens.shape
         keys = None
         if dropout_key is not None:
             place = jnp.arange(num_blocks) if place is None else jnp.atleast_1d(place)
             keys = drop.row_keys(dropout_key, place, num_rows)
-
-        last, other = self.encoder(
+        return self.encoder(
             jnp.reshape(block.tokens, (-1, length)),
             jnp.reshape(block.positions, (-1, length)),
             jnp.reshape(block.text, (-1, length)),
@@ -132,14 +157,6 @@ class SentenceModel(nnx.Module):
             also=self._second_layer(),
             remat=remat,
         )
-        pooled = self._pool(last, other, block, training_head=training_head)
-        for head in self.heads:
-            pooled = head(pooled)
-        # A head's bias would make something of nothing.
-        text, starts = jnp.asarray(block.text), jnp.asarray(block.first)
-        there = jax.vmap(present)(text.reshape(num_blocks, -1), starts)
-        pooled = jnp.where(there[..., None], pooled, 0.0)
-        return pooled[0] if single else pooled
 
     def _second_layer(self) -> int | None:
         if self.pooling == "first_last_mean":

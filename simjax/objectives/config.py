@@ -34,6 +34,25 @@ class GuideConfig:
 
 
 @dataclass(frozen=True)
+class MaskedLmConfig:
+    """Masked language modelling beside the contrastive objective.
+
+    Attributes:
+        weight: What its loss is multiplied by before it is added.
+        rate: Share of the tokens that are to be predicted.
+    """
+
+    weight: float = 0.1
+    rate: float = 0.15
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight < float("inf"):
+            raise UsageError(f"objective.mlm.weight is {self.weight}: give a number above 0")
+        if not 0 < self.rate <= 1:
+            raise UsageError(f"objective.mlm.rate is {self.rate}: give a number above 0, up to 1")
+
+
+@dataclass(frozen=True)
 class ObjectiveConfig:
     """A contrastive objective: a scalar function of the contrastive log-odds ``v``.
 
@@ -53,6 +72,8 @@ class ObjectiveConfig:
             ``text``: those with a text of the anchor or of its positive, and the positives of
             anchors with the same text; ``label``: those of the anchor's class.
         guide: A frozen model whose false negatives are left out as well; null asks none.
+        mlm: Masked language modelling that is learned beside it, at the cost of a second pass
+            through the encoder; null learns none.
         uniformity_t: The t of the uniformity that is logged.
     """
 
@@ -64,6 +85,7 @@ class ObjectiveConfig:
     hard_negative_weight: float = 1.0
     false_negatives: Literal["none", "text", "label"] = "text"
     guide: GuideConfig | None = None
+    mlm: MaskedLmConfig | None = None
     uniformity_t: float = 2.0
 
     def __post_init__(self) -> None:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -13,10 +12,9 @@ from jaxtyping import Array, Float, Key
 
 from simjax.objectives.config import ObjectiveConfig
 from simjax.objectives.contrastive import Metrics, Views, contrastive_loss
+from simjax.objectives.separable import GatherLayer, Separable
 from simjax.ops import Exchange
 from simjax.types import Batch, Params
-
-GatherLayer: TypeAlias = Callable[[Params], Params] | None
 
 
 class Encode(Protocol):
@@ -43,6 +41,7 @@ class ContrastiveSystem:
         dropout: Whether the tower drops out in training.
         dtype: What the operands of the score products are rounded to.
         exchange: How devices see each other's keys; None goes by their size.
+        separable: A loss that is learned beside it.
     """
 
     encode: Encode
@@ -51,13 +50,14 @@ class ContrastiveSystem:
     dropout: bool
     dtype: DTypeLike = jnp.float32
     exchange: Exchange | None = None
+    separable: Separable | None = None
 
-    def init(self, model: Params) -> Params:
-        """All that is trained, from the tower's parameters."""
+    def init(self, model: Params, **heads: Params) -> Params:
+        """All that is trained, from the parameters of the tower and of heads by their names."""
         learned = {}
         if self.objective.learnable_temperature:
             learned["log_scale"] = jnp.float32(-math.log(self.objective.temperature))
-        return {"model": model, "objective": learned}
+        return {"model": model, "objective": learned} | heads
 
     def layers(self, params: Any) -> Any:
         """The part of a tree like the parameters' whose leaves are stacked layer by layer."""

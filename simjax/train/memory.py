@@ -89,7 +89,9 @@ def most_bytes(shape: EncoderConfig, state: TrainState, batch: Batch, micro_bloc
     own = sum(_shard_bytes(leaf) for leaf in jax.tree.leaves(state))
     # Parameters that are split are gathered, and have whole gradients before these are scattered.
     whole = sum(4 * leaf.size for leaf in jax.tree.leaves(state.params))
-    return 2 * (3 * own + 3 * whole + activations + embeddings)
+    # A head over the vocabulary makes logits for the tokens of one block at a time.
+    logits = 12 * rows * length * shape.vocab_size if "lm_head" in state.params else 0
+    return 2 * (3 * own + 4 * whole + activations + embeddings + logits)
 
 
 def _shard_bytes(leaf: Any) -> int:

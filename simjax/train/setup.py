@@ -21,17 +21,16 @@ from simjax.data.tokenizer import train_wordpiece
 from simjax.errors import SimjaxError, UsageError
 from simjax.models import hf
 from simjax.models.encoder import EncoderConfig
-from simjax.models.sentence_model import SentenceModel, merge, split
+from simjax.models.sentence_model import SentenceModel, split
 from simjax.models.tokenizer import check_same_ids, check_tokenizer, load_tokenizer
-from simjax.objectives.contrastive import Views
-from simjax.objectives.system import ContrastiveSystem
 from simjax.sentence_encoder import SentenceEncoder
 from simjax.train import guide, lora, memory, optimizer, trained
 from simjax.train.config import RunConfig, check_dropout
 from simjax.train.folder import has_checkpoints
 from simjax.train.state import TrainState, abstract_state, init_state, state_specs
 from simjax.train.step import Step, StepOptions, blocks_per_device, make_step
-from simjax.types import Batch, Params
+from simjax.train.system import make_heads, make_system
+from simjax.types import Params
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -161,8 +160,10 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
         )
 
     graphdef, model_params = split(model)
-    system = make_system(config, graphdef, model.config, source)
-    params = system.init(lora.with_adapters(model_params, config.model.lora, config.seed))
+    heads = make_heads(config, model.config)
+    system = make_system(config, graphdef, model.config, source, tokenizer, heads)
+    adapted = lora.with_adapters(model_params, config.model.lora, config.seed)
+    params = system.init(adapted, **{name: split(head)[1] for name, head in heads.items()})
     tx, schedule = optimizer.make(config.optimizer, total_steps, config.data.batch_size)
     mask, frozen = None, config.train.freeze
     if config.model.lora is not None:
@@ -196,36 +197,6 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
     micro_batch = None if fit.micro_blocks == asked else fit.micro_blocks * config.data.block
     return Run(
         config, mesh, source, model, encoder, params, tx, step, total_steps, micro_batch, mask
-    )
-
-
-def make_system(
-    config: RunConfig, graphdef: Any, encoder: Any, source: BatchSource
-) -> ContrastiveSystem:
-    """The system of a configuration: one tower and its contrastive objective."""
-
-    def encode(params: Params, batch: Batch, dropout_key: Any, gather_layer: Any) -> jax.Array:
-        model = merge(graphdef, lora.merged(params, config.model.lora))
-        place = jnp.asarray(batch.place)
-        return model(
-            batch.block,
-            dropout_key=dropout_key,
-            place=place,
-            gather_layer=gather_layer,
-            remat=config.train.remat,
-        )
-
-    return ContrastiveSystem(
-        encode=encode,
-        objective=config.objective,
-        views=Views(
-            positives=source.num_positives,
-            one_distribution=config.data.views == "dropout",
-            group=config.data.block,
-        ),
-        dropout=encoder.hidden_dropout > 0 or encoder.attention_dropout > 0,
-        dtype=jnp.dtype(config.model.dtype),
-        exchange=config.mesh.keys,
     )
 
 

@@ -22,6 +22,7 @@ from jaxtyping import Array, Float, Key
 
 from simjax import mesh as meshes
 from simjax.errors import UsageError
+from simjax.objectives.separable import Separable, Sums
 from simjax.train import optimizer, trained
 from simjax.train.average import moving_average
 from simjax.train.schedule import Schedule
@@ -34,6 +35,10 @@ Step: TypeAlias = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
 
 class System(Protocol):
     """What the step knows of what is trained; see `simjax.objectives.system`."""
+
+    @property
+    def separable(self) -> Separable | None:
+        """A loss beside the coupled one."""
 
     def encode_blocks(
         self, params: Params, batch: Batch, key: Any, gather_layer: Any = None
@@ -125,6 +130,63 @@ def encode_in_micro_batches(
     return embeddings.reshape(blocks, *embeddings.shape[2:])
 
 
+def accumulate_separable(
+    separable: Separable,
+    params_of: Callable[[Params], Params],
+    picked: Params,
+    batch: Batch,
+    key: Key[Array, ""],
+    micro_blocks: int | None,
+    gather_layer: Any = None,
+) -> tuple[Metrics, Params]:
+    """Metrics of a separable loss over the global batch, and this device's part of its gradient.
+
+    Gradients of the micro-batches' sums are added up as they come, for one forward pass each, and
+    divided at the end by the global weight, which is not known before.
+
+    Args:
+        separable: The loss.
+        params_of: All parameters from those that are differentiated.
+        picked: The latter.
+        batch: This device's blocks.
+        key: Of the step.
+        micro_blocks: Blocks taken at a time; None, all at once.
+        gather_layer: As of `Separable.sums`.
+    """
+    # No block has this number, so the key is none that the coupled loss draws from.
+    key = jax.random.fold_in(key, jnp.uint32(2**32 - 1))
+
+    def loss(picked: Params, part: Batch) -> tuple[Float[Array, ""], Sums]:
+        sums = separable.sums(params_of(picked), part, key, gather_layer)
+        return sums.loss, jax.lax.stop_gradient(sums)
+
+    def one(part: Batch) -> tuple[Sums, Params]:
+        grads, sums = jax.grad(loss, has_aux=True)(picked, part)
+        return sums, grads
+
+    blocks = batch.place.shape[0]
+    if micro_blocks is None or micro_blocks == blocks:
+        sums, grads = one(batch)
+    else:
+        parts = jax.tree.map(lambda x: x.reshape(-1, micro_blocks, *x.shape[1:]), batch)
+        shapes, _ = jax.eval_shape(one, jax.tree.map(lambda x: x[0], parts))
+        nothing = meshes.vary(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
+        zeros = jax.tree.map(lambda p: meshes.vary_like(jnp.zeros(p.shape, p.dtype), p), picked)
+        (sums, grads), _ = jax.lax.scan(
+            lambda total, part: (jax.tree.map(jnp.add, total, one(part)), None),
+            (nothing, zeros),
+            parts,
+        )
+    total = meshes.global_sum(sums)
+    share = separable.weight / jnp.maximum(total.weight, 1.0)
+    means = {"loss": total.loss} | total.metrics
+    metrics = {
+        f"{separable.name}_{name}": value / jnp.maximum(total.weight, 1.0)
+        for name, value in means.items()
+    }
+    return metrics, jax.tree.map(lambda g: share * g, grads)
+
+
 def value_and_grad(
     system: System, specs: Any, mesh: Mesh, options: StepOptions, mask: Any = None
 ) -> Callable[[Params, Batch, Key[Array, ""]], tuple[Metrics, Params]]:
@@ -158,6 +220,19 @@ def value_and_grad(
 
         picked = trained.pick(whole, mask)
         (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(picked)
+        if (separable := system.separable) is not None:
+            part, addend = accumulate_separable(
+                separable,
+                lambda picked: trained.put_back(picked, mask, whole),
+                picked,
+                batch,
+                key,
+                options.micro_blocks,
+                gather,
+            )
+            part_loss = separable.weight * part[f"{separable.name}_loss"]
+            metrics |= part | {"loss": metrics["loss"] + part_loss}
+            grads = jax.tree.map(jnp.add, grads, addend)
         grads = trained.hold_layers(grads, mask)
         return metrics, meshes.reduce_grads(grads, trained_specs, trained.pick(late, mask))
 

@@ -16,7 +16,7 @@ import pytest
 from simjax import mesh as meshes
 from simjax.errors import UsageError
 from simjax.mesh import MeshConfig
-from simjax.objectives.config import ObjectiveConfig
+from simjax.objectives.config import MaskedLmConfig, ObjectiveConfig
 from simjax.train import optimizer
 from simjax.train.optimizer_config import AdamW
 from simjax.train.state import TrainState, init_state, state_specs
@@ -42,6 +42,7 @@ TOWERS = {
     "gated": Tower(family="modernbert"),
     "gated, bfloat16": Tower(family="modernbert", dtype=jnp.bfloat16),
     "scores by distance": Tower(family="mpnet"),
+    "masked tokens": Tower(ObjectiveConfig(mlm=MaskedLmConfig(weight=0.5, rate=0.3))),
 }
 WHOLE = Layout()
 IN_LOOP = Layout(8, 1, 1)
@@ -189,6 +190,41 @@ def test_so_in_bfloat16_but_for_what_is_rounded_within_a_block(layout):
     assert largest_deviation("bfloat16", layout) < 2e-2
 
 
+@pytest.mark.parametrize(
+    "layout",
+    [
+        IN_LOOP,
+        pytest.param(Layout(1, 1, 2), marks=pytest.mark.slow),
+        pytest.param(Layout(4, 2), marks=pytest.mark.slow),
+        pytest.param(BY_LAYER, marks=pytest.mark.slow),
+        pytest.param(TENSOR, marks=pytest.mark.slow),
+    ],
+    ids=str,
+)
+def test_so_with_a_separable_loss_beside_it(layout):
+    """Masked tokens: a mean over the tokens of the batch, not over micro-batches' means."""
+    assert largest_deviation("masked tokens", layout) < 5e-6
+
+
+def test_a_separable_loss_adds_its_weighted_mean_and_that_ones_gradient():
+    metrics, grads = compiled("masked tokens", WHOLE).result
+    params, batch, key = compiled("masked tokens", WHOLE).arguments
+    system, alone = TOWERS["masked tokens"].system, compiled("forward", WHOLE).result
+    own_key = jax.random.fold_in(key, jnp.uint32(2**32 - 1))
+
+    def mean(params: Any) -> jax.Array:
+        sums = system.separable.sums(params, batch, own_key, None)
+        return sums.loss / sums.weight
+
+    value, addend = jax.jit(jax.value_and_grad(mean))(params)
+    np.testing.assert_allclose(metrics["mlm_loss"], value, rtol=1e-6)
+    np.testing.assert_allclose(metrics["loss"], alone[0]["loss"] + 0.5 * value, rtol=1e-6)
+    coupled = alone[1] | {"lm_head": jax.tree.map(jnp.zeros_like, grads["lm_head"])}
+    expected = jax.tree.map(lambda x, y: x + 0.5 * np.asarray(y), coupled, addend)
+    for found, wanted in zip(jax.tree.leaves(grads), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=5e-6 * np.abs(wanted).max())
+
+
 def test_dropout_is_on_in_these_comparisons():
     program = compiled("symmetric", WHOLE)
     params, batch, _ = program.arguments
@@ -203,7 +239,12 @@ def loops_over_micro_batches(text: str) -> bool:
 
 @pytest.mark.parametrize(
     ("tower", "layout"),
-    [("symmetric", IN_LOOP), ("symmetric", IN_LOOP_FSDP), ("forward", IN_LOOP)],
+    [
+        ("symmetric", IN_LOOP),
+        ("symmetric", IN_LOOP_FSDP),
+        ("forward", IN_LOOP),
+        ("masked tokens", IN_LOOP),
+    ],
     ids=str,
 )
 def test_no_collective_is_in_the_loop_over_micro_batches(tower, layout):
@@ -223,7 +264,7 @@ def is_large(arrays: list[tuple[str, tuple[int, ...]]]) -> bool:
     return any(len(shape) > 1 for _, shape in arrays)
 
 
-@pytest.mark.parametrize("tower", ["symmetric", "forward", "bfloat16"])
+@pytest.mark.parametrize("tower", ["symmetric", "forward", "bfloat16", "masked tokens"])
 def test_one_combined_float32_reduction_carries_all_gradients(tower):
     program = compiled(tower, IN_LOOP)
     found = collectives(program.text.splitlines())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import jax
@@ -17,14 +17,17 @@ from simjax.data.packing import best_fit_decreasing, pack
 from simjax.mesh import MeshConfig
 from simjax.models.encoder import EncoderConfig
 from simjax.models.families import Family
+from simjax.models.lm_head import LanguageModelHead
 from simjax.models.sentence_model import SentenceModel, merge, split
 from simjax.objectives.config import ObjectiveConfig
 from simjax.objectives.contrastive import Views
+from simjax.objectives.masked_lm import Vocabulary
 from simjax.objectives.system import ContrastiveSystem
 from simjax.train import optimizer
 from simjax.train.optimizer_config import AdamW
 from simjax.train.state import shardings, state_specs
 from simjax.train.step import StepOptions, value_and_grad
+from simjax.train.system import masked_lm
 from simjax.types import NO_TEXT, Batch, Params
 
 EXAMPLES, VIEWS, ROW = 2, 3, 16
@@ -109,10 +112,21 @@ class Tower:
             return model(batch.block, dropout_key=key, place=batch.place, gather_layer=gather_layer)
 
         views = Views(positives=1, one_distribution=False, group=EXAMPLES)
+        dropout, separable, heads = self.dropout > 0, None, {}
+        if self.objective.mlm is not None:
+            head = LanguageModelHead(shape, rngs=nnx.Rngs(1))
+            vocabulary = Vocabulary(VOCABULARY, mask=3, special=(0, 1, 2, 3))
+            separable = masked_lm(
+                self.objective.mlm, partial(merge, graphdef), head, vocabulary, dropout=dropout
+            )
+            heads["lm_head"] = split(head)[1]
         system = ContrastiveSystem(
-            encode, self.objective, views, dropout=self.dropout > 0, dtype=self.dtype
+            *(encode, self.objective, views),
+            dropout=dropout,
+            dtype=self.dtype,
+            separable=separable,
         )
-        return system, system.init(params)
+        return system, system.init(params, **heads)
 
     @property
     def system(self) -> ContrastiveSystem:

@@ -96,7 +96,7 @@ def sigmoid_loss(x: Any, scale: Any, bias: Any, *, dtype: str) -> Any:
     import jax
     import jax.numpy as jnp
 
-    from simjax.objectives.contrastive import unit
+    from simjax.objectives.sides import unit
     from simjax.ops import AnchorIds, KeyIds, Reduction, row_loss
 
     number = jnp.arange(x.shape[0], dtype=jnp.int32)
@@ -128,7 +128,7 @@ def _tokamax(x: Any, dtype: str, torch: Torch | None) -> Contender:
     import jax.numpy as jnp
     from tokamax import linear_softmax_cross_entropy_loss
 
-    from simjax.objectives.contrastive import unit
+    from simjax.objectives.sides import unit
 
     def loss(x: Any) -> Any:
         vectors = unit(x)

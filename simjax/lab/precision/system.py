@@ -15,7 +15,7 @@ from simjax.lab.precision.arms import Arithmetic
 from simjax.lab.precision.settings import Form, Optimizer
 from simjax.mesh import global_sum
 from simjax.models.sentence_model import GraphDef, merge
-from simjax.objectives.contrastive import unit
+from simjax.objectives.sides import unit
 from simjax.train.optimizer import decay_mask
 from simjax.types import Batch, Params
 
@@ -35,6 +35,8 @@ class ArmSystem:
     form: Form
     how: Arithmetic
     temperature: float
+
+    separable = None
 
     def encode_blocks(
         self, params: Params, batch: Batch, key: Any, gather_layer: Any = None

@@ -14,7 +14,7 @@ from simjax.lab.precision import arms, batches, texts
 from simjax.lab.precision.settings import LOGGED, RunKey, TrainingSettings, rates, run_keys
 from simjax.lab.precision.training import Trainer, check_batches, windows
 from simjax.models.sentence_model import merge
-from simjax.objectives.contrastive import unit
+from simjax.objectives.sides import unit
 from tests.lab.precision.tiny_corpus import CORPUS, TINY
 
 KEY = RunKey("corpus", "softplus", "sgd", 0.01, 4, "float32", 0)

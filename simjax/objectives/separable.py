@@ -1,0 +1,47 @@
+"""Losses that are sums over examples: every part of a batch adds its own, divided at the end."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Protocol, TypeAlias
+
+import jax
+from jaxtyping import Array, Float, Key
+
+from simjax.types import Batch, Params
+
+GatherLayer: TypeAlias = Callable[[Params], Params] | None
+
+
+@jax.tree_util.register_dataclass
+@dataclass(frozen=True)
+class Sums:
+    """Of some blocks.
+
+    Attributes:
+        loss: Sum of the losses.
+        weight: What the sum over the global batch is divided by.
+        metrics: Other sums, which are divided by the same.
+    """
+
+    loss: Float[Array, ""]
+    weight: Float[Array, ""]
+    metrics: dict[str, Float[Array, ""]] = field(default_factory=dict)
+
+
+class Separable(Protocol):
+    """A loss beside the coupled one."""
+
+    @property
+    def name(self) -> str:
+        """What its metrics are called by."""
+
+    @property
+    def weight(self) -> float:
+        """What its mean over the global batch is multiplied by."""
+
+    def sums(
+        self, params: Params, batch: Batch, key: Key[Array, ""], gather_layer: GatherLayer
+    ) -> Sums:
+        """Sums over some blocks."""

@@ -1,0 +1,131 @@
+"""The system of a configuration: what is trained, and by which losses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+
+from simjax.data.pipeline import BatchSource
+from simjax.errors import UsageError
+from simjax.models import hf
+from simjax.models.encoder import EncoderConfig, Remat
+from simjax.models.lm_head import LanguageModelHead, token_losses
+from simjax.models.sentence_model import SentenceModel, merge, split
+from simjax.objectives.config import MaskedLmConfig
+from simjax.objectives.contrastive import Views
+from simjax.objectives.masked_lm import MaskedLm, Vocabulary
+from simjax.objectives.system import ContrastiveSystem
+from simjax.train import lora
+from simjax.train.config import RunConfig
+from simjax.types import Batch, Params
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+
+def make_system(
+    config: RunConfig,
+    graphdef: Any,
+    encoder: EncoderConfig,
+    source: BatchSource,
+    tokenizer: PreTrainedTokenizerFast,
+    heads: Mapping[str, LanguageModelHead],
+) -> ContrastiveSystem:
+    """The system of a configuration: one tower and its contrastive objective."""
+    dropout = encoder.hidden_dropout > 0 or encoder.attention_dropout > 0
+
+    def model_of(params: Params) -> SentenceModel:
+        return merge(graphdef, lora.merged(params, config.model.lora))
+
+    def encode(params: Params, batch: Batch, dropout_key: Any, gather_layer: Any) -> jax.Array:
+        return model_of(params)(
+            batch.block,
+            dropout_key=dropout_key,
+            place=jnp.asarray(batch.place),
+            gather_layer=gather_layer,
+            remat=config.train.remat,
+        )
+
+    separable = None
+    if config.objective.mlm is not None:
+        separable = masked_lm(
+            config.objective.mlm,
+            model_of,
+            heads["lm_head"],
+            _vocabulary(tokenizer),
+            dropout=dropout,
+            remat=config.train.remat,
+        )
+    return ContrastiveSystem(
+        encode=encode,
+        objective=config.objective,
+        views=Views(
+            positives=source.num_positives,
+            one_distribution=config.data.views == "dropout",
+            group=config.data.block,
+        ),
+        dropout=dropout,
+        dtype=jnp.dtype(config.model.dtype),
+        exchange=config.mesh.keys,
+        separable=separable,
+    )
+
+
+def masked_lm(
+    config: MaskedLmConfig,
+    model_of: Callable[[Params], SentenceModel],
+    head: LanguageModelHead,
+    vocabulary: Vocabulary,
+    *,
+    dropout: bool,
+    remat: Remat | None = None,
+) -> MaskedLm:
+    """The auxiliary loss of an encoder whose parameters are `model` and its head's `lm_head`."""
+    head_graph, _ = split(head)
+
+    def predict(
+        params: Params,
+        batch: Batch,
+        where: jax.Array,
+        targets: jax.Array,
+        dropout_key: Any,
+        gather_layer: Any,
+    ) -> tuple[jax.Array, jax.Array]:
+        model = model_of(params["model"])
+        states = model.token_states(
+            batch.block,
+            dropout_key=dropout_key,
+            place=jnp.asarray(batch.place),
+            gather_layer=gather_layer,
+            remat=remat,
+        )
+        table = model.encoder.embeddings.word.embedding[...]
+        return token_losses(merge(head_graph, params["lm_head"]), table, states, where, targets)
+
+    return MaskedLm(config, vocabulary, predict, dropout)
+
+
+def make_heads(config: RunConfig, encoder: EncoderConfig) -> dict[str, LanguageModelHead]:
+    """Heads that are trained with the encoder and are no part of what is exported.
+
+    They start from the pretrained folder's where it has them, at random otherwise.
+    """
+    if config.objective.mlm is None:
+        return {}
+    head = LanguageModelHead(encoder, rngs=nnx.Rngs(params=config.seed))
+    name = config.model.pretrained
+    params = None if name is None else hf.load_lm_head(hf.resolve(name), encoder)
+    if params is not None:
+        head = merge(split(head)[0], jax.tree.map(jnp.asarray, params))
+    return {"lm_head": head}
+
+
+def _vocabulary(tokenizer: PreTrainedTokenizerFast) -> Vocabulary:
+    if tokenizer.mask_token_id is None:
+        raise UsageError("objective.mlm is given and the tokenizer has no mask token; remove it")
+    special = tuple(sorted(tokenizer.all_special_ids))
+    return Vocabulary(len(tokenizer), tokenizer.mask_token_id, special)
