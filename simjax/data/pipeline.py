@@ -23,7 +23,7 @@ from simjax.data.identity import normalised, text_digest
 from simjax.data.mixture import join
 from simjax.data.order import BatchOrder
 from simjax.data.packing import best_fit_decreasing, deal, pack
-from simjax.data.sources import describe, prompted, read
+from simjax.data.sources import Source, describe, prompted, read
 from simjax.data.token_store import TokenStore
 from simjax.errors import SimjaxError, UsageError
 from simjax.types import NO_TEXT, Batch
@@ -127,25 +127,29 @@ class BatchSource:
         """Every source has what its part of a batch needs."""
         config, store = self.config, self.store
         first = 0
-        for source, size, needed in zip(
-            config.all_sources, store.sizes, self.order.needed, strict=True
-        ):
-            name = describe(source, config.root_path)
-            if config.views == "columns" and (
-                store.positives == 0 or store.examples[first, 1] == NO_TEXT
-            ):
-                raise SimjaxError(
-                    f"{name}: the examples have an anchor and no positive: name positive columns "
-                    "in data.source.positives, or set data.views to dropout"
-                )
-            if size < needed:
-                part = "" if needed == config.batch_size else f", {needed} of them from here"
-                raise SimjaxError(
-                    f"{name}: holds {size} examples, fewer than a batch of {config.batch_size} "
-                    f"needs{part}: lower data.batch_size"
-                    + (" or the weight of this source" if part else "")
-                )
+        parts = zip(config.all_sources, store.sizes, self.order.needed, strict=True)
+        for index, (source, size, needed) in enumerate(parts):
+            with _keys_of(config, index):
+                self._check_source(source, size, needed, first)
             first += size
+
+    def _check_source(self, source: Source, size: int, needed: int, first: int) -> None:
+        config, store = self.config, self.store
+        name = describe(source, config.root_path)
+        if config.views == "columns" and (
+            store.positives == 0 or store.examples[first, 1] == NO_TEXT
+        ):
+            raise SimjaxError(
+                f"{name}: the examples have an anchor and no positive: name positive columns "
+                "in data.source.positives, or set data.views to dropout"
+            )
+        if size < needed:
+            part = "" if needed == config.batch_size else f", {needed} of them from here"
+            raise SimjaxError(
+                f"{name}: holds {size} examples, fewer than a batch of {config.batch_size} "
+                f"needs{part}: lower data.batch_size"
+                + (" or the weight of this source" if part else "")
+            )
 
     def examples(self, n: int) -> Int[np.ndarray, "B"]:
         """The examples of global batch `n` in their shuffled order, counting from 0 on."""

@@ -94,15 +94,25 @@ class TfdsTable:
             for name, feature in self._features.items()
             if name not in wanted and not isinstance(feature, nested)
         }
+        if self._split.num_examples == 0:
+            raise SimjaxError(f"{self.header}: holds no examples")
         done = 0
         try:
             source = self._builder.as_data_source(split=self._split_name, decoders=skip)
             for begin in range(0, len(source), ROWS):
                 places = range(begin, min(begin + ROWS, len(source)))
                 for record in source.__getitems__(places):
+                    if all(value is None for value in record.values()):
+                        # What array_record makes of places that a file does not reach.
+                        raise SimjaxError(
+                            f"{self.where(done + 1)}: is empty, so a file is damaged; prepare the "
+                            "data set again"
+                        )
                     done += 1
                     fields = [_plain(self._features[name], record[name]) for name in wanted]
                     yield done, fields
+        except SimjaxError:
+            raise
         except NotImplementedError as error:
             raise SimjaxError(
                 f"{self.header}: stored as {self._builder.info.file_format.value}, which cannot be "

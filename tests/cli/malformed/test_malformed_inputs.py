@@ -17,10 +17,10 @@ import numpy as np
 import pytest
 
 from simjax.data.sources import Source, read
-from tests.cli.malformed import data_files, model_folders, recipes, texts
+from tests.cli.malformed import data_files, model_folders, recipes, records, texts
 from tests.cli.malformed.rows import Row
 
-ROWS = [*recipes.ROWS, *data_files.ROWS, *model_folders.ROWS, *texts.ROWS]
+ROWS = [*recipes.ROWS, *data_files.ROWS, *records.ROWS, *model_folders.ROWS, *texts.ROWS]
 
 IN_PROCESSES = (
     "recipe: a misspelt key",
