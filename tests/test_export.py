@@ -90,6 +90,7 @@ CASES = [
 ]
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(("family", "pooling", "normalize", "head"), CASES)
 def test_others_give_our_embeddings(folders, tmp_path, family, pooling, normalize, head):
     encoder = encoder_of(folders[family], pooling, normalize=normalize, training_head=head)

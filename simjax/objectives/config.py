@@ -71,6 +71,9 @@ class ObjectiveConfig:
         false_negatives: Which keys are no negatives besides the anchor's own positive: ``none``;
             ``text``: those with a text of the anchor or of its positive, and the positives of
             anchors with the same text; ``label``: those of the anchor's class.
+        negative_group: Negatives are of the anchor's own group of so many examples, of which a
+            batch has many; null is the whole batch. It tells what many negatives do from what a
+            large batch does.
         guide: A frozen model whose false negatives are left out as well; null asks none.
         mlm: Masked language modelling that is learned beside it, at the cost of a second pass
             through the encoder; null learns none.
@@ -84,6 +87,7 @@ class ObjectiveConfig:
     max_scale: float = 100.0
     hard_negative_weight: float = 1.0
     false_negatives: Literal["none", "text", "label"] = "text"
+    negative_group: int | None = None
     guide: GuideConfig | None = None
     mlm: MaskedLmConfig | None = None
     uniformity_t: float = 2.0
@@ -100,6 +104,10 @@ class ObjectiveConfig:
             raise UsageError(
                 f"objective.learnable_temperature: {self.loss} is unbounded below in the scale; "
                 "use loss infonce or a fixed temperature"
+            )
+        if self.negative_group is not None and self.negative_group < 1:
+            raise UsageError(
+                f"objective.negative_group is {self.negative_group}: give at least 1, or null"
             )
         if not self.hard_negative_weight > 0:
             raise UsageError(

@@ -16,6 +16,7 @@ from jaxtyping import Array, Bool, Float, Int
 from simjax.mesh import global_sum
 from simjax.objectives import losses
 from simjax.objectives.config import ObjectiveConfig
+from simjax.objectives.groups import over_groups
 from simjax.objectives.guide import Guided
 from simjax.objectives.sides import Sides, unit
 from simjax.ops import Exchange, PairStats, Reduction, reduce_pairs, row_loss
@@ -102,9 +103,8 @@ def contrastive_loss(
     scale = jnp.asarray(scale, jnp.float32)
     cosine = _cosines(sides.anchors, sides.positives)
     hard_lse, hard_max = _own_hard_negatives(sides, scale, config)
-    pairs = (sides.anchors, sides.keys, sides.anchor_ids, sides.key_ids)
-    options: _Options = {"dtype": dtype, "exchange": exchange}
-    across = guided.anchors_with_keys if guided is not None else None
+    group = config.negative_group
+    options: _Options = {"dtype": dtype, "exchange": exchange if group is None else "local"}
     scores = Reduction(
         scale,
         over=config.false_negatives,
@@ -112,22 +112,31 @@ def contrastive_loss(
         columns=config.directions != "forward",
         guided=guided is not None,
     )
-    spread = spread_reduction(config.uniformity_t)
+    reductions = [scores, spread_reduction(config.uniformity_t)]
     if config.directions == "forward":
         rows = _Rows(scale * cosine, hard_lse, sides.has_positive.astype(jnp.float32))
         value = partial(_row_values, config.loss)
-        total, stats = row_loss(value, rows, *pairs, [scores, spread], guide=across, **options)
+
+        def rows_of(part: Sides, rows: _Rows) -> tuple[Float[Array, ""], PairStats]:
+            return row_loss(value, rows, *part.pairs, reductions, guide=part.guide, **options)
+
+        total, stats = over_groups(rows_of, group, sides, rows)
         terms = [rows.term(stats.rows[0])]
         loss = total / terms[0].global_weight(config.loss)
     else:
-        stats = reduce_pairs(*pairs, [scores, spread], guide=across, **options)
+
+        def both_of(part: Sides) -> PairStats:
+            return reduce_pairs(*part.pairs, reductions, guide=part.guide, **options)
+
+        stats = over_groups(both_of, group, sides)
         forward = _merge(stats.rows[0], hard_lse)[:, None]
         assert stats.cols[0] is not None  # asked for
         backward = _by_positive(stats.cols[0], sides)
         if config.directions == "joint":
             rows_alone = replace(scores, columns=False)
             one_side = partial(reduce_pairs, reductions=[rows_alone], one_side=True, **options)
-            within = _within_sides(sides, one_side)
+            within = over_groups(partial(_within_sides, one_side), group, sides)
+            within = _merge(within[0][:, None], _by_positive(within[1], sides))
             v = _merge(forward, backward, within) - scale * cosine
             terms = [_Term(v, sides.has_positive, joint=True)]
         else:
@@ -256,8 +265,10 @@ def _by_positive(x: Float[Array, "N"], sides: Sides) -> Float[Array, "n P"]:
     return x[: n * p].reshape(p, n).T
 
 
-def _within_sides(sides: Sides, lse: Callable[..., PairStats]) -> Float[Array, "n P"]:
-    """Log-sum-exp of anchor-anchor and key-key negatives, for each anchor and positive."""
+def _within_sides(
+    lse: Callable[..., PairStats], sides: Sides
+) -> tuple[Float[Array, "n"], Float[Array, "N"]]:
+    """Log-sum-exps of anchor-anchor negatives, and of key-key negatives of each positive."""
     guided = sides.guided
     anchors = lse(
         *(sides.anchors, sides.anchors, sides.anchor_ids, sides.anchors_as_keys),
@@ -268,7 +279,7 @@ def _within_sides(sides: Sides, lse: Callable[..., PairStats]) -> Float[Array, "
         *(positives, sides.keys, positive_ids, sides.key_ids),
         guide=guided.positives_with_keys if guided is not None else None,
     )
-    return _merge(anchors.rows[0][:, None], _by_positive(keys.rows[0], sides))
+    return anchors.rows[0], keys.rows[0]
 
 
 def _metrics(term: _Term, cosine: Float[Array, "n P"], hardest: Float[Array, "n"]) -> Metrics:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
@@ -18,6 +19,7 @@ _TIE = 1e-6
 """Two float32 sums of one product, in different orders, differ by less."""
 
 
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Guided:
     """What the guide makes of this device's examples.

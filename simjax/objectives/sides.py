@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from simjax.objectives.guide import Guided
-from simjax.ops import AnchorIds, KeyIds
+from simjax.ops import AnchorIds, Guide, KeyIds
 from simjax.ops.pairs import ABSENT, NO_ANCHOR, NO_POSITIVE
 from simjax.types import NO_TEXT
 
@@ -25,6 +25,7 @@ def unit(x: Float[Array, "*K D"]) -> Float[Array, "*K D"]:
     return x * jnp.where(square <= _MARGIN, 0.0, jax.lax.rsqrt(jnp.maximum(square, _MARGIN)))
 
 
+@jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Sides:
     """Unit vectors and identities of this device's anchors, positives and hard negatives."""
@@ -84,6 +85,16 @@ class Sides:
         partner = jnp.where(own, self.ids[:, 0], NO_ANCHOR).reshape(-1, 1)
         label = jnp.where(own, self.labels, -1)
         return KeyIds(example.reshape(-1), text.reshape(-1), partner, label.reshape(-1))
+
+    @property
+    def pairs(self) -> tuple[Array, Array, AnchorIds, KeyIds]:
+        """All anchors and all keys, as the operator takes them."""
+        return self.anchors, self.keys, self.anchor_ids, self.key_ids
+
+    @property
+    def guide(self) -> Guide | None:
+        """What the guide makes of `pairs`, as the operator takes it."""
+        return None if self.guided is None else self.guided.anchors_with_keys
 
     @property
     def positives_as_anchors(self) -> tuple[Float[Array, "M D"], AnchorIds]:

@@ -68,7 +68,8 @@ def reduce_pairs(
         implementation: None goes by platform and size (`simjax.ops.dispatch`); ``reference`` is
             dense float32, and gathers.
         exchange: How devices see each other's keys; None goes by what gathered ones would take
-            (`simjax.ops.sharded.choose_exchange`).
+            (`simjax.ops.sharded.choose_exchange`). With ``local`` they do not, and each device
+            reduces the pairs of its own anchors and keys.
 
     Returns:
         Rows of this device's anchors, columns of this device's keys.
@@ -85,7 +86,7 @@ def reduce_pairs(
     exchange = _exchange(exchange, keys, dtype, implementation)
     tiling = Tiling(kinds, one_side, tile)
     stats = _stats((implementation, exchange, tiling, jnp.dtype(dtype)), rows, cols, scales)
-    if exchange == "ring":
+    if exchange != "all_gather":
         return stats
     merged = (
         None if col is None else sharded.merge_columns(col, kind)
@@ -160,7 +161,9 @@ def _exchange(
 ) -> Exchange:
     if wanted not in (None, *get_args(Exchange)):
         raise ValueError(f"exchange {wanted!r}: choose one of {', '.join(get_args(Exchange))}")
-    if implementation == "reference" or not axes_of(keys):
+    if wanted == "local" or not axes_of(keys):
+        return "local"
+    if implementation == "reference":
         return "all_gather"
     num_keys = len(keys) * sharded.num_shards(keys)
     return wanted or sharded.choose_exchange(num_keys, keys.shape[1], dtype)
@@ -200,7 +203,7 @@ def _as_operands(rows: Rows, cols: Cols, dtype: np.dtype, exchange: Exchange) ->
     the gradients that come back are summed over devices in float32.
     """
     rows, cols = rows._replace(x=rows.x.astype(dtype)), cols._replace(y=cols.y.astype(dtype))
-    return rows, cols if exchange == "ring" else sharded.gather(cols, cols.y)
+    return rows, sharded.gather(cols, cols.y) if exchange == "all_gather" else cols
 
 
 def _stats_bwd(static: _Static, residuals: tuple, cotangents: PairStats) -> tuple:
@@ -306,19 +309,19 @@ def row_loss(
         anchors, keys, anchor_ids, key_ids, reductions, guide, dtype
     )
     arguments, rows, cols, scales = sharded.vary_together(arguments, rows, cols, scales)
-    static = (implementation, value, Tiling(kinds, False, tile), jnp.dtype(dtype))
+    static = (implementation, value, exchange, Tiling(kinds, False, tile), jnp.dtype(dtype))
     return _row_loss(static, arguments, rows, cols, scales)
 
 
-_StaticRows: TypeAlias = tuple[Implementation | None, RowValue, Tiling, np.dtype]
+_StaticRows: TypeAlias = tuple[Implementation | None, RowValue, Exchange, Tiling, np.dtype]
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
 def _row_loss(
     static: _StaticRows, arguments: Any, rows: Rows, cols: Cols, scales: Float[Array, "S"]
 ) -> tuple[Array, PairStats]:
-    implementation, value, tiling, dtype = static
-    rows, cols = _as_operands(rows, cols, dtype, "all_gather")
+    implementation, value, exchange, tiling, dtype = static
+    rows, cols = _as_operands(rows, cols, dtype, exchange)
     stats = finish(*dispatch.reduce(implementation, rows, cols, scales, tiling), tiling)
     return value(stats.rows, arguments).sum(), stats
 
@@ -326,8 +329,8 @@ def _row_loss(
 def _row_loss_fwd(
     static: _StaticRows, arguments: Any, rows: Rows, cols: Cols, scales: Float[Array, "S"]
 ) -> tuple[tuple[Array, PairStats], tuple]:
-    implementation, value, tiling, dtype = static
-    rows, cols = _as_operands(rows, cols, dtype, "all_gather")
+    implementation, value, exchange, tiling, dtype = static
+    rows, cols = _as_operands(rows, cols, dtype, exchange)
     total, stats, grads = dispatch.value_and_grad(
         implementation, value, arguments, rows, cols, scales, tiling
     )
@@ -337,7 +340,7 @@ def _row_loss_fwd(
 def _row_loss_bwd(static: _StaticRows, residuals: tuple, cotangents: tuple) -> tuple:
     d_total, _ = cotangents
     d_arguments, grads = jax.tree.map(lambda x: d_total * x, residuals)
-    return d_arguments, *_cotangents(_scattered(grads))
+    return d_arguments, *_cotangents(_scattered(grads) if static[2] == "all_gather" else grads)
 
 
 _row_loss.defvjp(_row_loss_fwd, _row_loss_bwd)

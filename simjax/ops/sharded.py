@@ -18,7 +18,8 @@ from jaxtyping import Array, Float
 from simjax.mesh import Tree, axes_of, vary
 from simjax.ops.reductions import Reduction
 
-Exchange: TypeAlias = Literal["all_gather", "ring"]
+Exchange: TypeAlias = Literal["all_gather", "ring", "local"]
+"""Keys of all devices at once, of one after the other, or each device's own alone."""
 
 _FLOAT = 4
 """Bytes of a float32."""
@@ -39,10 +40,12 @@ def bytes_held(
     """Bytes of keys and their float32 gradients that each device holds at a time.
 
     Of all ``num_keys`` if they are gathered: N D (operand + 4). On a ring it is a share of N / n
-    keys, twice: one to work on and one on its way.
+    keys, twice: one to work on and one on its way; of a device's own, once.
     """
     vector = width * (jnp.dtype(dtype).itemsize + _FLOAT)
-    return num_keys * vector if exchange == "all_gather" else 2 * (num_keys // devices) * vector
+    if exchange == "all_gather":
+        return num_keys * vector
+    return (2 if exchange == "ring" else 1) * (num_keys // devices) * vector
 
 
 def bytes_sent(
@@ -52,7 +55,10 @@ def bytes_sent(
 
     Gathered, keys once and gradients once: (n - 1) / n N D (operand + 4). On a ring keys twice,
     forward and backward, and gradients once: N D (2 operand + 4), and N D / n floats to come home.
+    A device's own are sent nowhere.
     """
+    if exchange == "local":
+        return 0
     operand, vectors = jnp.dtype(dtype).itemsize, num_keys * width
     if exchange == "all_gather":
         return vectors // devices * (devices - 1) * (operand + _FLOAT)

@@ -141,6 +141,7 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
     share, asked = blocks_per_device(
         config.data.batch_size, config.data.block, config.train.micro_batch, mesh
     )
+    _check_groups(config, share * config.data.block)
     tokenizer = make_tokenizer(config)
     model, max_length = make_model(config, tokenizer)
     _check_tensor(config, model.config)
@@ -269,6 +270,15 @@ def _check_shape(config: RunConfig, shape: EncoderConfig) -> None:
         )
     if config.data.views == "dropout":
         check_dropout(str(name), shape.hidden_dropout, shape.attention_dropout)
+
+
+def _check_groups(config: RunConfig, share: int) -> None:
+    size = config.objective.negative_group
+    if size is not None and share % size:
+        raise UsageError(
+            f"objective.negative_group: {size} does not divide the {share} examples that each "
+            "device has of a batch; choose a divisor, or fewer devices"
+        )
 
 
 def _check_tensor(config: RunConfig, shape: EncoderConfig) -> None:

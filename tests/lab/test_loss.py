@@ -84,6 +84,7 @@ def test_operands_are_rounded(name: str) -> None:
     assert 1e-6 < abs(rounded / exact - 1) < 0.05
 
 
+@pytest.mark.slow
 def test_figures_agree_with_each_other(run, tmp_path: Path, monkeypatch) -> None:
     made = {"simjax": 100, "dense PyTorch": 1000, "dense JAX": 500}
 

@@ -13,6 +13,7 @@ from simjax.lab.bench.trainer import Shape, Trainer, run_config
 SMALL = ("--batch_size", 8, "--block_size", 4, "--row_length", 32, "--max_length", 32)
 
 
+@pytest.mark.slow
 def test_figures_agree_with_each_other(run, model: Path, root: Path, tmp_path: Path) -> None:
     file = tmp_path / "figures.json"
     figures = run(

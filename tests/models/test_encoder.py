@@ -69,6 +69,7 @@ def test_unrolling_changes_nothing():
     np.testing.assert_allclose(*values, atol=1e-6)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("dtype", [jnp.float32, pytest.param(jnp.bfloat16, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("remat", ["layer", "products"])
 def test_computing_anew_changes_no_gradient_and_saves_memory(remat, dtype):

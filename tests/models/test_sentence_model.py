@@ -47,6 +47,7 @@ def linear(vector, head):
     return torch.nn.functional.linear(torch.tensor(vector), kernel.T, bias).numpy()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("pooling", POOLINGS)
 def test_poolings(pooling):
     graphdef, params = make(pooling)

@@ -149,6 +149,7 @@ def shared_ids(n, views, seed=1):
     return ids
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize("directions", ["forward", "symmetric", "joint"])
 @pytest.mark.parametrize(
     ("loss", "rule", "positives"),
@@ -252,6 +253,7 @@ def test_rows_without_negatives_are_zero_and_never_nan(loss, directions):
     assert np.all(np.asarray(grad) == 0)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("loss", ["infonce", "dcl", "flatnce"])
 @pytest.mark.parametrize("directions", ["forward", "symmetric", "joint"])
 @pytest.mark.parametrize("temperature", [0.05, 0.01])  # the bounded form, and the online one

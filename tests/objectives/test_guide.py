@@ -76,6 +76,7 @@ class Guided(Definition):
                 yield self.score((i, 0), (i, h)) + np.log(self.config.hard_negative_weight)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("directions", ["forward", "symmetric", "joint"])
 @pytest.mark.parametrize("positives", [1, 2])
 @pytest.mark.parametrize(

@@ -59,6 +59,7 @@ def assert_same(ours, expected):
         np.testing.assert_allclose(one, other, rtol=2e-5, atol=5e-6 * max(1, np.abs(other).max()))
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("exchange", ["all_gather", pytest.param("ring", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("objective", OBJECTIVES, ids="-".join)
 def test_three_axes_are_one_device(objective, exchange):

@@ -34,6 +34,7 @@ def test_kernels_give_the_reference(plan, interpreter):
     check(RAGGED, plan)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("case", [c for c in CASES if c.name != "ragged"], ids=lambda c: c.name)
 def test_kernels_give_the_reference_of_every_case(case, interpreter):
     check(case, "several scales")

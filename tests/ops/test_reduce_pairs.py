@@ -75,6 +75,7 @@ def assert_defined(stats, case, plan):
     np.testing.assert_allclose(stats.row_max, hardest, rtol=1e-5)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_the_reference_is_the_definition_and_tiles_give_the_reference(case, plan):
@@ -89,6 +90,7 @@ def test_the_shape_of_the_tiles_does_not_matter(tile):
     assert_same(run(RAGGED, "several scales", tile=tile), expected, RAGGED.scale)
 
 
+@pytest.mark.sampled(5)
 @pytest.mark.parametrize("implementation", ["reference", "tiled"])
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("scale", [3.0, 50.0])
@@ -145,6 +147,7 @@ def test_nan_is_not_taken_for_a_row_without_pairs(plan):
         assert np.isnan(row[3])
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("tile", [(16, 24), None])  # None is one tile, which compiles otherwise
 @pytest.mark.parametrize("plan", ["rows and columns", "several scales", "guided"])
 def test_bfloat16_operands_are_summed_in_float32(plan, tile):

@@ -58,6 +58,7 @@ def assert_close(ours, expected, scale):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=atol)
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize("rule", ["none", "text", "label"])
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 def test_strips_give_the_reference(case, rule):
@@ -76,6 +77,7 @@ PLANS = {
 }
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("scale", [20.0, 60.0])
 @pytest.mark.parametrize("plan", PLANS)
 def test_biases_sigmoids_guides_and_several_scales(plan, scale):
@@ -114,6 +116,7 @@ def test_the_reference_of_row_loss_is_that_of_reduce_pairs():
     assert_close(ours, expected, case.scale)
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize("tile", [(8, 8), (16, 64), (40, 72), None])
 @pytest.mark.parametrize("scale", [20.0, 60.0])
 def test_the_shape_of_the_strips_does_not_matter(tile, scale):

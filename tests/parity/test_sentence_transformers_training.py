@@ -155,6 +155,7 @@ def made_up(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, list[
     return folder / "model", folder / "triples.csv", rows
 
 
+@pytest.mark.slow
 def test_a_tiny_model_follows_step_by_step(made_up, tmp_path):
     model, file, rows = made_up
     config = recipe(

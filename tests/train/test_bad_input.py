@@ -150,6 +150,11 @@ def test_a_batch_that_does_not_divide_by_the_devices(data, tmp_path, refusal):
     assert "data.batch_size 30" in line and "8 devices" in line
 
 
+def test_groups_of_negatives_that_lie_on_several_devices(data, tmp_path, refusal):
+    line = refusal(config_for(data, tmp_path / "run"), 2, "--objective.negative_group=8")
+    assert "objective.negative_group: 8 does not divide the 4 examples that each device has" in line
+
+
 def test_a_tokenizer_that_does_not_fit_the_weights(data, tmp_path, refusal):
     model = write_folder(tmp_path / "model", "bert", layers=1)
     config = config_for(data, tmp_path / "run", model=ModelConfig(pretrained=str(model)))

@@ -71,6 +71,7 @@ def data(tmp_path_factory):
     return write_data(tmp_path_factory.mktemp("data"))
 
 
+@pytest.mark.slow
 def test_a_run_chooses_for_itself(data, tmp_path, monkeypatch):
     config = config_for(data, tmp_path / "run")
     config = dataclasses.replace(
