@@ -90,6 +90,8 @@ class TrainConfig:
             `layer` from its input, or all but the outputs of its dense layers (`products`); null
             keeps everything.
         log_every: Steps between two lines of metrics.
+        noise_scale: Log what of the gradient is noise and what is signal (`gradient_noise`,
+            `gradient_signal`), measured from the parts that micro-batches and devices add to it.
         ema: Decay of an exponential moving average of the parameters; null keeps none.
         evaluate: Which parameters are evaluated and exported where `ema` keeps an average: the
             average or the newest.
@@ -110,6 +112,7 @@ class TrainConfig:
     micro_batch: int | None = None
     remat: Remat | None = None
     log_every: int = 10
+    noise_scale: bool = False
     ema: float | None = None
     evaluate: Literal["average", "newest"] = "average"
     patience: int | None = None
@@ -190,6 +193,7 @@ def validate(config: RunConfig) -> None:
     _check_average(config)
     _check_frozen(config)
     _check_patience(config)
+    _check_noise(config)
     if config.checkpoint.every and config.checkpoint.keep < 2:
         raise UsageError(
             f"checkpoint.keep is {config.checkpoint.keep}: keep at least 2, since a state is saved "
@@ -325,6 +329,18 @@ def _check_patience(config: RunConfig) -> None:
             f"train.patience is {train.patience} and evaluation.{key}: name the score to watch, "
             "and how often it is taken"
         )
+
+
+def _check_noise(config: RunConfig) -> None:
+    if not config.train.noise_scale:
+        return
+    for key, given in {
+        "mesh.gather layer": config.mesh.gather == "layer",
+        "objective.mlm": config.objective.mlm is not None,
+        "objective.learnable_temperature": config.objective.learnable_temperature,
+    }.items():
+        if given:
+            raise UsageError(f"train.noise_scale does not go with {key}; remove one of them")
 
 
 def evaluated_parameters(config: RunConfig) -> Evaluated:

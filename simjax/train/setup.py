@@ -177,7 +177,9 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
 
     def step_of(micro_blocks: int) -> Step:
         gather, clip = config.mesh.gather, config.optimizer.clip_norm
-        options = StepOptions(micro_blocks, gather, clip, config.seed, ema)
+        options = StepOptions(
+            micro_blocks, gather, clip, config.seed, ema, config.train.noise_scale
+        )
         return make_step(system, tx, schedule, specs, mesh, options, mask)
 
     state = abstract_state(params, tx, mesh, average=ema is not None)
@@ -192,6 +194,11 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
             free,
             lambda blocks: memory.most_bytes(model.config, state, batch, blocks),
             lambda blocks: memory.step_bytes(step_of(blocks), state, batch),
+        )
+    if config.train.noise_scale and fit.micro_blocks == share and meshes.batch_parts(mesh) == 1:
+        raise UsageError(
+            "train.noise_scale compares the parts of a batch, and there is one: give "
+            "train.micro_batch, or more devices"
         )
     step = step_of(fit.micro_blocks)
     encoder = make_encoder(config, model, tokenizer, max_length)

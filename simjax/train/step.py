@@ -23,7 +23,7 @@ from jaxtyping import Array, Float, Key
 from simjax import mesh as meshes
 from simjax.errors import UsageError
 from simjax.objectives.separable import Separable, Sums
-from simjax.train import optimizer, trained
+from simjax.train import noise, optimizer, trained
 from simjax.train.average import moving_average
 from simjax.train.schedule import Schedule
 from simjax.train.state import TrainState, is_stacked, shardings
@@ -70,6 +70,8 @@ class StepOptions:
         clip_norm: Largest global gradient norm.
         seed: Of dropout.
         ema: Decay of the moving average of the parameters, where the state has one.
+        noise: Estimate the gradient noise of every step; not with ``gather`` by layer, where
+            devices' contributions are added up before they can be told apart.
     """
 
     micro_blocks: int | None
@@ -77,6 +79,7 @@ class StepOptions:
     clip_norm: float | None
     seed: int
     ema: float | None = None
+    noise: bool = False
 
 
 def blocks_per_device(
@@ -114,17 +117,20 @@ def encode_in_micro_batches(
     key: Key[Array, ""],
     micro_blocks: int | None,
     gather_layer: Any = None,
+    params_of: Callable[[Params], Params] = lambda params: params,
 ) -> Float[Array, "K E V D"]:
-    """Embeddings of all of a device's blocks, keeping the activations of one micro-batch."""
+    """Embeddings of all of a device's blocks, keeping the activations of one micro-batch.
+
+    The parameters are `params_of(params)`, made anew in each micro-batch.
+    """
     blocks = batch.place.shape[0]
-    encode = partial(system.encode_blocks, gather_layer=gather_layer)
+
+    def encode(params: Params, part: Batch) -> Float[Array, "k E V D"]:
+        return system.encode_blocks(params_of(params), part, key, gather_layer=gather_layer)
+
     if micro_blocks is None or micro_blocks == blocks:
-        return encode(params, batch, key)
-
-    @partial(jax.checkpoint, prevent_cse=False)
-    def body(params: Params, part: Batch) -> Float[Array, "k E V D"]:
-        return encode(params, part, key)
-
+        return encode(params, batch)
+    body = jax.checkpoint(encode, prevent_cse=False)
     parts = jax.tree.map(lambda x: x.reshape(-1, micro_blocks, *x.shape[1:]), batch)
     _, embeddings = jax.lax.scan(lambda _, part: (None, body(params, part)), None, parts)
     return embeddings.reshape(blocks, *embeddings.shape[2:])
@@ -211,19 +217,32 @@ def value_and_grad(
         whole = meshes.gather_params(params, specs, late)
         gather = meshes.gather_layer(system.layers(specs)) if by_layer else None
 
-        def loss(picked: Params) -> tuple[Float[Array, ""], Metrics]:
-            params = trained.put_back(picked, mask, whole)
+        def all_of(picked: Params) -> Params:
+            return trained.put_back(picked, mask, whole)
+
+        measured = noise.tap(lambda grads: trained.hold_layers(grads, mask))
+
+        def loss(picked: Params, probe: noise.Probe | None) -> tuple[Float[Array, ""], Metrics]:
+            def params_of(given: tuple[Params, noise.Probe | None]) -> Params:
+                picked, probe = given
+                return all_of(picked if probe is None else measured(picked, probe))
+
             embeddings = encode_in_micro_batches(
-                system, params, batch, key, options.micro_blocks, gather
+                system, (picked, probe), batch, key, options.micro_blocks, gather, params_of
             )
-            return system.loss(params, embeddings, batch)
+            return system.loss(all_of(picked), embeddings, batch)
 
         picked = trained.pick(whole, mask)
-        (_, metrics), grads = jax.value_and_grad(loss, has_aux=True)(picked)
+        probe = noise.probe(picked) if options.noise else None
+        (_, metrics), (grads, squares) = jax.value_and_grad(loss, (0, 1), has_aux=True)(
+            picked, probe
+        )
+        if options.noise:
+            metrics |= {"contributions": noise.contributions(squares)}
         if (separable := system.separable) is not None:
             part, addend = accumulate_separable(
                 separable,
-                lambda picked: trained.put_back(picked, mask, whole),
+                all_of,
                 picked,
                 batch,
                 key,
@@ -264,6 +283,10 @@ def make_step(
         params, opt_state, norm = optimizer.apply(
             tx, grads, state.opt_state, state.params, options.clip_norm
         )
+        if options.noise:
+            share = batch.place.shape[0] // meshes.batch_parts(mesh)
+            parts = meshes.batch_parts(mesh) * (share // (options.micro_blocks or share))
+            metrics |= noise.estimate(metrics.pop("contributions"), norm, parts)
         params = system.constrain(params)
         mean = state.average
         if options.ema is not None:

@@ -69,6 +69,7 @@ class Layout:
     gather: str = "step"
     keys: str = "all_gather"
     tensor: int = 1
+    noise: bool = False
 
     def __str__(self) -> str:
         micro = f"-micro{self.micro_blocks}" if self.micro_blocks else ""
@@ -144,7 +145,7 @@ class Tower:
         )
         tx, _ = optimizer.make(AdamW(), 10, 32)
         specs = state_specs(self.params, tx, mesh)
-        options = StepOptions(layout.micro_blocks, layout.gather, 1.0, 0)
+        options = StepOptions(layout.micro_blocks, layout.gather, 1.0, 0, noise=layout.noise)
         system = replace(self.system, exchange=layout.keys)
         return jax.jit(value_and_grad(system, specs.params, mesh, options)), mesh, specs
 
