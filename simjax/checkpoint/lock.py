@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -11,6 +11,8 @@ from simjax.errors import SimjaxError
 
 _PAUSE = 0.2
 """Seconds between two tries."""
+_PATIENCE = 5.0
+"""Seconds after which it is told that there is something to wait for."""
 
 
 def acquired(file: int) -> bool:
@@ -35,8 +37,12 @@ def acquired(file: int) -> bool:
 
 
 @contextmanager
-def waited_for(path: Path) -> Iterator[None]:
+def waited_for(path: Path, waiting: Callable[[Path], None]) -> Iterator[None]:
     """Holds the lock of a file of its own, however long another process has it.
+
+    Args:
+        path: The file.
+        waiting: Told once, if it takes more than a moment.
 
     Raises:
         SimjaxError: The file cannot be made.
@@ -47,6 +53,11 @@ def waited_for(path: Path) -> Iterator[None]:
     except OSError as error:
         raise SimjaxError(f"{path}: cannot be written ({error.strerror})") from error
     with file:
+        start = time.monotonic()
+        told = False
         while not acquired(file.fileno()):
+            if not told and time.monotonic() - start > _PATIENCE:
+                told = True
+                waiting(path)
             time.sleep(_PAUSE)
         yield

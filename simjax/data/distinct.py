@@ -7,6 +7,9 @@ from jaxtyping import Int
 
 from simjax.errors import SimjaxError
 
+_ROWS = 1 << 16
+"""Examples that are Python integers at a time."""
+
 
 def distinct_batches(
     order: Int[np.ndarray, "n"],
@@ -16,10 +19,9 @@ def distinct_batches(
 ) -> Int[np.ndarray, "num_batches batch_size"]:
     """Deal examples out to batches so that no two of a batch share a text.
 
-    Each batch takes what fits from the examples that earlier ones put back, then goes on in the
-    order given. Where the last batches find too few that fit, they repeat examples of the same
-    order; what never fitted is left out. Whole arrays are compared at a time: a text belongs to
-    the first of the candidates that has it, and candidates that own all of their texts are taken.
+    In the order given, each goes into the first batch with room behind all batches that have one
+    of its texts: one look at each example, however often a text comes back. What finds none is
+    left out, and batches that are not full then repeat examples of the same order.
 
     Args:
         order: examples, rows of `texts`; at least `num_batches * batch_size`.
@@ -30,74 +32,65 @@ def distinct_batches(
     Raises:
         SimjaxError: there are not so many examples that share no text.
     """
-    batches = _Batches(texts, batch_size)
-    waiting = np.empty(0, order.dtype)
-    taken = 0
-    result = []
-    for number in range(num_batches):
-        batches.begin(number)
-        # What many batches in a row put back would be looked through for each of them.
-        head, tail = waiting[: 4 * batch_size], waiting[4 * batch_size :]
-        left = batches.take(head)
-        while batches.missing and taken < len(order):
-            fresh = order[taken : taken + batches.missing]
-            taken += len(fresh)
-            left = np.concatenate([left, batches.take(fresh)])
-        if batches.missing:
-            tail = batches.take(tail)
-        if batches.missing:
-            begin = number * batch_size
-            batches.take(np.concatenate([order[begin:], order[:begin]]))
-        if batches.missing:
-            raise SimjaxError(
-                f"data.no_duplicates: no batch of {batch_size} examples that share no text was "
-                f"found, the largest has {batch_size - batches.missing}: lower data.batch_size"
-            )
-        waiting = np.concatenate([tail, left])
-        result.append(batches.chosen())
-    return np.stack(result)
+    batches: list[list[int]] = [[] for _ in range(num_batches)]
+    first_with_room = _FirstWithRoom(num_batches)
+    behind = [0] * (int(texts.max()) + 1)  # of each text, the batch behind the last that has it
+    for begin in range(0, len(order), _ROWS):
+        some = order[begin : begin + _ROWS]
+        for example, own in zip(some.tolist(), texts[some].tolist(), strict=True):
+            place = first_with_room(max(behind[text] if text >= 0 else 0 for text in own))
+            if place == num_batches:
+                continue
+            batches[place].append(example)
+            if len(batches[place]) == batch_size:
+                first_with_room.fill(place)
+            for text in own:
+                if text >= 0:
+                    behind[text] = place + 1
+    for number, batch in enumerate(batches):
+        if len(batch) < batch_size:
+            _complete(batch, np.roll(order, -number * batch_size), texts, batch_size)
+    return np.asarray(batches, order.dtype)
 
 
-class _Batches:
-    """The batch that is being filled, and which texts it has."""
+class _FirstWithRoom:
+    """The first batch from some one on that is not full; their number if there is none."""
 
-    def __init__(self, texts: Int[np.ndarray, "N V"], batch_size: int) -> None:
-        self._size = batch_size
-        # Absent texts share the last number, which nobody owns.
-        self._absent = int(texts.max()) + 1
-        self._texts = np.where(texts < 0, self._absent, texts)
-        self._batch_of = np.full(self._absent + 1, -1, np.int64)
-        self._owner = np.zeros(self._absent + 1, np.int64)
-        self._number = -1
-        self._chosen: list[np.ndarray] = []
-        self.missing = 0
-        """Examples that the batch lacks."""
+    def __init__(self, num_batches: int) -> None:
+        # Of a full batch, one behind it that is nearer to the answer (Tarjan 1975).
+        self._next = list(range(num_batches + 1))
 
-    def begin(self, number: int) -> None:
-        """Start on an empty batch."""
-        self._number, self._chosen, self.missing = number, [], self._size
+    def __call__(self, batch: int) -> int:
+        found = batch
+        while self._next[found] != found:
+            found = self._next[found]
+        while self._next[batch] != found:
+            self._next[batch], batch = found, self._next[batch]
+        return found
 
-    def take(self, candidates: Int[np.ndarray, "n"]) -> Int[np.ndarray, "m"]:
-        """Add the candidates that fit, as long as any are missing; gives those left over."""
-        kept = np.ones(len(candidates), bool)  # not taken
-        open_ = np.arange(len(candidates))
-        while self.missing and len(open_):
-            texts = self._texts[candidates[open_]]
-            free = (self._batch_of[texts] != self._number).all(axis=1)
-            open_, texts = open_[free], texts[free]
-            places = np.broadcast_to(open_[:, None], texts.shape)
-            self._owner[texts] = len(candidates)
-            np.minimum.at(self._owner, texts.ravel(), places.ravel())
-            owns = ((self._owner[texts] == places) | (texts == self._absent)).all(axis=1)
-            found = np.flatnonzero(owns)[: self.missing]
-            self._batch_of[texts[found]] = self._number
-            self._batch_of[self._absent] = -1
-            kept[open_[found]] = False
-            self._chosen.append(candidates[open_[found]])
-            self.missing -= len(found)
-            open_ = np.delete(open_, found)
-        return candidates[kept]
+    def fill(self, batch: int) -> None:
+        """Never give this one any more."""
+        self._next[batch] = batch + 1
 
-    def chosen(self) -> Int[np.ndarray, "batch_size"]:
-        """The batch."""
-        return np.concatenate(self._chosen)
+
+def _complete(
+    batch: list[int],
+    candidates: Int[np.ndarray, "n"],
+    texts: Int[np.ndarray, "N V"],
+    batch_size: int,
+) -> None:
+    """Add the first candidates that share no text with the batch or each other."""
+    taken = {text for own in texts[batch].tolist() for text in own if text >= 0}
+    for begin in range(0, len(candidates), 4 * batch_size):
+        some = candidates[begin : begin + 4 * batch_size]
+        for example, row in zip(some.tolist(), texts[some].tolist(), strict=True):
+            own = {text for text in row if text >= 0}
+            if taken.isdisjoint(own):
+                taken |= own
+                batch.append(example)
+                if len(batch) == batch_size:
+                    return
+    raise SimjaxError(
+        f"data.no_duplicates: no batch of {batch_size} examples that share no text was "
+        f"found, the largest has {len(batch)}: lower data.batch_size"
+    )

@@ -50,8 +50,8 @@ def rounded_product(
 def _product_forward(
     x: Array, kernel: Array, bias: Array
 ) -> tuple[Array, tuple[Array, Array, Array]]:
-    product = jnp.dot(x, kernel.astype(x.dtype), preferred_element_type=jnp.float32)
-    return (product + bias.astype(jnp.float32)).astype(x.dtype), (put_by(x), kernel, bias)
+    product, residuals = _wide_forward(x, kernel, bias)
+    return product.astype(x.dtype), residuals
 
 
 def _product_backward(
@@ -67,6 +67,28 @@ def _product_backward(
 
 
 rounded_product.defvjp(_product_forward, _product_backward)
+
+
+@jax.custom_vjp
+def wide_product(
+    x: Float[Array, "M I"], kernel: Float[Array, "I O"], bias: Float[Array, "O"]
+) -> Float[Array, "M O"]:
+    """`rounded_product` before it is rounded, in float32; its backward pass is the same."""
+    return _wide_forward(x, kernel, bias)[0]
+
+
+def _wide_forward(x: Array, kernel: Array, bias: Array) -> tuple[Array, tuple[Array, Array, Array]]:
+    product = jnp.dot(x, kernel.astype(x.dtype), preferred_element_type=jnp.float32)
+    return product + bias.astype(jnp.float32), (put_by(x), kernel, bias)
+
+
+def _wide_backward(
+    residuals: tuple[Array, Array, Array], cotangent: Array
+) -> tuple[Array, Array, Array]:
+    return _product_backward(residuals, cotangent.astype(take_out(residuals[0]).dtype))
+
+
+wide_product.defvjp(_wide_forward, _wide_backward)
 
 
 @jax.custom_vjp

@@ -31,6 +31,15 @@ _WANTED = ["*.json", "*.txt", "*.safetensors"]
 _UNWANTED = ["onnx/*", "openvino/*", "*/onnx/*", "*/openvino/*"]
 
 
+# What heads for masked tokens are like, where a configuration can say otherwise.
+_LM_HEAD = {
+    "tie_word_embeddings": True,
+    "classifier_bias": False,
+    "classifier_activation": "gelu",
+    "decoder_bias": True,
+}
+
+
 @dataclass
 class ModelFolder:
     """A model read from a folder, with what the folder says about its use."""
@@ -197,6 +206,13 @@ def load_lm_head(folder: str | Path, config: EncoderConfig) -> Params | None:
     if f"{names.NAMES[config.family].lm_head[0]}.weight" not in present:
         return None
     because = str(described.transformer / "config.json")
+    content = read_json_object(described.transformer / "config.json")
+    for key, wanted in _LM_HEAD.items():
+        if content.get(key, wanted) != wanted:
+            raise SimjaxError(
+                f"{because}: {key} is {content[key]}: its head for masked tokens is of another "
+                f"kind than those that are read ({key} {wanted}); remove objective.mlm"
+            )
     return names.lm_head_params(
         config, lambda name, shape: tensors.read(present.get(name, name), shape, because)
     )

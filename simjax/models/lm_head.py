@@ -8,9 +8,19 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int
 
 from simjax import mesh as meshes
-from simjax.models.config import EncoderConfig
-from simjax.models.dense import Dense, LayerNorm, rounded_product
+from simjax.models.config import Activation, EncoderConfig
+from simjax.models.dense import Dense, LayerNorm, wide_product
 from simjax.models.encoder import ACTIVATIONS
+from simjax.models.families import Family
+
+_GELU: frozenset[Family] = frozenset(
+    {"roberta", "xlm-roberta", "camembert", "mpnet", "electra", "modernbert"}
+)
+
+
+def activation(config: EncoderConfig) -> Activation:
+    """The head's: some families have one of their own, whatever the layers' is."""
+    return "gelu" if config.family in _GELU else config.activation
 
 
 class LanguageModelHead(nnx.Module):
@@ -32,14 +42,13 @@ class LanguageModelHead(nnx.Module):
     def __call__(
         self, states: Float[Array, "M D"], table: Float[Array, "V W"]
     ) -> Float[Array, "M V"]:
-        """Logits of every token, in float32; `table` has the encoder's token embeddings."""
+        """Logits of every token, summed in float32; `table` has the encoder's token embeddings."""
         dtype = states.dtype
-        x = ACTIVATIONS[self.config.activation](self.dense(states))
+        x = ACTIVATIONS[activation(self.config)](self.dense(states))
         x = self.norm(x.astype(jnp.float32), dtype)
         if dtype == jnp.float32:
             return x @ table.T + self.bias[...]
-        bias = meshes.vary_like(self.bias[...], x)
-        return rounded_product(x, table.T, bias).astype(jnp.float32)
+        return wide_product(x, table.T, meshes.vary_like(self.bias[...], x))
 
 
 def token_losses(
@@ -70,6 +79,6 @@ def token_losses(
         picked = jnp.take(states, where, axis=0, mode="clip")
         logits = nnx.merge(graphdef, params)(picked, table)
         own = jnp.take_along_axis(logits, targets[:, None], axis=1)[:, 0]
-        return jax.nn.logsumexp(logits, axis=1) - own, own >= logits.max(axis=1)
+        return jax.nn.logsumexp(logits, axis=1) - own, logits.argmax(axis=1) == targets
 
     return jax.lax.map(lambda block: of_block(params, table, *block), (states, where, targets))

@@ -288,7 +288,7 @@ def _metrics(term: _Term, cosine: Float[Array, "n P"], hardest: Float[Array, "n"
     active = term.weights(need_negative=True)
     sums = {
         "alignment": (weights * (2 - 2 * cosine)).sum(),
-        "accuracy": jnp.where(cosine > hardest[:, None], weights, 0.0).sum(),
+        "accuracy": jnp.where(cosine > hardest[:, None], active, 0.0).sum(),
         "mean_v": (active * jnp.where(term.has_negative, term.v, 0.0)).sum(),
         "anchors": weights.sum(),
         "active": active.sum(),
@@ -296,7 +296,7 @@ def _metrics(term: _Term, cosine: Float[Array, "n P"], hardest: Float[Array, "n"
     total = global_sum(jax.lax.stop_gradient(sums))
     return {
         "alignment": total["alignment"] / jnp.maximum(total["anchors"], 1.0),
-        "accuracy": total["accuracy"] / jnp.maximum(total["anchors"], 1.0),
+        "accuracy": total["accuracy"] / jnp.maximum(total["active"], 1.0),
         "mean_v": total["mean_v"] / jnp.maximum(total["active"], 1.0),
         "without_negatives": total["anchors"] - total["active"],
     }

@@ -21,7 +21,7 @@ from simjax.types import NO_TEXT, Batch, Block, Params
 
 _MASKED, _RANDOM = 0.8, 0.1
 _SPREADS = 6
-"""Standard deviations of the number of chosen tokens that there is room for."""
+"""There is room for so many standard deviations, and tokens, beyond the mean number of chosen."""
 
 
 class TokenLosses(Protocol):
@@ -131,7 +131,7 @@ def corrupt(
     ordinary = (jnp.ravel(block.text) != NO_TEXT) & (tokens[:, None] != special).all(axis=1)
     chosen = ordinary & (jax.random.uniform(which, (size,)) < rate)
     spread = math.sqrt(size * rate * (1 - rate))
-    room = min(size, math.ceil(size * rate + _SPREADS * spread))
+    room = min(size, math.ceil(size * rate + _SPREADS * spread) + _SPREADS)
     (where,) = jnp.nonzero(chosen, size=room, fill_value=size)
     targets = jnp.where(where < size, jnp.take(tokens, where, mode="clip"), -1)
     fate = jax.random.uniform(what, (room,))

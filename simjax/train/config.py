@@ -244,6 +244,12 @@ def _check_views(config: RunConfig) -> None:
         if model.dropout is None and model.pretrained is None:
             rates = [model.encoder.hidden_dropout, model.encoder.attention_dropout]
         check_dropout("the encoder", *rates)
+    guide = config.objective.guide
+    if data.views == "dropout" and guide is not None and guide.margin == 0:
+        raise UsageError(
+            "objective.guide.margin is 0 and data.views is dropout: nothing is closer to a text "
+            "than itself, so the guide would leave out nothing; give a margin above 0"
+        )
     if config.objective.false_negatives == "label" and not any(
         source.label for source in data.all_sources
     ):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
-import json
+import socket
 from pathlib import Path
 
 import jax
 import numpy as np
 from jaxtyping import Float32
+from rich.console import Console
 
 from simjax.checkpoint import lock
 from simjax.data import pipeline
@@ -18,15 +20,45 @@ from simjax.errors import SimjaxError
 from simjax.inference import formats
 from simjax.inference.bulk import encode_to_file
 from simjax.inference.progress import progress
+from simjax.models import hf
 from simjax.sentence_encoder import SentenceEncoder
+
+LOCK = "guide.lock"
+_DECISIVE = (".json", ".txt", ".safetensors", ".model")
+_ROWS = 1 << 16
+_TOLERANCE = 1e-3
+
+
+def fingerprint(name: str, store: TokenStore) -> str:
+    """Same fingerprint, same vectors: what is in the guide's folder counts, its place does not.
+
+    Args:
+        name: The guide: folder or hub id.
+        store: What it embeds.
+
+    Raises:
+        SimjaxError: There is no such model.
+    """
+    try:
+        folder = hf.resolve(name)
+    except SimjaxError as error:
+        raise SimjaxError(f"objective.guide.model: {error}") from error
+    digest = hashlib.sha256(f"guide {store.fingerprint}\n".encode())
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in _DECISIVE and path.is_file():
+            with path.open("rb") as file:
+                content = hashlib.file_digest(file, "sha256").hexdigest()
+            digest.update(f"{path.relative_to(folder)} {content}\n".encode())
+    return digest.hexdigest()[:32]
 
 
 def embeddings(name: str, config: DataConfig, store: TokenStore) -> Float32[np.ndarray, "ids G"]:
     """Unit vectors of all texts of a store, one for each text id, memory-mapped.
 
     They are made on the devices of this process, unless the cache has them; a start that was
-    stopped while it made them goes on where it was. Processes that share the cache wait for the
-    one that makes them.
+    stopped while it made them goes on where it was. Of processes that share the cache one makes
+    them while the others wait; where its file system has no locks, each makes them for itself, and
+    puts them in place when they are whole.
 
     Args:
         name: The guide: folder or hub id.
@@ -37,23 +69,24 @@ def embeddings(name: str, config: DataConfig, store: TokenStore) -> Float32[np.n
         SimjaxError: There is no such model, the texts have changed since the store was made, or
             the cache cannot be written.
     """
-    try:
-        guide = SentenceEncoder.from_pretrained(name, devices=jax.local_devices())
-    except SimjaxError as error:
-        raise SimjaxError(f"objective.guide.model: {error}") from error
-    prompt = guide.prompts.get(guide.default_prompt or "", "")
-    made_by = [guide.fingerprint(), guide.dtype, guide.max_length, prompt, store.fingerprint]
-    key = hashlib.sha256(json.dumps(made_by).encode()).hexdigest()[:32]
-    path = config.cache_path / f"guide-{key}.npy"
+    path = config.cache_path / f"guide-{fingerprint(name, store)}.npy"
     count = len(store.digests)
-    with lock.waited_for(path.with_suffix(".lock")):
-        vectors = _open(path, count)
-        if vectors is None:
-            _make(path, guide, config, store)
+    vectors = _open(path, count)
+    if vectors is None:
+        with lock.waited_for(config.cache_path / LOCK, _say_waiting):
             vectors = _open(path, count)
+            if vectors is None:
+                _make(path, name, config, store)
+                vectors = _open(path, count)
     if vectors is None:
         raise SimjaxError(f"{path}: is damaged; remove it")
     return vectors
+
+
+def _say_waiting(path: Path) -> None:
+    if jax.process_index() == 0:
+        console = Console(stderr=True)
+        console.print(f"waiting for another process that embeds texts ({path})", soft_wrap=True)
 
 
 def _open(path: Path, count: int) -> Float32[np.ndarray, "ids G"] | None:
@@ -65,15 +98,32 @@ def _open(path: Path, count: int) -> Float32[np.ndarray, "ids G"] | None:
     return vectors if whole else None
 
 
-def _make(path: Path, guide: SentenceEncoder, config: DataConfig, store: TokenStore) -> None:
+def _make(path: Path, name: str, config: DataConfig, store: TokenStore) -> None:
+    # A name of this process's own: nothing is lost where a lock does not hold.
+    draft = path.with_name(f"{path.stem}.{socket.gethostname()}-{jax.process_index()}.npy")
+    guide = SentenceEncoder.from_pretrained(name, devices=jax.local_devices())
     shown = jax.process_index() == 0
     with progress(len(store.digests), what="guide", shown=shown) as advance:
         encode_to_file(
             guide,
             pipeline.distinct_texts(config, store),
-            path,
+            draft,
             name="the training texts",
             normalize=True,
             resumed=advance,
             advance=advance,
         )
+    del guide
+    # Its weights would count as taken when what is left of the devices is asked for.
+    gc.collect()
+    made = formats.load_array(draft)
+    for start in range(0, len(made), _ROWS):
+        lengths = np.linalg.norm(made[start : start + _ROWS], axis=1)
+        broken = np.flatnonzero(~(np.abs(lengths - 1) < _TOLERANCE))
+        if len(broken):
+            draft.unlink()
+            raise SimjaxError(
+                f"{name}: its embedding of training text {start + broken[0]} has length "
+                f"{lengths[broken[0]]}, not 1: the model is broken"
+            )
+    draft.replace(path)

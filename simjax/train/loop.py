@@ -339,6 +339,12 @@ class _Loop:
         run, window = self.run_, self._window
         data = run.config.data
         operations = throughput.encoder_operations(run.model.config, window.tokens, data.row_length)
+        if (mlm := run.config.objective.mlm) is not None:
+            shape = run.model.config
+            operations = 2 * operations + throughput.head_operations(
+                *(shape.hidden_size, shape.embedding_width, shape.vocab_size),
+                mlm.rate * window.tokens,
+            )
         keys = data.batch_size * (run.source.num_views - 1)
         return operations + window.steps * throughput.pair_operations(
             data.batch_size, keys, run.model.embedding_size

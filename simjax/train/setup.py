@@ -86,8 +86,12 @@ class Run:
         data["block_size"] = self.config.data.block
         data["weights"] = [source.weight for source in self.config.data.all_sources]
         kept = {key: config[key] for key in ("seed", "model", "objective", "optimizer")}
-        store = self.source.store.fingerprint
-        kept |= {"data": data, "token_store": store, "steps": self.total_steps}
+        store = self.source.store
+        kept |= {"data": data, "token_store": store.fingerprint, "steps": self.total_steps}
+        if (asked := self.config.objective.guide) is not None:
+            # What the guide says counts, and not where it lies.
+            told = config["objective"]["guide"] | {"model": guide.fingerprint(asked.model, store)}
+            kept["objective"] = config["objective"] | {"guide": told}
         if self.config.tokenizer.source == "train":
             kept["vocab_size"] = self.config.tokenizer.vocab_size
         if self.config.train.freeze:
@@ -171,6 +175,8 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
         frozen = (*frozen, lora.FROZEN)
     if frozen:
         mask = trained.trained_mask(params, frozen)
+        if not any(leaf.any() for leaf in jax.tree.leaves(mask["model"])):
+            raise UsageError("train.freeze: no parameter of the encoder is left to train")
         tx = trained.only(tx, mask)
     ema = config.train.ema
     specs = state_specs(params, tx, mesh, average=ema is not None)

@@ -250,7 +250,8 @@ def value_and_grad(
                 gather,
             )
             part_loss = separable.weight * part[f"{separable.name}_loss"]
-            metrics |= part | {"loss": metrics["loss"] + part_loss}
+            coupled = metrics["loss"]
+            metrics |= part | {"loss": coupled + part_loss, "contrastive_loss": coupled}
             grads = jax.tree.map(jnp.add, grads, addend)
         grads = trained.hold_layers(grads, mask)
         return metrics, meshes.reduce_grads(grads, trained_specs, trained.pick(late, mask))

@@ -116,7 +116,9 @@ def make_heads(config: RunConfig, encoder: EncoderConfig) -> dict[str, LanguageM
     """
     if config.objective.mlm is None:
         return {}
-    head = LanguageModelHead(encoder, rngs=nnx.Rngs(params=config.seed))
+    # The encoder draws from the seed's own key.
+    key = jax.random.fold_in(jax.random.key(config.seed), 1)
+    head = LanguageModelHead(encoder, rngs=nnx.Rngs(params=key))
     name = config.model.pretrained
     params = None if name is None else hf.load_lm_head(hf.resolve(name), encoder)
     if params is not None:

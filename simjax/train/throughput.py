@@ -71,6 +71,15 @@ def encoder_operations(
     return 3 * forward if training else forward
 
 
+def head_operations(hidden: int, width: int, vocabulary: int, tokens: float) -> float:
+    """Operations of a language model's head for so many predicted tokens, forward and backward.
+
+    A dense layer from the hidden size H to the table's width W and a product with the table of V
+    rows: 6 (H W + W V) a token.
+    """
+    return 6.0 * tokens * width * (hidden + vocabulary)
+
+
 def pair_operations(anchors: int, keys: int, width: int) -> float:
     """Operations of the scores of ``anchors`` x ``keys`` pairs of ``width``, and their gradient.
 

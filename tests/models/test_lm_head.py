@@ -12,7 +12,7 @@ from simjax.errors import SimjaxError
 from simjax.models import hf
 from simjax.models.lm_head import LanguageModelHead, token_losses
 from simjax.models.sentence_model import merge, split
-from tests.models.edits import edit_tensors
+from tests.models.edits import edit_json, edit_tensors
 from tests.models.packed_rows import pack, random_texts, unpack
 from tests.models.peers import PEERS, random_peer
 from tests.models.quick import quick_jit
@@ -22,9 +22,9 @@ pytestmark = pytest.mark.usefixtures("strict_promotion")
 ROW = 20
 
 
-def saved_peer(family, folder):
+def saved_peer(family, folder, **changes):
     """A random model with its head, saved; biases and norms are random as well."""
-    config = random_peer(family).config
+    config = random_peer(family, **changes).config
     model = getattr(transformers, f"{PEERS[family][0]}ForMaskedLM")(config).eval()
     torch.manual_seed(1)
     with torch.no_grad():
@@ -47,9 +47,13 @@ def _arrays(tree):
     return {k: _arrays(v) for k, v in tree.items()} if isinstance(tree, dict) else jnp.asarray(tree)
 
 
-@pytest.mark.parametrize("family", list(PEERS))
-def test_logits_are_those_of_transformers(family, tmp_path):
-    peer = saved_peer(family, tmp_path)
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [*((family, {}) for family in PEERS), ("roberta", {"hidden_act": "relu"})],
+    ids=[*PEERS, "roberta with another activation"],
+)
+def test_logits_are_those_of_transformers(family, changes, tmp_path):
+    peer = saved_peer(family, tmp_path, **changes)
     model = hf.load(tmp_path).model
     head = head_of(tmp_path, model.config)
     texts = random_texts(50)
@@ -88,6 +92,23 @@ def test_losses_are_those_of_the_chosen_places():
 def test_a_folder_without_a_head_says_so(tmp_path):
     random_peer("bert").save_pretrained(tmp_path)
     assert hf.load_lm_head(tmp_path, hf.load(tmp_path).model.config) is None
+
+
+@pytest.mark.parametrize(
+    ("family", "key", "value"),
+    [
+        ("bert", "tie_word_embeddings", False),
+        ("modernbert", "classifier_bias", True),
+        ("modernbert", "classifier_activation", "relu"),
+        ("modernbert", "decoder_bias", False),
+    ],
+)
+def test_a_head_of_another_kind_is_refused(family, key, value, tmp_path):
+    saved_peer(family, tmp_path)
+    config = hf.load(tmp_path).model.config
+    edit_json(tmp_path / "config.json", lambda content: content.update({key: value}))
+    with pytest.raises(SimjaxError, match=rf"config\.json: {key} is {value}: its head"):
+        hf.load_lm_head(tmp_path, config)
 
 
 def test_half_a_head_is_refused(tmp_path):

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
+import shutil
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
+from simjax.checkpoint import lock
 from simjax.data import pipeline
 from simjax.data.identity import normalised
 from simjax.data.pipeline import BatchSource
@@ -20,6 +26,14 @@ from simjax.train.config import RunConfig
 from tests.train.tiny_run import config_for, figures, train
 
 LINES = ("ba lan", "CE  mer", "ce mer", "di nis", "ba  LAN", "fo pot")
+
+
+def spoil(folder: Path) -> None:
+    """Another embedding of every token."""
+    tensors = load_file(folder / "model.safetensors")
+    name = "embeddings.word_embeddings.weight"
+    tensors[name] = tensors[name] * np.linspace(1, 1.5, 16, dtype=np.float32)
+    save_file(tensors, folder / "model.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -55,11 +69,60 @@ def test_every_id_has_the_vector_of_its_text(data, tmp_path, model, monkeypatch)
     with monkeypatch.context() as patch:
         patch.setattr(guide, "encode_to_file", refuse)
         np.testing.assert_array_equal(guide.embeddings(model, config.data, store), vectors)
-    (file,) = Path(config.data.cache or "").glob("guide-*.npy")
+    cache = Path(config.data.cache or "")
+    (file,) = cache.glob("guide-*")
     whole = file.read_bytes()
     file.write_bytes(whole[:-40])
     np.testing.assert_array_equal(guide.embeddings(model, config.data, store), vectors)
     assert file.read_bytes() == whole
+    other = Path(shutil.copytree(Path(model) / "export", tmp_path / "other"))
+    spoil(other)
+    theirs = guide.embeddings(str(other), config.data, store)
+    assert np.abs(theirs - vectors).max() > 1e-3
+    np.testing.assert_array_equal(guide.embeddings(model, config.data, store), vectors)
+
+
+def test_where_nothing_is_locked_each_process_makes_its_own(data, tmp_path, model, monkeypatch):
+    """Two that begin at once: each one's file is whole, and one of them stays."""
+    config = mixture(data, tmp_path)
+    store = pipeline.prepare(config.data, setup.make_tokenizer(config))
+    monkeypatch.setattr(lock, "acquired", lambda file: True)
+    made, expected = guide.encode_to_file, []
+
+    def meanwhile(*args: Any, **options: Any) -> Any:
+        monkeypatch.setattr(guide, "encode_to_file", made)
+        with monkeypatch.context() as elsewhere:
+            elsewhere.setattr(guide.socket, "gethostname", lambda: "elsewhere")
+            expected.append(np.array(guide.embeddings(model, config.data, store)))
+        return made(*args, **options)
+
+    monkeypatch.setattr(guide, "encode_to_file", meanwhile)
+    vectors = guide.embeddings(model, config.data, store)
+    np.testing.assert_array_equal(vectors, expected[0])
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
+    assert len(list(Path(config.data.cache or "").glob("guide-*"))) == 1
+
+
+def test_the_weights_of_a_guide_do_not_stay(data, tmp_path, model):
+    config = mixture(data, tmp_path)
+    store = pipeline.prepare(config.data, setup.make_tokenizer(config))
+    gc.collect()
+    before = sum(array.nbytes for array in jax.live_arrays())
+    for _ in range(2):
+        guide.embeddings(model, config.data, store)
+        assert sum(array.nbytes for array in jax.live_arrays()) <= before + 1024
+
+
+def test_a_guide_that_is_broken_is_refused(data, tmp_path, model):
+    config = mixture(data, tmp_path)
+    store = pipeline.prepare(config.data, setup.make_tokenizer(config))
+    broken = Path(shutil.copytree(Path(model) / "export", tmp_path / "broken"))
+    tensors = load_file(broken / "model.safetensors")
+    for name in [name for name in tensors if "1.output.LayerNorm" in name]:
+        tensors[name] = np.zeros_like(tensors[name])
+    save_file(tensors, broken / "model.safetensors")
+    with pytest.raises(SimjaxError, match=r"broken: its embedding of training text 0 has length 0"):
+        guide.embeddings(str(broken), config.data, store)
 
 
 def test_batches_carry_the_vectors_of_their_texts(data, tmp_path):
@@ -85,7 +148,7 @@ def test_batches_carry_the_vectors_of_their_texts(data, tmp_path):
 
 
 def test_a_run_goes_by_its_guide_and_keeps_to_it(data, tmp_path, model, whole):
-    """A margin that no key keeps leaves no negatives at all."""
+    """A margin that few keys keep leaves some anchors without negatives."""
     objective = ObjectiveConfig(guide=GuideConfig(model, margin=0.99), loss="dcl")
     config = config_for(data, tmp_path / "run", objective=objective)
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=1))
@@ -95,6 +158,15 @@ def test_a_run_goes_by_its_guide_and_keeps_to_it(data, tmp_path, model, whole):
     other = dataclasses.replace(objective, guide=dataclasses.replace(objective.guide, margin=0.5))
     with pytest.raises(SimjaxError, match=r"refused: objective.guide.margin \(0.99 there, 0.5"):
         train(dataclasses.replace(config, objective=other))
+    # What the guide says counts, not where it lies.
+    moved = Path(shutil.copytree(Path(model) / "export", tmp_path / "moved"))
+    same = dataclasses.replace(
+        objective, guide=dataclasses.replace(objective.guide, model=str(moved))
+    )
+    train(dataclasses.replace(config, objective=same))
+    spoil(moved)
+    with pytest.raises(SimjaxError, match=r"refused: objective.guide.model \("):
+        train(dataclasses.replace(config, objective=same))
 
 
 def test_a_guide_that_is_not_there_is_named(data, tmp_path):

@@ -86,6 +86,24 @@ def test_it_starts_from_the_folder_s_own_head(data, tmp_path):
     np.testing.assert_array_equal(head["bias"], peer.cls.predictions.bias.detach())
 
 
+def test_a_random_head_is_no_copy_of_the_encoder(data, tmp_path):
+    (tmp_path / "run").mkdir()
+    params = set_up(config_for(data, tmp_path / "run", objective=OBJECTIVE)).params
+    kernel = np.asarray(params["lm_head"]["dense"]["kernel"])
+    table = np.asarray(params["model"]["encoder"]["embeddings"]["word"]["embedding"])
+    assert np.abs(np.corrcoef(kernel.ravel(), table[:16].ravel())[0, 1]) < 0.3
+
+
+def test_a_head_alone_is_not_trained(data, tmp_path):
+    """It is not exported, so that nothing would come of it."""
+    config = config_for(data, tmp_path / "run", objective=OBJECTIVE)
+    config = dataclasses.replace(
+        config, train=dataclasses.replace(config.train, freeze=("encoder.*",))
+    )
+    with pytest.raises(UsageError, match="no parameter of the encoder is left to train"):
+        train(config)
+
+
 def test_a_tokenizer_without_a_mask_is_refused(data, tmp_path):
     words = (data / "vocab.txt").read_text().replace("[MASK]\n", "")
     (tmp_path / "vocab.txt").write_text(words)

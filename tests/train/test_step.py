@@ -43,6 +43,9 @@ TOWERS = {
     "gated, bfloat16": Tower(family="modernbert", dtype=jnp.bfloat16),
     "scores by distance": Tower(family="mpnet"),
     "masked tokens": Tower(ObjectiveConfig(mlm=MaskedLmConfig(weight=0.5, rate=0.3))),
+    "masked tokens, bfloat16": Tower(
+        ObjectiveConfig(mlm=MaskedLmConfig(weight=0.5, rate=0.3)), dtype=jnp.bfloat16
+    ),
 }
 WHOLE = Layout()
 IN_LOOP = Layout(8, 1, 1)
@@ -206,6 +209,19 @@ def test_so_with_a_separable_loss_beside_it(layout):
     assert largest_deviation("masked tokens", layout) < 5e-6
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", [IN_LOOP, TENSOR], ids=str)
+def test_so_in_bfloat16_with_a_separable_loss(layout):
+    assert largest_deviation("masked tokens, bfloat16", layout) < 3e-2
+
+
+def test_the_encoder_drops_out_before_masked_tokens_as_well():
+    tower = Tower(ObjectiveConfig(mlm=MaskedLmConfig(weight=0.5, rate=0.3)), dropout=0.0)
+    metrics, _ = tower.compiled(WHOLE, BLOCKS).result
+    dropped, _ = compiled("masked tokens", WHOLE).result
+    assert abs(metrics["mlm_loss"] - dropped["mlm_loss"]) > 1e-4
+
+
 def test_a_separable_loss_adds_its_weighted_mean_and_that_ones_gradient():
     metrics, grads = compiled("masked tokens", WHOLE).result
     params, batch, key = compiled("masked tokens", WHOLE).arguments
@@ -219,6 +235,7 @@ def test_a_separable_loss_adds_its_weighted_mean_and_that_ones_gradient():
     value, addend = jax.jit(jax.value_and_grad(mean))(params)
     np.testing.assert_allclose(metrics["mlm_loss"], value, rtol=1e-6)
     np.testing.assert_allclose(metrics["loss"], alone[0]["loss"] + 0.5 * value, rtol=1e-6)
+    np.testing.assert_allclose(metrics["contrastive_loss"], alone[0]["loss"], rtol=1e-6)
     coupled = alone[1] | {"lm_head": jax.tree.map(jnp.zeros_like, grads["lm_head"])}
     expected = jax.tree.map(lambda x, y: x + 0.5 * np.asarray(y), coupled, addend)
     for found, wanted in zip(jax.tree.leaves(grads), jax.tree.leaves(expected), strict=True):
