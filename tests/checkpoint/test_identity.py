@@ -9,8 +9,15 @@ IDENTITY = {"seed": 0, "data": {"batch_size": 512, "block_size": 64}, "views": (
 
 
 def test_changed_keys_are_dotted():
-    new = {"seed": 1, "data": {"batch_size": 512, "block_size": 32}, "views": [1, 2], "extra": None}
+    new = {"seed": 1, "data": {"batch_size": 512, "block_size": 32}, "views": [1, 2], "extra": 0}
     assert changed_keys(IDENTITY, new) == ["data.block_size", "extra", "seed"]
+
+
+def test_keys_of_a_newer_version_that_are_null_change_nothing():
+    newer = IDENTITY | {"guide": None}
+    assert changed_keys(IDENTITY, newer) == []
+    assert changed_keys(IDENTITY, IDENTITY | {"guide": {"margin": 0}}) == ["guide.margin"]
+    assert changed_keys(newer, IDENTITY | {"guide": {"margin": 0}}) == ["guide.margin"]
     assert changed_keys(IDENTITY, IDENTITY) == []
     assert changed_keys({"a": {}}, {"a": {"b": 1}}) == ["a", "a.b"]
 
