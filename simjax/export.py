@@ -101,6 +101,11 @@ def save(
         partial.mkdir(parents=True)
         modules = _write_modules(partial, model, training_head=training_head, normalize=normalize)
         config = hf_config(model.config)
+        if model.config.family == "modernbert":
+            # transformers' own defaults are those of one vocabulary.
+            first, last = tokenizer.cls_token_id, tokenizer.sep_token_id
+            config |= {"cls_token_id": first, "bos_token_id": first}
+            config |= {"sep_token_id": last, "eos_token_id": last}
         if model.pooling in TWO_LAYERS:
             config["output_hidden_states"] = True
         _write_json(partial / "config.json", config)

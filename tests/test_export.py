@@ -9,7 +9,7 @@ import yaml
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base import modules as base
 from sentence_transformers.sentence_transformer import modules as st
-from transformers import AutoModel, AutoTokenizer
+from transformers import AutoModel, AutoTokenizer, ModernBertConfig, ModernBertModel
 
 from simjax import export
 from simjax.errors import SimjaxError
@@ -88,6 +88,31 @@ CASES = [
     ("roberta", "cls_mlp", False, True),
     ("roberta", "first_last_mean", False, True),
 ]
+
+
+def test_special_tokens_of_a_modernbert_are_its_tokenizers(folders, tmp_path):
+    """transformers warns of those that are beyond the vocabulary, as its own defaults are."""
+    tokenizer = load_tokenizer(folders["bert"])
+    shape = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16}
+    ModernBertModel(
+        ModernBertConfig(
+            **shape,
+            vocab_size=len(tokenizer),
+            num_hidden_layers=1,
+            pad_token_id=0,
+            bos_token_id=2,
+            eos_token_id=3,
+            cls_token_id=2,
+            sep_token_id=3,
+        )
+    ).save_pretrained(tmp_path / "peer")
+    tokenizer.save_pretrained(tmp_path / "peer")
+    SentenceEncoder.from_pretrained(tmp_path / "peer").save_pretrained(tmp_path / "ours")
+    config = json.loads((tmp_path / "ours" / "config.json").read_text())
+    first, last = tokenizer.cls_token_id, tokenizer.sep_token_id
+    assert [config[f"{name}_token_id"] for name in ("bos", "cls")] == [first, first]
+    assert [config[f"{name}_token_id"] for name in ("eos", "sep")] == [last, last]
+    AutoModel.from_pretrained(tmp_path / "ours")
 
 
 @pytest.mark.sampled(3)

@@ -50,10 +50,16 @@ def compare(folder: Path, identity: Mapping[str, Any], others: Mapping[str, str]
     try:
         recorded = json.loads(path.read_text(encoding="utf-8"))
         keys = changed_keys(recorded, identity)
+    except FileNotFoundError as error:
+        raise SimjaxError(
+            f"{path}: is missing, so that nothing tells which run the checkpoints beside it belong "
+            "to; put it back, or choose another output"
+        ) from error
     except (ValueError, AttributeError, OSError) as error:
         raise SimjaxError(f"{path}: cannot be read ({error}); choose another output") from error
     if keys:
-        allowed = ", ".join(told for key, told in others.items() if key not in keys)
+        refused = {*keys, *(f"train.{key}" for key in keys)}
+        allowed = ", ".join(told for key, told in others.items() if key not in refused)
         beside = f"changed as well: {allowed}; " if allowed else ""
         raise SimjaxError(
             f"{path}: these checkpoints belong to another run; refused: "

@@ -96,13 +96,15 @@ class Checkpoints:
             warn: called with a line for each of them that names it and what is wrong with it.
 
         Raises:
-            SimjaxError: there were complete checkpoints, and none of them is whole any more.
+            SimjaxError: there are checkpoints, and none of them is whole. One alone that lacks its
+                sums is what the first save of a run leaves that is cut off.
         """
         self._settle(block=True)
         whole: list[int] = []
-        first_fault = ""
+        first_fault, there = "", []
         if self._leads:
-            for step in self._numbered():
+            there = self._numbered()
+            for step in there:
                 try:
                     manifest.verify(self._path(step))
                     whole.append(step)
@@ -111,7 +113,8 @@ class Checkpoints:
                         first_fault = first_fault or str(error)
                         warn(f"checkpoint of step {step} left out: {error}")
         complete, self._steps = self._steps, from_leader(whole)
-        if complete and not self._steps:
+        several = len(from_leader(there)) > 1
+        if (complete or several) and not self._steps:
             raise SimjaxError(
                 f"{self.folder}: none of its checkpoints is whole ({first_fault or 'see process 0'}"
                 f"); put them back, or delete {self.folder} to start over"

@@ -60,7 +60,7 @@ def verify(folder: Path) -> None:
     if not path.exists():
         if not folder.is_dir() or not any(folder.iterdir()):
             raise Damaged(f"{folder}: empty, no checkpoint")
-        raise Damaged(f"{path}: missing, so the checkpoint was never complete")
+        raise Damaged(f"{path}: missing, as of a save that was cut off")
     try:
         recorded = json.loads(path.read_text(encoding="utf-8"))
         recorded = {str(name): str(digest) for name, digest in recorded.items()}

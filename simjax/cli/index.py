@@ -52,6 +52,8 @@ def run(args: argparse.Namespace) -> None:
     """Build the index and say what it holds."""
     if args.codes_only and args.kind not in ("int8", "binary"):
         raise UsageError(f"--codes_only: {args.kind} has no codes; choose --kind int8 or binary")
+    if args.recall is not None and args.kind == "exact":
+        raise UsageError("--recall: it is measured beside exact search; choose another --kind")
     from functools import partial
 
     import jax

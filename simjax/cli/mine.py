@@ -19,7 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     add_model(parser)
     parser.add_argument(
-        "data", metavar="DATA", help="CSV, TSV or JSON Lines of anchors with positives, or a glob"
+        "data",
+        metavar="DATA",
+        help="CSV, TSV, JSON Lines or Parquet of anchors with positives, or a glob",
     )
     parser.add_argument(
         "output",

@@ -70,6 +70,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> None:
     """Print the hits of each query, best first."""
     queries = list(args.queries)
+    if not all(query.strip() for query in queries):
+        raise UsageError("QUERY: one is empty")
     if args.queries_file is not None:
         queries += [text for text in read_texts(args.queries_file) if text.strip()]
     if not queries:
@@ -127,6 +129,10 @@ def _search_index(args: argparse.Namespace, queries: list[str]) -> list[list[dic
         prompt=args.prompt,
         truncate_dim=args.truncate_dim,
     )
+    if args.rescore is not None and not index.about.embeddings:
+        raise UsageError(
+            f"--rescore: {args.corpus} keeps no embeddings to rank candidates by; leave it out"
+        )
     rescore = RESCORE if args.rescore is None else args.rescore
     hits = index.search(vectors, args.top_k, rescore=rescore, effort=args.effort)
     found = []

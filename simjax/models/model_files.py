@@ -89,6 +89,8 @@ def check_safetensors(path: Path) -> None:
         for magic, kind in _ARCHIVES.items():
             if start.startswith(magic):
                 raise SimjaxError(f"{path}: is {kind}, not safetensors; only safetensors are read")
+        if start.startswith(b"version h"):
+            raise SimjaxError(f"{path}: is a pointer of Git LFS; fetch the file with git lfs pull")
     if len(start) < 8 or header > size - 8:
         raise SimjaxError(
             f"{path}: cannot be read as safetensors (a header of {header:,} bytes in a file of "

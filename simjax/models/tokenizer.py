@@ -76,7 +76,7 @@ def check_tokenizer(tokenizer: PreTrainedTokenizerFast, config: EncoderConfig) -
         )
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id != config.pad_token_id:
         raise SimjaxError(
-            f"{name}: pads with id {tokenizer.pad_token_id}, the weights with "
+            f"{name}: its tokenizer pads with id {tokenizer.pad_token_id}, the weights with "
             f"{config.pad_token_id}; they do not belong together"
         )
     if not tokenizer("a")["input_ids"][:1] == [tokenizer.cls_token_id]:
@@ -120,8 +120,11 @@ def _from_folder(folder: Path) -> PreTrainedTokenizerFast:
             str(folder), use_fast=True, trust_remote_code=False, local_files_only=True
         )
     except Exception as error:  # the Rust reader raises Exception itself
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise SimjaxError(f"{folder}: its tokenizer cannot be read ({reason[0]})") from error
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise SimjaxError(
+            f"{folder}: its tokenizer cannot be read ({type(error).__name__}: {reason}); see "
+            f"{', '.join(name for name in _VOCABULARIES if (folder / name).is_file())}"
+        ) from error
     if not tokenizer.is_fast:
         raise SimjaxError(f"{folder}: holds only a slow tokenizer; tokenizer.json is needed")
     return tokenizer

@@ -1,23 +1,28 @@
-"""SIGTERM and SIGINT: the first asks the run to save and stop, the second stops it at once."""
+"""SIGTERM and SIGINT: the first asks the run to save and stop, a later one stops it at once."""
 
 from __future__ import annotations
 
 import os
 import signal
 import threading
+import time
 from types import FrameType, TracebackType
 from typing import Any
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SHOW_CURSOR = b"\x1b[?25h"
+_TOGETHER = 1.0
+"""Seconds in which several signals are one."""
 
 
 class StopRequest:
     """While it stands, a first SIGTERM or SIGINT is kept as a wish; a context manager.
 
-    A second one ends the process at once with status 128 + its number, even while the main thread
-    is inside a long computation. Outside of the main thread, which alone may handle signals, it
-    does nothing and no wish ever comes. Handlers are put back on leaving.
+    A later one ends the process at once with status 128 + its number, even while the main thread
+    is inside a long computation; but not within a second of the first, since whoever signals a
+    process and then its group (GNU timeout does) means one signal by two. Outside of the main
+    thread, which alone may handle signals, it does nothing and no wish ever comes. Handlers are
+    put back on leaving.
     """
 
     def __init__(self) -> None:
@@ -73,14 +78,15 @@ class StopRequest:
             self.name = signal.Signals(number).name
 
     def _watch(self, read: int) -> None:
-        seen = 0
+        first: float | None = None
         while arrived := os.read(read, 64):
             for number in arrived:
                 if number not in SIGNALS:
                     continue  # other handlers of the process share the pipe
-                seen += 1
-                if seen > 1:
+                now = time.monotonic()
+                if first is not None and now - first > _TOGETHER:
                     _leave(128 + number)
+                first = now if first is None else first
                 self._note(number, None)
 
 

@@ -118,7 +118,7 @@ def put_a_file_there(step):
 
 def remove_the_marker(step):
     (step / manifest.NAME).unlink()
-    return f"{step / manifest.NAME}: missing, so the checkpoint was never complete"
+    return f"{step / manifest.NAME}: missing, as of a save that was cut off"
 
 
 def remove_orbax_marker(step):
@@ -194,13 +194,20 @@ def test_without_a_whole_step_nothing_starts_over_by_itself(folder):
     assert [line.split()[3] for line in said] == ["1", "2"]
 
 
-def test_steps_that_were_never_complete_are_no_run(folder):
-    empty(folder / "1")
+def test_a_first_save_that_was_cut_off_is_no_run(folder):
+    shutil.rmtree(folder / "1")
     remove_the_marker(folder / "2")
     said = []
     checkpoints = Checkpoints(folder)
     checkpoints.check(said.append)
-    assert len(said) == 2 and checkpoints.latest() is None
+    assert len(said) == 1 and checkpoints.latest() is None
+
+
+def test_several_steps_without_their_sums_are_a_damaged_run(folder):
+    empty(folder / "1")
+    remove_the_marker(folder / "2")
+    with pytest.raises(SimjaxError, match=f"{folder}: none of its checkpoints is whole"):
+        Checkpoints(folder).check(lambda line: None)
 
 
 def test_damage_with_right_sums_is_one_line(folder):

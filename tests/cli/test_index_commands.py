@@ -79,12 +79,17 @@ def test_index_and_search_refuse(simjax, model_folder, files, tmp_path) -> None:
     assert simjax("index", embeddings, tmp_path / "i").status == 0
     np.save(tmp_path / "narrow.npy", np.ones((3, 4), np.float32))
     assert simjax("index", tmp_path / "narrow.npy", tmp_path / "n").status == 0
+    codes = ("--kind", "int8", "--codes_only")
+    assert simjax("index", embeddings, tmp_path / "codes", *codes).status == 0
     cases = [
         (("index", embeddings, tmp_path / "i"), 1, "--overwrite replaces it"),
         (("index", embeddings, tmp_path / "j", "--codes_only"), 2, "exact has no codes"),
         (("index", texts, tmp_path / "j"), 2, "must end in .npy"),
         (("search", model_folder, tmp_path / "i"), 2, "give a QUERY"),
         (("search", model_folder, tmp_path, "x"), 1, "is no index"),
+        (("index", embeddings, tmp_path / "j", "--recall", 5), 2, "--recall: it is measured bes"),
+        (("search", model_folder, tmp_path / "codes", "x", "--rescore", 2), 2, "no embeddings to"),
+        (("search", model_folder, tmp_path / "i", ""), 2, "QUERY: one is empty"),
         (("search", model_folder, texts, "x", "--rescore", 2), 2, "--rescore: "),
         (("search", model_folder, tmp_path / "n", "x"), 2, "4 dimensions, the queries would have"),
         (("search", model_folder, tmp_path / "i", "x", "--truncate_dim", 4), 2, "16 dimensions"),

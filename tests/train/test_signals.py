@@ -81,7 +81,8 @@ def test_the_second_signal_ends_a_real_process(first, second):
         assert child.stdout.readline() == "ready\n"
         child.send_signal(first)
         assert child.stdout.readline() == f"{first.name}\n"
-        time.sleep(0.2)  # let it enter the call
+        child.send_signal(first)  # as `timeout` does: the process, then its group
+        time.sleep(1.2)  # let it enter the call
         assert child.poll() is None
         child.send_signal(second)
         assert child.wait(timeout=20) == 128 + second

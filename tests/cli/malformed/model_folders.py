@@ -186,7 +186,13 @@ ROWS = [
     model("prompts that are no texts", with_prompts, "prompts must map names to texts"),
     model("no tokenizer", without_tokenizer, "{}/model: holds no tokenizer"),
     file("a torn tokenizer", "tokenizer.json", '{"version": ', "{}/model: its tokenizer cannot be"),
-    file("an empty tokenizer", "tokenizer.json", "{}", "{}/model: its tokenizer cannot be read"),
+    file("an empty tokenizer", "tokenizer.json", "{}", "{}/model: its tokenizer cannot be read ("),
+    file(
+        "a pointer of Git LFS",
+        "model.safetensors",
+        "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n",
+        "{}/model/model.safetensors: is a pointer of Git LFS",
+    ),
     file("a tokenizer of text", "tokenizer.json", "hello", "{}/model: its tokenizer cannot be"),
     file(
         "torn settings of a tokenizer", "tokenizer_config.json", "{", "tokenizer_config.json:1: is"
