@@ -8,6 +8,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -18,6 +19,9 @@ from hypothesis import settings
 settings.register_profile("fuzz", max_examples=5000, print_blob=True)
 
 jax.config.update("jax_num_cpu_devices", 8)
+
+MOST_MAPS = 20_000
+"""Of a process; the kernel's limit is 65,530 unless set otherwise."""
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -38,6 +42,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Token stores go to a folder of this session, not to the user's cache."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture(autouse=True, scope="module")
+def room_for_programs() -> Iterator[None]:
+    """Compiled programs are let go of before Linux refuses more memory maps, which crashes XLA."""
+    yield
+    maps = Path("/proc/self/maps")
+    if maps.exists() and maps.read_bytes().count(b"\n") > MOST_MAPS:
+        jax.clear_caches()
 
 
 @pytest.fixture
