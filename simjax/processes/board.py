@@ -30,9 +30,7 @@ class Board:
 
     def tell(self, subject: str, text: str) -> None:
         """Says something about a subject, in place of what this process said about it before."""
-        self.client.key_value_set(
-            f"{_PREFIX}{subject}/{self.process}", text, allow_overwrite=True
-        )
+        self.client.key_value_set(f"{_PREFIX}{subject}/{self.process}", text, allow_overwrite=True)
 
     def heard(self, subject: str) -> dict[int, str]:
         """What each process has said about a subject, by its number."""

@@ -47,6 +47,7 @@ def launch(tmp_path):
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
+                cwd=tmp_path,  # `python -m` looks there first
                 env={k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
                 | {"PYTHONPATH": str(package.parent)},
             )
