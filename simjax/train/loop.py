@@ -17,6 +17,7 @@ from jax import P
 from jax.sharding import Mesh, NamedSharding
 from rich.console import Console
 
+from simjax import export
 from simjax import mesh as meshes
 from simjax.checkpoint import agreement
 from simjax.checkpoint.manager import Checkpoints
@@ -62,6 +63,8 @@ def train(config: RunConfig, *, console: Console | None = None) -> dict[str, Any
     folder = open_folder(config.output)
     with ExitStack() as stack:
         stack.enter_context(locked(folder))
+        if jax.process_index() == 0:
+            export.recover(folder / "export")
         evaluation = tasks.load(config.evaluation, config.data.root_path)
         run = set_up(config)
         roll_call.agree("data", run.identity())

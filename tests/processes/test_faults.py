@@ -116,7 +116,8 @@ ip link set end1 netns "$second"
 for i in 0 1; do
   # Gloo listens at the address that its host's name has.
   nsenter -n -u -t "$(cat "$1/net-$i")" sh -c "
-    hostname 10.9.0.$((i + 1)); ip link set lo up; ip addr add 10.9.0.$((i + 1))/24 dev end$i; ip link set end$i up"
+    hostname 10.9.0.$((i + 1)); ip link set lo up
+    ip addr add 10.9.0.$((i + 1))/24 dev end$i; ip link set end$i up"
 done
 touch "$1/ready"
 while [ ! -e "$1/pull" ]; do sleep 0.05; done
