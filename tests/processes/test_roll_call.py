@@ -20,6 +20,11 @@ def test_the_odd_one_out_is_named_with_what_it_has():
     )
 
 
+def test_process_0_can_be_the_odd_one():
+    said = [{"jax": "0.9"}, {"jax": "0.10"}, {"jax": "0.10"}]
+    assert differences(said, {}) == 'process 0 has jax "0.9" (others: "0.10")'
+
+
 def test_of_two_the_second_is_told_and_of_many_differences_the_first():
     one = {f"key{i}": 0 for i in range(9)}
     told = differences([one, {key: 1 for key in one}], {})
