@@ -138,6 +138,18 @@ def test_signals_are_passed_on_and_nothing_is_started_again(launch, tmp_path, nu
     assert starts(tmp_path) == ["0-0", "1-0"]
 
 
+def test_a_run_that_fails_after_a_signal_is_not_started_again(launch, tmp_path):
+    body = "signal.signal(15, lambda *_: sys.exit(3))\nprint('ready')\nwait()"
+    process = launch(body, "--max_restarts", "5", "--processes", "1")
+    assert process.stdout is not None
+    while "ready" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert starts(tmp_path) == ["0-0"]
+
+
 def test_a_call_without_a_command():
     done = subprocess.run(
         [sys.executable, str(LAUNCHER), "--processes", "2"], capture_output=True, text=True
