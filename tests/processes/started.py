@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -111,7 +110,3 @@ def wait_for(found: Callable[[], bool], all_of_them: list[Started]) -> None:
                 raise AssertionError(f"ended with {one.process.returncode}: {one.said()}")
         time.sleep(0.01)
     raise AssertionError("it never came to that: " + all_of_them[0].said())
-
-
-def stop(one: Started, number: signal.Signals) -> None:
-    one.process.send_signal(number)
