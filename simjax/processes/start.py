@@ -173,6 +173,8 @@ def _initialize(config: ProcessConfig) -> None:
             _check_free(config.coordinator)
         else:
             _wait_for(config.coordinator, config.process_id, config.initialization_timeout)
+    # It would take SIGTERM for itself, and swallow one that comes before training has begun.
+    jax.config.update("jax_enable_preemption_service", False)
     # JAX ends the process where we raise an error or say what has happened: it gets more time.
     spare = 30
     left = max(1.0, deadline - time.monotonic())

@@ -41,7 +41,7 @@ def launch(config: RunConfig, folder: Path) -> Started:
         process = subprocess.Popen(
             [
                 *(sys.executable, str(LAUNCHER), "--processes", "2", "--cpu_devices", "1"),
-                *("--max_restarts", "1", "train", str(path), "--heartbeat_timeout=10"),
+                *("--max_restarts", "1", "train", str(path), "--heartbeat_timeout=15"),
             ],
             stdout=file,
             stderr=subprocess.STDOUT,

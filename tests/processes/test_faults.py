@@ -17,7 +17,7 @@ from tests.processes.started import comes_to, started
 from tests.train.tiny_run import BLOCK, recipe
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.faults]
-SOON = "--heartbeat_timeout=6"
+SOON = "--heartbeat_timeout=15"
 
 
 @pytest.fixture
