@@ -96,9 +96,22 @@ def test_when_one_is_killed_the_others_are_ended_and_the_status_says_so(launch):
     assert "saved" not in out
 
 
+# A process is gone for others once the launcher has taken note of its end.
+GONE = """
+other = here / "other"
+if index == 1:
+    other.write_text(str(os.getpid()))
+    sys.exit(5)
+while not (other.exists() and other.read_text()):
+    time.sleep(0.02)
+while Path(f"/proc/{other.read_text()}").exists():
+    time.sleep(0.02)
+sys.exit("process 1 is gone")
+"""
+
+
 def test_the_others_may_say_why_they_end(launch):
-    body = "sys.exit(5) if index == 1 else (time.sleep(0.5), sys.exit('process 1 is gone'))"
-    process = launch(body, "--grace", "50")
+    process = launch(GONE, "--grace", "50")
     _, err = process.communicate(timeout=60)
     assert process.returncode == 5
     assert "[0] process 1 is gone" in err and "has failed with status 5" in err

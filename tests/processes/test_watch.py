@@ -82,7 +82,7 @@ def test_after_a_failed_computation_silence_counts_sooner_and_words_at_once():
     store = Store(2)
     with watches(store, timeout=0.5, silent=1) as (found, ends):
         assert "process 1 has not been heard of" in (found[0].culprit() or "")
-    with watches(Store(2), timeout=1.0) as (found, ends):
+    with watches(Store(2), timeout=4.0) as (found, ends):
         assert found[0].culprit() is None and ends == ["", ""]
         found[1].last_words("a full disk")
         assert "has failed: a full disk" in (found[0].culprit() or "")
