@@ -1,12 +1,13 @@
 # make quickstart   install, train a small encoder on the built-in corpus, evaluate, export, search
 # make test         lint, types and the fast tests
 # make test-full    lint, types and every test
+# make torture      kill runs of one and of two processes again and again, and compare
 # make fuzz         what must hold for any input, on many thousand random ones
 PYTHON ?= python3
 VENV ?= .venv
 # Test processes. Each holds eight CPU devices of JAX and imports it once.
 WORKERS ?= 2
-# Arguments for `simjax quickstart`, or for pytest.
+# Arguments for `simjax quickstart`, for pytest, or for the torture.
 ARGS ?=
 
 BIN := $(VENV)/bin
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 TPU := $(VENV)/tpu
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: help quickstart lint types test test-full fuzz clean
+.PHONY: help quickstart lint types test test-full fuzz torture clean
 
 help:
 	@sed -n 's/^# make/make/p' Makefile
@@ -37,6 +38,10 @@ test-full: lint types $(VENV)/.installed-tpu
 
 fuzz: $(VENV)/.installed-test
 	$(BIN)/pytest -n $(WORKERS) -m hypothesis --hypothesis-profile=fuzz $(ARGS)
+
+torture: $(VENV)/.installed-test
+	JAX_PLATFORMS=cpu $(BIN)/python -m tests.torture.torment --processes 1 $(ARGS)
+	JAX_PLATFORMS=cpu $(BIN)/python -m tests.torture.torment --processes 2 $(ARGS)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -179,6 +179,26 @@ def move_into_place(partial: Path, folder: Path) -> None:
     shutil.rmtree(old)
 
 
+def recover(folder: Path) -> None:
+    """Clears up after exports to ``folder`` that were killed; nobody may be exporting there now.
+
+    One that had stepped aside for a new one comes back, unless that one is in place.
+
+    Raises:
+        SimjaxError: What is left cannot be moved or removed.
+    """
+    try:
+        for old in folder.parent.glob(f".{folder.name}.old-*"):
+            if folder.exists():
+                shutil.rmtree(old)
+            else:
+                os.replace(old, folder)
+        for partial in folder.parent.glob(f".{folder.name}.partial-*"):
+            shutil.rmtree(partial)
+    except OSError as error:
+        raise SimjaxError(f"{folder}: cannot be cleared up ({error.strerror})") from error
+
+
 def _write_json(path: Path, content: object) -> None:
     path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")
 

@@ -16,7 +16,7 @@ PACKAGE = ROOT / "simjax"
 LAYERS = (
     {"errors"},
     {"types"},
-    {"mesh"},
+    {"mesh", "processes"},
     {"ops"},
     {"models", "objectives", "data"},
     {"eval"},

@@ -289,3 +289,18 @@ def test_a_failed_export_leaves_the_old_one(folders, tmp_path, monkeypatch):
         encoder.save_pretrained(target, overwrite=True)
     assert (target / "model.safetensors").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+@pytest.mark.parametrize("replaced", [False, True])
+def test_what_killed_exports_have_left_is_cleared_up(tmp_path, replaced):
+    folder = tmp_path / "export"
+    for name, text in ((".export.old-12", "old"), (".export.partial-12", "half")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(text)
+    if replaced:
+        folder.mkdir()
+        (folder / "config.json").write_text("new")
+    export.recover(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["export"]
+    # The old one had stepped aside for one that never came, or that is in place.
+    assert (folder / "config.json").read_text() == ("new" if replaced else "old")

@@ -76,7 +76,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     0: done. 1: it failed. 2: it was called wrongly. 130: interrupted.
     """
-    argv = sys.argv[1:] if argv is None else list(argv)
+    try:
+        status = _run(sys.argv[1:] if argv is None else list(argv))
+    except BaseException:
+        _leave(1)
+        raise
+    if status:
+        _leave(status)
+    return status
+
+
+def _leave(status: int) -> None:
+    """Ends a process that has joined others and failed; they are not waited for."""
+    start = sys.modules.get("simjax.processes.start")
+    if start is not None:
+        start.leave(status)
+
+
+def _run(argv: Sequence[str]) -> int:
     try:
         args = parse(argv)
     except SystemExit as stop:  # argparse has printed the help or what is wrong
@@ -84,7 +101,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UsageError as error:
         return _fail(str(error), 2)
     try:
-        args.run(args)
+        status = args.run(args)
         sys.stdout.flush()
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
@@ -104,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "--traceback shows where)",
             1,
         )
-    return 0
+    return status if isinstance(status, int) else 0
 
 
 def _fail(message: str, status: int) -> int:

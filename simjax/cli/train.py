@@ -10,11 +10,19 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from simjax.cli.arguments import LineParser, add_json
+from simjax.cli.arguments import LineParser, add_json, positive
 from simjax.errors import UsageError
 
 _SWITCHES = ("--print_config", "--traceback", "--help", "-h")
-_OPTIONS = ("--json",)
+_PROCESSES = (
+    ("coordinator", str, "HOST:PORT", "where process 0 is found, with a port that is free there"),
+    ("num_processes", positive, "N", "processes in all"),
+    ("process_id", int, "I", "number of this process, from 0"),
+    ("heartbeat_timeout", int, "S", "seconds of silence after which a process counts as gone"),
+    ("initialization_timeout", int, "S", "seconds in which all processes have to come together"),
+    ("shutdown_timeout", int, "S", "seconds in which all have to end after the last step"),
+)
+_OPTIONS = ("--json", "--distributed", "--stopped_status", *(f"--{key}" for key, *_ in _PROCESSES))
 
 
 def _keys() -> str:
@@ -38,6 +46,23 @@ def add_arguments(parser: LineParser) -> None:
         help="print the whole configuration, overrides included, and stop",
     )
     add_json(parser)
+    parser.add_argument(
+        "--stopped_status",
+        type=int,
+        default=0,
+        metavar="N",
+        help="exit status after a signal, with everything saved",
+    )
+    group = parser.add_argument_group("several processes, each started with the same recipe")
+    for key, kind, metavar, told in _PROCESSES:
+        group.add_argument(f"--{key}", type=kind, metavar=metavar, help=told)
+    group.add_argument(
+        "--distributed",
+        choices=("auto", "yes", "no"),
+        default="auto",
+        help="whether JAX shall find the other processes of a cluster; auto: if the environment "
+        "names several",
+    )
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -71,17 +96,26 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     return known, overrides
 
 
-def run(args: argparse.Namespace) -> None:
-    """Load the recipe and train."""
+def run(args: argparse.Namespace) -> int:
+    """Load the recipe and train; returns the exit status."""
+    from simjax.processes.start import ProcessConfig, joined
     from simjax.train import config as run_config
 
-    config = run_config.load(args.config, args.rest)
     if args.print_config:
-        print(run_config.dump(config), end="")
-        return
-    from simjax.eval.report import write_json
-    from simjax.train.loop import train
+        print(run_config.dump(run_config.load(args.config, args.rest)), end="")
+        return 0
+    keys = [key for key, *_ in _PROCESSES if getattr(args, key) is not None]
+    processes = ProcessConfig(
+        distributed=args.distributed, **{key: getattr(args, key) for key in keys}
+    )
+    # Joined first, so that a recipe that one process cannot read ends the others too.
+    with joined(processes):
+        import jax
 
-    scores = train(config)
-    if args.json is not None:
-        write_json(args.json, scores)
+        from simjax.eval.report import write_json
+        from simjax.train.loop import train
+
+        scores = train(run_config.load(args.config, args.rest))
+        if args.json is not None and jax.process_index() == 0:
+            write_json(args.json, scores)
+    return args.stopped_status if "stopped" in scores else 0

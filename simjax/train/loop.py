@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -16,6 +17,7 @@ from jax import P
 from jax.sharding import Mesh, NamedSharding
 from rich.console import Console
 
+from simjax import export
 from simjax import mesh as meshes
 from simjax.checkpoint import agreement
 from simjax.checkpoint.manager import Checkpoints
@@ -24,6 +26,7 @@ from simjax.data import pipeline
 from simjax.data.pipeline import PackedBatch
 from simjax.errors import SimjaxError
 from simjax.eval import report, tasks
+from simjax.processes import roll_call
 from simjax.train import config as run_config
 from simjax.train import finish, lora, resume, summary, throughput
 from simjax.train import metrics as metrics_file
@@ -49,16 +52,22 @@ def train(config: RunConfig, *, console: Console | None = None) -> dict[str, Any
 
     Raises:
         SimjaxError: Something that the run needs is missing or faulty, the output folder holds
-            another run, or the loss is no longer finite.
+            another run, the processes of the run differ, or the loss is no longer finite.
         UsageError: The configuration contradicts itself, the data or the devices.
     """
     console = console or Console(stderr=True)
     run_config.validate(config)
+    roll_call.agree("code and recipe", roll_call.versions() | dataclasses.asdict(config))
+    platform = jax.default_backend()
+    roll_call.agree("devices", {"local devices": f"{jax.local_device_count()} {platform}"})
     folder = open_folder(config.output)
     with ExitStack() as stack:
         stack.enter_context(locked(folder))
+        if jax.process_index() == 0:
+            export.recover(folder / "export")
         evaluation = tasks.load(config.evaluation, config.data.root_path)
         run = set_up(config)
+        roll_call.agree("data", run.identity())
         checkpoints = stack.enter_context(finish.open_checkpoints(folder, config))
         changed = resume.changed(folder, config)
         checkpoints.identify(run.identity(), changed)

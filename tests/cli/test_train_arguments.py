@@ -34,6 +34,11 @@ def recipe(tmp_path: Path) -> Path:
         (["train", "x.yaml", "--json", "f"], ["train", "x.yaml", "--json", "f"], []),
         (["train", "x.yaml", "--json=f"], ["train", "x.yaml", "--json=f"], []),
         (["train", "x.yaml", "--json"], ["train", "x.yaml", "--json"], []),
+        (
+            ["train", "x.yaml", "--process_id", "1", "--seed", "2", "--distributed=no"],
+            ["train", "x.yaml", "--process_id", "1", "--distributed=no"],
+            ["--seed=2"],
+        ),
         (["train", "x.yaml", "-h"], ["train", "x.yaml", "-h"], []),
     ],
 )
@@ -62,6 +67,8 @@ def test_print_config_prints_what_would_be_run(simjax, recipe: Path) -> None:
         (["--objective.temprature", "1"], "did you mean --objective.temperature?"),
         (["--print_confg", "x"], "--print_confg: no such key"),
         (["--train.micro_batch", "100"], "train.micro_batch"),
+        (["--process_id", "1"], "--coordinator, --num_processes missing"),
+        (["--num_processes", "0"], "'0' is not a whole number of at least 1"),
         (["--data.batch_size", "12.5"], "--data.batch_size: data.batch_size must be"),
     ],
 )

@@ -1,0 +1,3 @@
+from tests.train.conftest import data, whole
+
+__all__ = ["data", "whole"]

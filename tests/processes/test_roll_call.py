@@ -1,0 +1,97 @@
+"""Processes that differ, told by their numbers."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+import pytest
+
+from simjax.processes import board, roll_call
+from simjax.processes.roll_call import Disagreement, differences
+from tests.processes.store import Store
+
+
+def test_the_odd_one_out_is_named_with_what_it_has():
+    same = {"simjax": "1", "train.steps": 5}
+    said = [same, same, same | {"train.steps": 6, "extra": None}, same]
+    assert differences(said, {2: "host7, pid 9"}) == (
+        "process 2 (host7, pid 9) has extra null (others: nothing), train.steps 6 (others: 5)"
+    )
+
+
+def test_process_0_can_be_the_odd_one():
+    said = [{"jax": "0.9"}, {"jax": "0.10"}, {"jax": "0.10"}]
+    assert differences(said, {}) == 'process 0 has jax "0.9" (others: "0.10")'
+
+
+def test_of_two_the_second_is_told_and_of_many_differences_the_first():
+    one = {f"key{i}": 0 for i in range(9)}
+    told = differences([one, {key: 1 for key in one}], {})
+    assert told.startswith("process 1 has key0 1 (others: 0), ") and told.endswith("4 more")
+
+
+def test_a_missing_key_is_told():
+    assert differences([{"a": 1}, {}, {"a": 1}], {}) == "process 1 has a nothing (others: 1)"
+
+
+def of_each(
+    count: int, call: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
+) -> list[BaseException | None]:
+    """What the call of each process raises; a thread stands for a process."""
+    store, mine = Store(count), threading.local()
+    raised: list[BaseException | None] = [None] * count
+    monkeypatch.setattr(board, "of_this_run", lambda: mine.board)
+
+    def work(index: int) -> None:
+        mine.board = store.board(index)
+        try:
+            call(index)
+        except BaseException as error:
+            raised[index] = error
+
+    threads = [threading.Thread(target=work, args=(index,)) for index in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    return raised
+
+
+def test_all_processes_raise_alike(monkeypatch):
+    # Threads share the count of calls, which processes have each for itself.
+    monkeypatch.setattr(roll_call, "_calls", Zeros())
+
+    def call(index: int) -> None:
+        roll_call.agree("recipe", {"train": {"steps": 5, "shape": (1, 2)}})
+        roll_call.agree("data", {"train": {"steps": 5 + (index == 1)}})
+
+    raised = of_each(3, call, monkeypatch)
+    assert all(isinstance(error, Disagreement) for error in raised)
+    assert {str(error) for error in raised} == {
+        "the processes of this run differ: process 1 has train.steps 6 (others: 5); start all of "
+        "them with the same code, recipe, data and devices"
+    }
+
+
+class Zeros(dict):
+    def __missing__(self, key: str):
+        return iter([0] * 100)
+
+
+def test_alone_there_is_nobody_to_differ_from():
+    assert board.of_this_run() is None
+    roll_call.agree("recipe", {"a": 1})
+
+
+def test_the_version_follows_the_sources(monkeypatch, tmp_path):
+    before = roll_call.versions()["simjax"]
+    assert "sources " in before
+    (tmp_path / "processes").mkdir()
+    for text in ("x = 1\n", "x = 2\n"):
+        (tmp_path / "mesh.py").write_text(text)
+        monkeypatch.setattr(roll_call, "__file__", str(tmp_path / "processes" / "roll_call.py"))
+        roll_call._sources.cache_clear()
+        assert roll_call.versions()["simjax"] != before
+        before = roll_call.versions()["simjax"]
+    roll_call._sources.cache_clear()

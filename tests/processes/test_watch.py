@@ -1,0 +1,98 @@
+"""Who is gone, found by looks at what the others have said."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from simjax.processes.watch import Watch
+from tests.processes.store import Store
+
+LOOK = 0.02
+
+
+@contextmanager
+def watches(
+    store: Store, timeout: float, *, silent: int | None = None
+) -> Iterator[tuple[list[Watch], list[str]]]:
+    """Those of all processes but the silent one, and what each said at its end."""
+    ends: list[str] = [""] * store.count
+
+    def end(index: int):
+        return lambda told: ends.__setitem__(index, told)
+
+    found = [
+        Watch(store.board(index), timeout, look=LOOK, end=end(index))
+        for index in range(store.count)
+    ]
+    for index, watch in enumerate(found):
+        if index != silent:
+            watch.start()
+    try:
+        yield found, ends
+    finally:
+        for index, watch in enumerate(found):
+            if index != silent:
+                watch.stop()
+
+
+def until(found) -> None:
+    for _ in range(2000):
+        if found():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it never came to that")
+
+
+def test_nobody_is_blamed_where_all_are_there():
+    with watches(Store(3), timeout=1.0) as (_, ends):
+        time.sleep(1.5)
+        assert ends == ["", "", ""]
+
+
+def test_a_silent_process_is_named_by_all_others():
+    with watches(Store(3), timeout=0.6, silent=1) as (_, ends):
+        until(lambda: ends[0] and ends[2])
+    assert all("process 1 has not been heard of" in ends[index] for index in (0, 2))
+    assert ends[1] == ""
+
+
+def test_last_words_reach_the_others_with_the_name_of_who_said_them():
+    with watches(Store(3), timeout=100.0) as (found, ends):
+        until(lambda: len(found[0]._hosts) == 3)
+        found[2].last_words("no such file")
+        until(lambda: ends[0] and ends[1])
+    assert ends[0] == ends[1] and ends[2] == ""
+    assert ends[0].startswith("process 2 (") and ends[0].endswith("has failed: no such file")
+
+
+def test_a_process_that_is_cut_off_blames_the_coordinator_and_is_blamed():
+    store = Store(3)
+    with watches(store, timeout=0.6) as (found, ends):
+        until(lambda: len(found[0]._beats) == 3)
+        store.answers[2] = False
+        until(lambda: all(ends))
+    assert "process 2 (" in ends[0] and "process 2 (" in ends[1]
+    assert "process 0 (" in ends[2] and "cut off from the network" in ends[2]
+
+
+def test_after_a_failed_computation_silence_counts_sooner_and_words_at_once():
+    store = Store(2)
+    with watches(store, timeout=0.5, silent=1) as (found, ends):
+        assert "process 1 has not been heard of" in (found[0].culprit() or "")
+    with watches(Store(2), timeout=4.0) as (found, ends):
+        assert found[0].culprit() is None and ends == ["", ""]
+        found[1].last_words("a full disk")
+        assert "has failed: a full disk" in (found[0].culprit() or "")
+
+
+def test_words_are_not_waited_for_where_nobody_answers():
+    store = Store(2)
+    board = store.board(1)
+    hang = threading.Event()
+    watch = Watch(board, 10.0, look=LOOK, end=lambda told: None)
+    object.__setattr__(board.client, "key_value_set", lambda *a, **k: hang.wait(60))
+    watch.last_words("why")  # returns
+    hang.set()
