@@ -43,17 +43,13 @@ def _tpu(
 ) -> Chip:
     source = f"cloud.google.com/tpu/docs/{name}"
     peak = teraflops * 1e12
-    return Chip(
-        name, "tpu", peak, peak, memory, bandwidth * 1e9, links * 1e9, per_host, source
-    )
+    return Chip(name, "tpu", peak, peak, memory, bandwidth * 1e9, links * 1e9, per_host, source)
 
 
 def _gpu(name: str, teraflops: float, memory: float, bandwidth: float, links: float) -> Chip:
     source = f"NVIDIA's data sheet of the {name.upper()} (SXM)"
     bfloat16, float32 = teraflops * 1e12, teraflops * 0.5e12
-    return Chip(
-        name, "gpu", bfloat16, float32, memory, bandwidth * 1e9, links * 1e9, 8, source
-    )
+    return Chip(name, "gpu", bfloat16, float32, memory, bandwidth * 1e9, links * 1e9, 8, source)
 
 
 # Links: Google states both directions together, 400 (v5e), 800 (v6e) and 1,200 (v5p) GB/s for each
@@ -63,9 +59,9 @@ CHIPS: dict[str, Chip] = {
     chip.name: chip
     for chip in (
         _tpu("v4", 275, 32 * 2**30, 1200, 300, 4),
-        _tpu("v5e", 197, 16 * 2**30, 819, 200, 8),
+        _tpu("v5e", 197, 16 * 2**30, 819, 200, 4),
         _tpu("v5p", 459, 95 * 2**30, 2765, 600, 4),
-        _tpu("v6e", 918, 32 * 2**30, 1638, 400, 8),
+        _tpu("v6e", 918, 32 * 2**30, 1638, 400, 4),
         _gpu("a100", 312, 80e9, 2039, 300),
         _gpu("h100", 989, 80e9, 3350, 450),
         _gpu("h200", 989, 141e9, 4800, 450),

@@ -1,30 +1,26 @@
 """The memory of a step, part by part, by formula.
 
-What a step holds changes while it runs, and parts make way for each other: the encoder's
+What a step holds changes while it runs, and parts make way for each other: the encoder with the
 activations of a micro-batch, the loss with its keys, and the update each have their own time. A
-device needs what is always there and the most that is there at once.
+device needs what is always there, and the most of what comes and goes.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal, TypeAlias
 
-import jax
-import jax.numpy as jnp
-
-from simjax import mesh as meshes
-from simjax.models.config import EncoderConfig
 from simjax.ops import strips, tiled
-from simjax.ops.sharded import Exchange, bytes_held, choose_exchange
-from simjax.plan.program import Program
-from simjax.train.state import is_stacked
+from simjax.ops.sharded import bytes_held
+from simjax.plan.layout import Layout, Platform
 
-Platform = Literal["cpu", "gpu", "tpu"]
-Phase = Literal["encode", "loss", "update"]
+Phase: TypeAlias = Literal["encode", "loss", "update"]
+PHASES: tuple[Phase, ...] = ("encode", "loss", "update")
 
 _FLOAT = 4
+_BOUNDED = 40.0
+"""Scales up to which exponentials are held as operands, see `simjax.ops.strips`."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +35,7 @@ class Part:
 
     name: str
     bytes: int
-    phases: tuple[Phase, ...] = ("encode", "loss", "update")
+    phases: tuple[Phase, ...] = PHASES
 
 
 @dataclass(frozen=True)
@@ -55,8 +51,7 @@ class Memory:
     @property
     def phase(self) -> Phase:
         """When the most is there."""
-        phases: tuple[Phase, ...] = ("encode", "loss", "update")
-        return max(phases, key=self.at)
+        return max(PHASES, key=self.at)
 
     @property
     def total(self) -> int:
@@ -64,57 +59,37 @@ class Memory:
         return self.at(self.phase)
 
 
-def exchange_of(program: Program) -> Exchange:
-    """How devices see each other's keys: as the recipe says, or as the operator chooses."""
-    config = program.config
-    if meshes.batch_parts(program.mesh) == 1:
-        return "all_gather"
-    wanted = config.mesh.keys
-    return wanted or choose_exchange(num_keys(program), width(program), config.model.dtype)
-
-
-def num_keys(program: Program) -> int:
-    """Keys of the global batch."""
-    return program.config.data.batch_size * (program.rows.views - 1)
-
-
-def width(program: Program) -> int:
-    """Of the embeddings."""
-    return program.shapes.model.embedding_size
-
-
-def memory(program: Program, platform: Platform) -> Memory:
+def memory(layout: Layout, platform: Platform) -> Memory:
     """What a device holds of a step that is compiled for a platform."""
-    state, mesh = program.state, program.mesh
-    params = _held(state.params, mesh)
-    layers, rest = _whole(program)
-    by_layer = program.config.mesh.gather == "layer" and meshes.splits_params(mesh)
+    held = layout.held
     gathered = 0
-    if meshes.splits_params(mesh):
-        gathered = rest + (layers // program.shapes.encoder.stacked_layers if by_layer else layers)
-    trained = _trained_share(program)
-    local = int(trained * (rest + (params if by_layer else layers)))
+    if layout.fsdp > 1:
+        # A layer that is gathered by itself stays for the backward pass, unless that gathers anew.
+        few = layout.by_layer and layout.remat is not None
+        one = held.layers // layout.shape.stacked_layers
+        gathered = held.rest + (one if few else held.layers)
+    # Gradients are whole until they are reduced, but for layers that are gathered one by one.
+    layers = held.layers // layout.fsdp if layout.by_layer else held.layers
+    gradients = int(held.trained * (held.rest + layers))
+    several = layout.several or layout.masked_rate > 0
+    kept: tuple[Phase, ...] = ("encode",) if layout.several else ("encode", "loss")
     parts = [
-        Part("parameters", params),
-        Part("optimiser state", _held((state.opt_state, state.average), mesh)),
-        Part("batch", _batch(program)),
+        Part("parameters", held.parameters),
+        Part("optimiser state", held.optimizer),
+        Part("batch", _batch(layout)),
         Part("gathered parameters", gathered, ("encode", "loss")),
-        Part("gradients", local, ("encode", "update")),
-    ]
-    several = program.micro < program.share
-    if several or program.config.objective.mlm is not None:
+        Part("gradients", gradients, ("encode", "update")),
         # Those of a micro-batch are made beside the sum that they are added to.
-        parts.append(Part("gradients of a micro-batch", local, ("encode",)))
-    kept: tuple[Phase, ...] = ("encode",) if several else ("encode", "loss")
-    parts += [
-        Part("activations of a micro-batch", activations(program), kept),
-        Part("scratch of a layer", scratch(program, platform), ("encode",)),
+        Part("gradients of a micro-batch", gradients if several else 0, ("encode",)),
+        Part("activations of a micro-batch", activations(layout), kept),
+        Part("scratch of a layer", scratch(layout), ("encode",)),
+        Part("logits of masked tokens", _logits(layout), ("encode",)),
+        *_loss(layout, platform),
     ]
-    parts += _embeddings(program, platform)
-    return Memory(tuple(parts))
+    return Memory(tuple(part for part in parts if part.bytes))
 
 
-def activations(program: Program) -> int:
+def activations(layout: Layout) -> int:
     """What the backward pass of one micro-batch is left by the forward pass.
 
     For each token and layer of width H, inner width F, h heads and rows of L: 8 vectors of H (in
@@ -123,130 +98,90 @@ def activations(program: Program) -> int:
     probabilities, all in the type of the products; and a byte of each element that hidden dropout
     falls on. Layers that are computed anew leave their input alone, or the outputs of dense layers.
     """
-    shape, config = program.shapes.encoder, program.config
-    remat, own = config.train.remat, shape.architecture
-    size = jnp.dtype(config.model.dtype).itemsize
-    tensor = program.mesh.size // meshes.batch_parts(program.mesh)
-    tokens = _tokens(program)
-    residual = _FLOAT if own.norm == "before" else size
-    if remat is None:
-        a_layer = _layer_bytes(program)
-        kept = shape.num_layers * a_layer
-    else:
+    shape, size = layout.shape, layout.itemsize
+    kept = shape.num_layers * layer_activations(layout)
+    if layout.remat is not None:
+        residual = _FLOAT if shape.architecture.norm == "before" else size
         each = shape.hidden_size * residual
-        if remat == "products":
+        if layout.remat == "products":
             split = 3 * shape.hidden_size + shape.kernels_in
-            each += size * (2 * shape.hidden_size + split // tensor)
-        kept = shape.num_layers * tokens * each + _layer_bytes(program)
-    # Embeddings, and hidden states in float32 for the pooling with their gradients.
-    ends = tokens * shape.hidden_size * (size + 1 + 2 * _FLOAT)
-    return int(kept + ends)
+            each += size * (2 * shape.hidden_size + split // layout.tensor)
+        kept = shape.num_layers * layout.micro_tokens * each + layer_activations(layout)
+    # Embeddings of tokens, and hidden states in float32 for the pooling with their gradients.
+    ends = layout.micro_tokens * shape.hidden_size * (size + 1 + 2 * _FLOAT)
+    return kept + ends
 
 
-def _layer_bytes(program: Program) -> int:
-    """Activations of one layer."""
-    shape, config = program.shapes.encoder, program.config
-    size = jnp.dtype(config.model.dtype).itemsize
-    tensor = program.mesh.size // meshes.batch_parts(program.mesh)
-    own, length = shape.architecture, config.data.row_length
-    inner = 5 * shape.intermediate_size if own.gated else 2 * shape.intermediate_size
-    narrow = 4 * shape.hidden_size + (4 * shape.hidden_size + inner) / tensor
-    scores = shape.num_heads / tensor * length
+def layer_activations(layout: Layout) -> int:
+    """Of one layer, as of `activations`."""
+    shape, tensor = layout.shape, layout.tensor
+    own = shape.architecture
+    inner = (5 if own.gated else 2) * shape.intermediate_size
+    split = (4 * shape.hidden_size + inner + shape.num_heads * _seen(layout)) / tensor
     masks = 0
     for site, rate in own.dropped.items():
         if (shape.hidden_dropout if rate == "hidden" else shape.attention_dropout) > 0:
-            masks += shape.intermediate_size if site == "inner" else shape.hidden_size
-    return int(_tokens(program) * (size * (narrow + scores) + masks + 2 * _FLOAT))
+            masks += shape.intermediate_size // tensor if site == "inner" else shape.hidden_size
+    a_token = layout.itemsize * (4 * shape.hidden_size + split) + masks + 2 * _FLOAT
+    return int(layout.micro_tokens * a_token)
 
 
-def scratch(program: Program, platform: Platform) -> int:
-    """What one layer's backward pass makes and forgets: scores, or the feed-forward part."""
-    shape, config = program.shapes.encoder, program.config
-    tensor = program.mesh.size // meshes.batch_parts(program.mesh)
-    tokens = _tokens(program)
-    size = jnp.dtype(config.model.dtype).itemsize
-    scores = shape.num_heads // tensor * min(config.data.row_length, 1024)
-    return int(tokens * max((4 * _FLOAT + 2 * size) * scores, 2 * _FLOAT * shape.kernels_in // tensor))
+def _seen(layout: Layout) -> int:
+    """Keys of the attention that each query has scores with at a time."""
+    return layout.row_length if layout.row_length <= 1024 else 256
 
 
-def _embeddings(program: Program, platform: Platform) -> list[Part]:
-    config, views = program.config, program.rows.views
-    own = program.share * config.data.block
-    vector = width(program)
-    exchange, devices = exchange_of(program), meshes.batch_parts(program.mesh)
-    keys = num_keys(program)
-    held = bytes_held(exchange, keys, vector, config.model.dtype, devices)
-    vectors = own * views * vector * _FLOAT
+def scratch(layout: Layout) -> int:
+    """What the backward pass of one layer makes and forgets again.
+
+    Scores six times over: their gradients at four stages in float32, and the probabilities, whole
+    and with dropout, in the type of the products. Or the feed-forward part twice in float32.
+    """
+    shape = layout.shape
+    scores = (4 * _FLOAT + 2 * layout.itemsize) * shape.num_heads * _seen(layout)
+    return layout.micro_tokens * max(scores, 2 * _FLOAT * shape.kernels_in) // layout.tensor
+
+
+def _batch(layout: Layout) -> int:
+    """Tokens, positions and text numbers; for each text its first token and id; labels."""
+    texts = layout.own_examples * layout.views
+    return _FLOAT * (3 * layout.own_tokens + 2 * texts + layout.own_examples)
+
+
+def _logits(layout: Layout) -> int:
+    """Of all tokens that are predicted in a micro-batch, with their gradients and exponentials."""
+    if not layout.masked_rate:
+        return 0
+    return 3 * _FLOAT * layout.masked_room * layout.shape.vocab_size
+
+
+def _loss(layout: Layout, platform: Platform) -> list[Part]:
+    vectors = layout.own_examples * layout.views * layout.width * _FLOAT
+    keys, sizes = layout.num_keys, (layout.width, layout.dtype, layout.parts)
+    gathered = layout.exchange == "all_gather"
     return [
-        # As they are, with their gradients; unit vectors with theirs while there is a loss.
+        # As they are, with their gradients; and as unit vectors with theirs.
         Part("embeddings", 2 * vectors),
         Part("unit vectors", 2 * vectors, ("loss",)),
-        Part("gathered keys and gradients" if exchange == "all_gather" else "keys on the ring",
-             held, ("loss",)),
-        Part("tiles", _tiles(program, platform, own, keys if exchange == "all_gather" else
-                             keys // devices), ("loss",)),
+        Part(
+            "gathered keys and their gradients" if gathered else "keys on the ring",
+            bytes_held(layout.exchange, keys, *sizes),
+            ("loss",),
+        ),
+        Part("tiles", _tiles(layout, platform), ("loss",)),
     ]
 
 
-def _tiles(program: Program, platform: Platform, anchors: int, keys: int) -> int:
-    """Scores that are in memory at a time; TPU kernels have them on the chip."""
+def _tiles(layout: Layout, platform: Platform) -> int:
+    """Scores that are in memory at a time; a TPU's kernels have them on the chip."""
     if platform == "tpu":
         return 0
-    objective, size = program.config.objective, jnp.dtype(program.config.model.dtype).itemsize
-    if objective.directions == "forward" and exchange_of(program) == "all_gather":
-        rows, columns = strips.tile_shape(anchors, keys)
-        bounded = max(objective.max_scale if objective.learnable_temperature else 0,
-                      1 / objective.temperature) <= 40
-        across = math.ceil(keys / columns) * columns
-        return rows * across * (size if bounded else _FLOAT) + 3 * rows * columns * _FLOAT
-    rows, columns = tiled.tile_shape(anchors, keys)
-    return 4 * rows * columns * _FLOAT
-
-
-def _tokens(program: Program) -> int:
-    """Computed at a time by a device."""
-    return program.micro * program.rows.rows * program.config.data.row_length
-
-
-def _batch(program: Program) -> int:
-    return _held(program.batch, program.mesh, blocks=meshes.batch_parts(program.mesh))
-
-
-def _held(tree: Any, mesh: meshes.AnyMesh, blocks: int = 1) -> int:
-    """Bytes that a device has of arrays that lie as their shardings say."""
-    total = 0
-    for leaf in jax.tree.leaves(tree):
-        if blocks > 1:
-            count = math.prod(leaf.shape) // blocks
-        else:
-            count = meshes.part_size(leaf.shape, leaf.sharding.spec, mesh, gathered=False)
-        total += count * leaf.dtype.itemsize
-    return total
-
-
-def _whole(program: Program) -> tuple[int, int]:
-    """Bytes of stacked layers, and of all else, that a device has once they are gathered."""
-    layers = rest = 0
-    for path, leaf in jax.tree.leaves_with_path(program.state.params):
-        count = meshes.part_size(leaf.shape, leaf.sharding.spec, program.mesh, gathered=True)
-        if is_stacked(path):
-            layers += _FLOAT * count
-        else:
-            rest += _FLOAT * count
-    return layers, rest
-
-
-def _trained_share(program: Program) -> float:
-    """Of the parameters, those that have gradients."""
-    mask = program.update.mask
-    if mask is None:
-        return 1.0
-    sizes = jax.tree.map(
-        lambda m, leaf: (leaf.size if m.any() else 0, leaf.size), mask, program.update.params
-    )
-    pairs = jax.tree.leaves(sizes, is_leaf=lambda x: isinstance(x, tuple))
-    return sum(a for a, _ in pairs) / sum(b for _, b in pairs)
-
-
-def has_room(shape: EncoderConfig) -> bool:
-    return True
+    objective, anchors = layout.objective, layout.own_examples
+    if layout.directions != "forward" or layout.exchange == "ring":
+        rows, columns = tiled.tile_shape(anchors, layout.num_keys)
+        return 4 * rows * columns * _FLOAT
+    rows, columns = strips.tile_shape(anchors, layout.num_keys)
+    largest = objective.max_scale if objective.learnable_temperature else 1 / objective.temperature
+    number = layout.itemsize if largest <= _BOUNDED else _FLOAT
+    strip = rows * math.ceil(layout.num_keys / columns) * columns
+    return strip * number + 3 * rows * columns * _FLOAT

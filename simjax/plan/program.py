@@ -79,9 +79,7 @@ def make_program(config: RunConfig, mesh: AnyMesh, shapes: Shapes, rows: Rows) -
         config.train.steps or _STEPS,
     )
     batch = abstract_batch(config, mesh, rows)
-    return Program(
-        config, mesh, shapes, rows, update, update.abstract_state(), batch, share, micro
-    )
+    return Program(config, mesh, shapes, rows, update, update.abstract_state(), batch, share, micro)
 
 
 def abstract_batch(config: RunConfig, mesh: AnyMesh, rows: Rows) -> Batch:

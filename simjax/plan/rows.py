@@ -84,13 +84,19 @@ def longest(config: DataConfig) -> Rows:
     return _packed(config, lengths, source)
 
 
-def measured(config: DataConfig, tokenizer: PreTrainedTokenizerFast) -> Rows | None:
-    """Rows of the first examples of the first source; None where it cannot be read."""
+def readable(config: DataConfig) -> bool:
+    """Whether the first source is here."""
     source = config.all_sources[0]
     try:
-        examples = list(islice(read(source, config.root_path), _SAMPLE))
+        return next(iter(read(source, config.root_path)), None) is not None
     except (SimjaxError, OSError):
-        return None
+        return False
+
+
+def measured(config: DataConfig, tokenizer: PreTrainedTokenizerFast) -> Rows | None:
+    """Rows of the first examples of the first source; None if they are no pairs."""
+    source = config.all_sources[0]
+    examples = list(islice(read(source, config.root_path), _SAMPLE))
     texts = [list(prompted(source, example)) for example in examples]
     if config.views == "dropout":
         texts = [some[:1] * config.num_views for some in texts]
@@ -104,9 +110,7 @@ def measured(config: DataConfig, tokenizer: PreTrainedTokenizerFast) -> Rows | N
     return _packed(config, lengths, f"the first {len(texts):,} examples of the data")
 
 
-def _with_mean(
-    spread: Float[np.ndarray, "n"], mean: float, most: int
-) -> Int[np.ndarray, "n"]:
+def _with_mean(spread: Float[np.ndarray, "n"], mean: float, most: int) -> Int[np.ndarray, "n"]:
     """Multiples of ``spread`` in whole tokens with a mean, none above ``most``."""
     low, high = 0.0, 64.0 * most
     for _ in range(60):
