@@ -62,7 +62,7 @@ class Layout:
         tensor: Devices that share each layer.
         fsdp: Devices that share parameters.
         by_layer: Parameters are gathered layer by layer.
-        exchange: How keys are seen.
+        keys: How devices shall see each other's keys; None goes by their size.
         batch_size: Examples of the global batch.
         block: Examples of a block.
         share: Blocks of a device.
@@ -85,7 +85,7 @@ class Layout:
     tensor: int
     fsdp: int
     by_layer: bool
-    exchange: Exchange
+    keys: Exchange | None
     batch_size: int
     block: int
     share: int
@@ -112,6 +112,13 @@ class Layout:
     def num_keys(self) -> int:
         """Keys of the global batch."""
         return self.batch_size * (self.views - 1)
+
+    @property
+    def exchange(self) -> Exchange:
+        """How devices see each other's keys: as was asked, or as the operator chooses."""
+        if self.parts == 1:
+            return "all_gather"
+        return self.keys or choose_exchange(self.num_keys, self.width, self.dtype)
 
     @property
     def own_examples(self) -> int:
@@ -150,7 +157,7 @@ class Layout:
         return min(tokens, math.ceil(tokens * rate + 6 * math.sqrt(tokens * rate * (1 - rate))))
 
     def with_blocks(self, share: int, micro: int) -> Layout:
-        """With another batch and micro-batch; how keys are seen stays as it is."""
+        """With another batch and micro-batch."""
         size = share * self.block * self.parts
         return dataclasses.replace(self, share=share, micro=micro, batch_size=size)
 
@@ -159,22 +166,17 @@ def layout_of(program: Program) -> Layout:
     """The sizes of a step."""
     config, mesh, rows = program.config, program.mesh, program.rows
     parts = meshes.batch_parts(mesh)
-    width, dtype = program.shapes.model.embedding_size, config.model.dtype
-    keys = config.data.batch_size * (rows.views - 1)
-    exchange: Exchange = "all_gather"
-    if parts > 1:
-        exchange = config.mesh.keys or choose_exchange(keys, width, dtype)
     return Layout(
         shape=program.shapes.encoder,
         held=_held(program),
-        dtype=dtype,
-        width=width,
+        dtype=config.model.dtype,
+        width=program.shapes.model.embedding_size,
         devices=mesh.size,
         parts=parts,
         tensor=mesh.size // parts,
         fsdp=config.mesh.fsdp,
         by_layer=config.mesh.gather == "layer" and config.mesh.fsdp > 1,
-        exchange=exchange,
+        keys=config.mesh.keys,
         batch_size=config.data.batch_size,
         block=config.data.block,
         share=program.share,

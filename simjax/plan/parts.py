@@ -19,6 +19,8 @@ Phase: TypeAlias = Literal["encode", "loss", "update"]
 PHASES: tuple[Phase, ...] = ("encode", "loss", "update")
 
 _FLOAT = 4
+_ON_CHIP = 128 * 2**20
+"""Bytes of VMEM of a v5e or v6e, in which small arrays come and go."""
 _BOUNDED = 40.0
 """Scales up to which exponentials are held as operands, see `simjax.ops.strips`."""
 
@@ -62,67 +64,89 @@ class Memory:
 def memory(layout: Layout, platform: Platform) -> Memory:
     """What a device holds of a step that is compiled for a platform."""
     held = layout.held
-    gathered = 0
-    if layout.fsdp > 1:
-        # A layer that is gathered by itself stays for the backward pass, unless that gathers anew.
-        few = layout.by_layer and layout.remat is not None
-        one = held.layers // layout.shape.stacked_layers
-        gathered = held.rest + (one if few else held.layers)
     # Gradients are whole until they are reduced, but for layers that are gathered one by one.
     layers = held.layers // layout.fsdp if layout.by_layer else held.layers
     gradients = int(held.trained * (held.rest + layers))
     several = layout.several or layout.masked_rate > 0
     kept: tuple[Phase, ...] = ("encode",) if layout.several else ("encode", "loss")
+    gathered, operands = _gathered(layout, platform)
     parts = [
         Part("parameters", held.parameters),
         Part("optimiser state", held.optimizer),
         Part("batch", _batch(layout)),
         Part("gathered parameters", gathered, ("encode", "loss")),
+        Part("layers as operands", operands, ("encode", "loss")),
         Part("gradients", gradients, ("encode", "update")),
         # Those of a micro-batch are made beside the sum that they are added to.
         Part("gradients of a micro-batch", gradients if several else 0, ("encode",)),
-        Part("activations of a micro-batch", activations(layout), kept),
-        Part("scratch of a layer", scratch(layout), ("encode",)),
+        Part("activations of a micro-batch", activations(layout, platform), kept),
+        Part("scratch of a layer", scratch(layout, platform), ("encode",)),
         Part("logits of masked tokens", _logits(layout), ("encode",)),
         *_loss(layout, platform),
     ]
     return Memory(tuple(part for part in parts if part.bytes))
 
 
-def activations(layout: Layout) -> int:
+def _gathered(layout: Layout, platform: Platform) -> tuple[int, int]:
+    """Bytes of gathered parameters, and of layers as a TPU's products take them.
+
+    Its compiler rounds the kernels of all layers to bfloat16 once, in front of the loop.
+    """
+    held = layout.held
+    one = held.layers // layout.shape.stacked_layers
+    operands = held.layers // 2 if platform == "tpu" else 0
+    if layout.fsdp == 1:
+        return 0, operands
+    if not layout.by_layer:
+        return held.whole, operands
+    if layout.remat is not None:
+        return held.rest + one, 0
+    # A layer that is gathered by itself stays for the backward pass.
+    return (held.rest + one, operands) if operands else (held.whole, 0)
+
+
+def _operand(layout: Layout, platform: Platform) -> int:
+    """Bytes of a number that only products take: bfloat16 on a TPU, whatever the type is."""
+    return 2 if platform == "tpu" else layout.itemsize
+
+
+def activations(layout: Layout, platform: Platform) -> int:
     """What the backward pass of one micro-batch is left by the forward pass.
 
     For each token and layer of width H, inner width F, h heads and rows of L: 8 vectors of H (in
     front of `qkv`, three behind it, in front of `attention_output`, of the two norms, in front of
     `intermediate`), F before and F after the activation (5 F where it is gated), h L
     probabilities, all in the type of the products; and a byte of each element that hidden dropout
-    falls on. Layers that are computed anew leave their input alone, or the outputs of dense layers.
+    falls on. On a TPU what products alone take is bfloat16. Layers that are computed anew leave
+    their input alone, or the outputs of dense layers.
     """
     shape, size = layout.shape, layout.itemsize
-    kept = shape.num_layers * layer_activations(layout)
+    kept = shape.num_layers * layer_activations(layout, platform)
     if layout.remat is not None:
         residual = _FLOAT if shape.architecture.norm == "before" else size
         each = shape.hidden_size * residual
         if layout.remat == "products":
             split = 3 * shape.hidden_size + shape.kernels_in
             each += size * (2 * shape.hidden_size + split // layout.tensor)
-        kept = shape.num_layers * layout.micro_tokens * each + layer_activations(layout)
+        kept = shape.num_layers * layout.micro_tokens * each + layer_activations(layout, platform)
     # Embeddings of tokens, and hidden states in float32 for the pooling with their gradients.
     ends = layout.micro_tokens * shape.hidden_size * (size + 1 + 2 * _FLOAT)
     return kept + ends
 
 
-def layer_activations(layout: Layout) -> int:
+def layer_activations(layout: Layout, platform: Platform) -> int:
     """Of one layer, as of `activations`."""
     shape, tensor = layout.shape, layout.tensor
-    own = shape.architecture
-    inner = (5 if own.gated else 2) * shape.intermediate_size
-    split = (4 * shape.hidden_size + inner + shape.num_heads * _seen(layout)) / tensor
+    width, inner, own = shape.hidden_size, shape.intermediate_size, shape.architecture
+    operands = 2 * width + (4 * width + inner) / tensor
+    others = (
+        2 * width + ((4 if own.gated else 1) * inner + shape.num_heads * _seen(layout)) / tensor
+    )
     masks = 0
     for site, rate in own.dropped.items():
         if (shape.hidden_dropout if rate == "hidden" else shape.attention_dropout) > 0:
-            masks += shape.intermediate_size // tensor if site == "inner" else shape.hidden_size
-    a_token = layout.itemsize * (4 * shape.hidden_size + split) + masks + 2 * _FLOAT
+            masks += inner // tensor if site == "inner" else width
+    a_token = _operand(layout, platform) * operands + layout.itemsize * others + masks + 2 * _FLOAT
     return int(layout.micro_tokens * a_token)
 
 
@@ -131,15 +155,20 @@ def _seen(layout: Layout) -> int:
     return layout.row_length if layout.row_length <= 1024 else 256
 
 
-def scratch(layout: Layout) -> int:
-    """What the backward pass of one layer makes and forgets again.
+def scratch(layout: Layout, platform: Platform) -> int:
+    """What the backward pass of one layer makes and forgets again, found by compiling.
 
-    Scores six times over: their gradients at four stages in float32, and the probabilities, whole
-    and with dropout, in the type of the products. Or the feed-forward part twice in float32.
+    Of scores four stages of their gradients in float32 and two in the type of the products; of the
+    feed-forward part, if that is more, four and one. On a TPU six of the larger in float32, less
+    what stays on the chip.
     """
-    shape = layout.shape
-    scores = (4 * _FLOAT + 2 * layout.itemsize) * shape.num_heads * _seen(layout)
-    return layout.micro_tokens * max(scores, 2 * _FLOAT * shape.kernels_in) // layout.tensor
+    shape, size = layout.shape, layout.itemsize
+    scores, inner = shape.num_heads * _seen(layout), shape.kernels_in
+    if platform == "tpu":
+        made = layout.micro_tokens * 6 * _FLOAT * max(scores, inner) // layout.tensor
+        return max(0, made - _ON_CHIP)
+    a_token = max((4 * _FLOAT + 2 * size) * scores, (4 * _FLOAT + size) * inner)
+    return layout.micro_tokens * a_token // layout.tensor
 
 
 def _batch(layout: Layout) -> int:

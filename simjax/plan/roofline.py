@@ -82,7 +82,7 @@ def roofline(layout: Layout, chip: Chip, sent_bytes: float | None = None) -> Roo
     links = sum(sent(layout).values()) if sent_bytes is None else sent_bytes
     return Roofline(
         products=(count.encoder + count.head + pairs) / peak,
-        memory=moved(layout) / chip.memory_bandwidth,
+        memory=moved(layout, chip.platform) / chip.memory_bandwidth,
         links=links / chip.links,
         asked=count.asked,
         peak=peak * layout.devices,

@@ -114,8 +114,8 @@ def _of_mesh(
         if layout.share % micro:
             continue
         for exchange in exchanges:
-            sized = dataclasses.replace(layout, micro=micro, exchange=exchange)
             keys = exchange if layout.parts > 1 else None
+            sized = dataclasses.replace(layout, micro=micro, keys=keys)
             chosen = dataclasses.replace(
                 config,
                 mesh=dataclasses.replace(mesh, keys=keys),

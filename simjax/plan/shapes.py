@@ -116,7 +116,7 @@ def abstract_heads(config: RunConfig, encoder: EncoderConfig) -> dict[str, Langu
 
 
 def assumed_vocabulary(config: RunConfig, encoder: EncoderConfig) -> Vocabulary | None:
-    """Of masked language modelling, where there is any: which tokens are special decides no shape."""
+    """Of masked tokens, where there are any; which ones are special decides no shape."""
     if config.objective.mlm is None:
         return None
     return Vocabulary(encoder.vocab_size, encoder.vocab_size - 1, (encoder.pad_token_id,))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax.numpy as jnp
 
 from simjax.ops.sharded import bytes_sent
-from simjax.plan.layout import Layout
+from simjax.plan.layout import Layout, Platform
 from simjax.plan.operations import passes
 from simjax.plan.parts import activations, scratch
 
@@ -55,7 +55,7 @@ def _tensor(layout: Layout) -> float:
     return 2 * (n - 1) / n * states * 2 * layout.shape.num_layers * turns
 
 
-def moved(layout: Layout) -> float:
+def moved(layout: Layout, platform: Platform) -> float:
     """Bytes that a device moves to and from its memory in a step, about.
 
     Parameters are read for each pass of a micro-batch and gradients added to; what a pass keeps or
@@ -66,7 +66,7 @@ def moved(layout: Layout) -> float:
     gradients = held.whole * held.trained
     weights = turns * (passes(layout) * held.whole + (3 if layout.several else 1) * gradients)
     forwards = passes(layout) - 2
-    each = activations(layout) + layout.shape.num_layers * scratch(layout) / 2
+    each = activations(layout, platform) + layout.shape.num_layers * scratch(layout, platform)
     encoder = turns * 2 * each * (forwards + 1)
     update = 2 * (held.parameters + held.optimizer) + 3 * gradients / layout.fsdp
     tiles = max(1, layout.own_examples / _ROWS)
