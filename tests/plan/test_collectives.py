@@ -38,15 +38,17 @@ TEXT = """HloModule jit_step
 }
 
 %chosen (x: f32[]) -> f32[] {
-  ROOT %r = (f32[10]{0}, f32[]) all-reduce(%x, %y), replica_groups={{0,1,2,3,4,5,6,7}}, to_apply=%add
+  ROOT %r = (f32[10]{0}, f32[]) all-reduce(%x, %y), replica_groups=[1,8]<=[8], to_apply=%add
 }
 
 ENTRY %main (x: f32[]) -> f32[] {
-  %turns = (s32[]) while(%s), condition=%outer_condition, body=%outer_body, backend_config={"known_trip_count":{"n":"5"}}
+  %turns = (s32[]) while(%s), condition=%outer_condition, body=%outer_body, backend_config={FIVE}
   %one = f32[] conditional(%p, %x, %x), branch_computations={%chosen, %add}
-  %ring = (f32[6]{0}, f32[6]{0}, u32[], u32[]) collective-permute-start(%x), source_target_pairs={{0,1}}
+  %ring = (f32[6]{0}, f32[6]{0}, u32[], u32[]) collective-permute-start(%x), channel_id=1
 }
 """
+FIVE = '"known_trip_count":{"n":"5"}'
+TEXT = TEXT.replace("FIVE", FIVE)
 
 
 def program(text=TEXT):
@@ -72,4 +74,4 @@ def test_bytes_go_by_the_group_and_not_by_all_devices():
 
 def test_a_loop_that_does_not_say_how_often_it_turns_is_no_guess():
     with pytest.raises(ValueError, match="turns"):
-        collectives(program(TEXT.replace('backend_config={"known_trip_count":{"n":"5"}}', "")), 8)
+        collectives(program(TEXT.replace(FIVE, "")), 8)

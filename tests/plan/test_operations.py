@@ -13,7 +13,6 @@ from simjax.plan.layout import layout_of
 from simjax.plan.operations import operations
 from tests.plan.small import program, recipe
 
-
 # So many pairs that they count beside the encoder.
 MANY: dict[str, Any] = {
     "batch_size": 8192,

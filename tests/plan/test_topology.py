@@ -24,12 +24,12 @@ def test_a_name_says_how_many_there_are(name, devices, compiles):
 
 @pytest.mark.parametrize("name", ["", "v5e", "v5e:", "v5e:16", "v5e:4x4x4", "v5e:0x4", "h100:2x4"])
 def test_a_shape_that_no_slice_has(name):
-    with pytest.raises(UsageError, match="--topology .* such as"):
+    with pytest.raises(UsageError, match=r"--topology .* such as"):
         topology.parse(name)
 
 
 def test_an_unknown_accelerator_is_answered_with_those_that_are_known():
-    with pytest.raises(UsageError, match="v9: no such|'v9:8': no such accelerator; .*v5e.*h100"):
+    with pytest.raises(UsageError, match=r"'v9:8': no such accelerator; .*v5e.*h100"):
         topology.parse("v9:8")
 
 
