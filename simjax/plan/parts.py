@@ -21,6 +21,8 @@ PHASES: tuple[Phase, ...] = ("encode", "loss", "update")
 _FLOAT = 4
 _ON_CHIP = 128 * 2**20
 """Bytes of VMEM of a v5e or v6e, in which small arrays come and go."""
+_MOST_COLUMN_BYTES = 8 * 2**20
+"""Of VMEM for what is reduced of all keys, see `simjax.ops.pallas_tpu`."""
 _BOUNDED = 40.0
 """Scales up to which exponentials are held as operands, see `simjax.ops.strips`."""
 
@@ -84,7 +86,7 @@ def memory(layout: Layout, platform: Platform) -> Memory:
         Part("logits of masked tokens", _logits(layout), ("encode",)),
         *_loss(layout, platform),
     ]
-    return Memory(tuple(part for part in parts if part.bytes))
+    return Memory(tuple(part for part in parts if part.bytes or part.name == "tiles"))
 
 
 def _gathered(layout: Layout, platform: Platform) -> tuple[int, int]:
@@ -202,15 +204,21 @@ def _loss(layout: Layout, platform: Platform) -> list[Part]:
 
 
 def _tiles(layout: Layout, platform: Platform) -> int:
-    """Scores that are in memory at a time; a TPU's kernels have them on the chip."""
-    if platform == "tpu":
-        return 0
+    """Scores that are in memory at a time; a TPU's kernels have them on the chip.
+
+    They serve as many keys as there is room for what is reduced of each, and loops the rest.
+    """
     objective, anchors = layout.objective, layout.own_examples
-    if layout.directions != "forward" or layout.exchange == "ring":
-        rows, columns = tiled.tile_shape(anchors, layout.num_keys)
-        return 4 * rows * columns * _FLOAT
-    rows, columns = strips.tile_shape(anchors, layout.num_keys)
+    gathered = layout.exchange == "all_gather"
+    keys = layout.num_keys if gathered else layout.num_keys // layout.parts
     largest = objective.max_scale if objective.learnable_temperature else 1 / objective.temperature
-    number = layout.itemsize if largest <= _BOUNDED else _FLOAT
-    strip = rows * math.ceil(layout.num_keys / columns) * columns
-    return strip * number + 3 * rows * columns * _FLOAT
+    bounded = largest <= _BOUNDED
+    of_a_key = 0 if layout.directions == "forward" else _FLOAT * (1 if bounded else 2)
+    if platform == "tpu" and of_a_key * keys <= _MOST_COLUMN_BYTES:
+        return 0
+    if layout.directions != "forward" or not gathered:
+        rows, columns = tiled.tile_shape(anchors, keys)
+        return 4 * rows * columns * _FLOAT
+    rows, columns = strips.tile_shape(anchors, keys)
+    strip = rows * math.ceil(keys / columns) * columns
+    return strip * (layout.itemsize if bounded else _FLOAT) + 3 * rows * columns * _FLOAT

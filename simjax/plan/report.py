@@ -242,6 +242,8 @@ def _table(*headings: str) -> Table:
 
 
 def _bytes(count: float) -> str:
+    if not count:
+        return "0"
     if count >= 1e9:
         return f"{count / 1e9:.2f} GB"
     return f"{count / 1e6:.1f} MB" if count >= 1e5 else f"{count / 1e3:.1f} kB"

@@ -69,7 +69,8 @@ def stated(config: DataConfig, mean: float) -> Rows:
         )
     views, _ = num_views(config)
     # Quantiles in place of draws: the mean is met, and nothing is random.
-    places = (np.arange(_SAMPLE * views) + 0.5) / (_SAMPLE * views)
+    count = _num_dealt(config) * config.block * views
+    places = (np.arange(count) + 0.5) / count
     normal = np.asarray([NormalDist().inv_cdf(p) for p in places])
     lengths = _with_mean(np.exp(_SPREAD * normal), mean, config.max_length)
     lengths = np.random.default_rng(0).permutation(lengths)
@@ -120,10 +121,14 @@ def _with_mean(spread: Float[np.ndarray, "n"], mean: float, most: int) -> Int[np
     return lengths.astype(np.int64)
 
 
+def _num_dealt(config: DataConfig) -> int:
+    """Blocks that are packed: of a batch, or as many as tell."""
+    return min(config.batch_size // config.block, _DEALT)
+
+
 def _packed(config: DataConfig, lengths: Int[np.ndarray, "n V"], source: str) -> Rows:
     """Deals examples of these lengths to blocks, as the pipeline does, and packs them."""
-    size = config.block
-    blocks = min(config.batch_size // size, _DEALT)
+    size, blocks = config.block, _num_dealt(config)
     examples = np.resize(np.arange(len(lengths)), blocks * size)
     lengths = lengths[examples]
     dealt = deal(lengths.sum(axis=1), blocks, size)

@@ -37,14 +37,18 @@ def test_the_largest_batch_fits_and_one_micro_batch_more_does_not():
 
 
 def test_micro_batches_are_as_large_as_fits_unless_the_recipe_says():
-    small = dataclasses.replace(GPUS.chip, memory=2e6)
     config = recipe(batch_size=512, mesh=MeshConfig())
+    whole = plan(config)
+    assert whole.layout.micro == whole.layout.share == 8
+    small = dataclasses.replace(GPUS.chip, memory=0.6 * whole.total)
     found = plan(config, dataclasses.replace(GPUS, chip=small))
     micro = found.layout.micro
-    assert micro < found.layout.share and found.fits
+    assert 1 <= micro < 8 and found.fits
     larger = dataclasses.replace(found.layout, micro=2 * micro)
     assert memory(larger, "gpu").total > found.room
-    assert plan(dataclasses.replace(config, train=dataclasses.replace(config.train, micro_batch=8)))
+    assert found.config.train.micro_batch == 8 * micro
+    named = dataclasses.replace(config.train, micro_batch=16)
+    assert plan(dataclasses.replace(config, train=named)).layout.micro == 2
 
 
 def test_a_batch_too_small_for_the_devices_is_the_smallest_that_is_not():
