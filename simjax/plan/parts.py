@@ -92,7 +92,8 @@ def memory(layout: Layout, platform: Platform) -> Memory:
 def _gathered(layout: Layout, platform: Platform) -> tuple[int, int]:
     """Bytes of gathered parameters, and of layers as a TPU's products take them.
 
-    Its compiler rounds the kernels of all layers to bfloat16 once, in front of the loop.
+    Its compiler rounds the kernels of all layers to bfloat16 once, in front of the loop and of the
+    gather.
     """
     held = layout.held
     one = held.layers // layout.shape.stacked_layers
@@ -100,7 +101,7 @@ def _gathered(layout: Layout, platform: Platform) -> tuple[int, int]:
     if layout.fsdp == 1:
         return 0, operands
     if not layout.by_layer:
-        return held.whole, operands
+        return (held.rest, operands) if operands else (held.whole, 0)
     if layout.remat is not None:
         return held.rest + one, 0
     # A layer that is gathered by itself stays for the backward pass.
@@ -142,7 +143,7 @@ def layer_activations(layout: Layout, platform: Platform) -> int:
     width, inner, own = shape.hidden_size, shape.intermediate_size, shape.architecture
     operands = 2 * width + (4 * width + inner) / tensor
     others = (
-        2 * width + ((4 if own.gated else 1) * inner + shape.num_heads * _seen(layout)) / tensor
+        2 * width + ((4 if own.gated else 1) * inner + shape.num_heads * keys_seen(layout)) / tensor
     )
     masks = 0
     for site, rate in own.dropped.items():
@@ -152,7 +153,7 @@ def layer_activations(layout: Layout, platform: Platform) -> int:
     return int(layout.micro_tokens * a_token)
 
 
-def _seen(layout: Layout) -> int:
+def keys_seen(layout: Layout) -> int:
     """Keys of the attention that each query has scores with at a time."""
     return layout.row_length if layout.row_length <= 1024 else 256
 
@@ -165,7 +166,7 @@ def scratch(layout: Layout, platform: Platform) -> int:
     what stays on the chip.
     """
     shape, size = layout.shape, layout.itemsize
-    scores, inner = shape.num_heads * _seen(layout), shape.kernels_in
+    scores, inner = shape.num_heads * keys_seen(layout), shape.kernels_in
     if platform == "tpu":
         made = layout.micro_tokens * 6 * _FLOAT * max(scores, inner) // layout.tensor
         return max(0, made - _ON_CHIP)

@@ -50,7 +50,7 @@ def figures(plan: Plan) -> dict[str, Any]:
             "pairs_of_a_device": count.pairs,
             "head_of_a_device": count.head,
         },
-        "sent": {"formula": sent(layout)},
+        "sent": {"formula": sent(layout, plan.topology.chip.platform)},
         "seconds": {
             "products": roofline.products,
             "memory": roofline.memory,
@@ -194,7 +194,7 @@ def _sent(plan: Plan) -> Table:
     compiled = None
     if plan.compiled is not None and plan.compiled.needed is None:
         compiled = plan.compiled.sent()
-    formula = sent(plan.layout)
+    formula = sent(plan.layout, plan.topology.chip.platform)
     for name, size in formula.items():
         table.add_row(f"{name}, by formula", _bytes(size), "")
     for kind, size in (compiled or {}).items():

@@ -7,25 +7,26 @@ import jax.numpy as jnp
 from simjax.ops.sharded import bytes_sent
 from simjax.plan.layout import Layout, Platform
 from simjax.plan.operations import passes
-from simjax.plan.parts import activations, scratch
+from simjax.plan.parts import activations, keys_seen
 
 _FLOAT = 4
 _ROWS = 512
 """Anchors of a tile, for each of which all keys are read once more."""
 
 
-def sent(layout: Layout) -> dict[str, float]:
+def sent(layout: Layout, platform: Platform) -> dict[str, float]:
     """Bytes that each device sends in a step, by what they are.
 
     Among n devices a gather and a reduction to parts of S bytes send (n - 1) / n S each, a
-    reduction to all twice that. Gradients are float32.
+    reduction to all twice that. Gradients are float32; layers come to a TPU as its products take
+    them, in bfloat16, unless they are gathered one by one.
     """
     held, fsdp, data = layout.held, layout.fsdp, layout.parts // layout.fsdp
     share = (fsdp - 1) / fsdp
     gradients = held.whole * held.trained
     found = {
         "gradients": share * gradients + 2 * (data - 1) / data * gradients / fsdp,
-        "parameters": share * held.whole,
+        "parameters": share * (held.rest + held.layers / (2 if platform == "tpu" else 1)),
         "keys": 0.0,
         "layers over mesh.tensor": _tensor(layout),
     }
@@ -58,15 +59,17 @@ def _tensor(layout: Layout) -> float:
 def moved(layout: Layout, platform: Platform) -> float:
     """Bytes that a device moves to and from its memory in a step, about.
 
-    Parameters are read for each pass of a micro-batch and gradients added to; what a pass keeps or
-    makes of activations is written and read again; the update reads and writes the state and reads
-    the gradients twice; of the loss, keys and their gradients go by once for each tile of anchors.
+    Parameters are read for each pass of a micro-batch and gradients added to; what a pass keeps of
+    activations is written and read again, as are scores and inner features in float32; the update
+    reads and writes the state and reads the gradients twice; of the loss, keys and their gradients
+    go by once for each tile of anchors.
     """
-    held, turns = layout.held, layout.micro_batches
+    held, turns, shape = layout.held, layout.micro_batches, layout.shape
     gradients = held.whole * held.trained
     weights = turns * (passes(layout) * held.whole + (3 if layout.several else 1) * gradients)
+    passing = _FLOAT * (shape.num_heads * keys_seen(layout) + shape.kernels_in) / layout.tensor
+    each = activations(layout, platform) + shape.num_layers * layout.micro_tokens * passing
     forwards = passes(layout) - 2
-    each = activations(layout, platform) + layout.shape.num_layers * scratch(layout, platform)
     encoder = turns * 2 * each * (forwards + 1)
     update = 2 * (held.parameters + held.optimizer) + 3 * gradients / layout.fsdp
     tiles = max(1, layout.own_examples / _ROWS)

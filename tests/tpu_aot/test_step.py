@@ -21,11 +21,11 @@ TOLERANCE = 0.2
 
 def test_memory_and_transfers_of_a_step_are_those_of_the_plan(capsys):
     config = recipe(
-        batch_size=8192,
+        batch_size=4096,
         block_size=64,
-        micro_batch=512,
+        micro_batch=256,
         hidden_size=256,
-        num_layers=4,
+        num_layers=2,
         num_heads=4,
         intermediate_size=1024,
         mesh=MeshConfig(fsdp=4),
@@ -42,5 +42,5 @@ def test_memory_and_transfers_of_a_step_are_those_of_the_plan(capsys):
     assert formula == pytest.approx(total, rel=TOLERANCE)
     # Ids, log-sum-exps and metrics are a few numbers for each key beside its vector.
     few = 64 * layout.num_keys
-    expected, found = sum(sent(layout).values()), sum(compiled.sent().values())
-    assert expected <= found + few and found <= 1.05 * expected + few
+    expected, found = sum(sent(layout, "tpu").values()), sum(compiled.sent().values())
+    assert 0.95 * expected <= found <= 1.05 * expected + few
