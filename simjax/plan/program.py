@@ -12,7 +12,7 @@ import jax.numpy as jnp
 from simjax import mesh as meshes
 from simjax.mesh import AnyMesh
 from simjax.plan.rows import Rows, num_views
-from simjax.plan.shapes import Shapes, abstract_heads, assumed_vocabulary
+from simjax.plan.shapes import Shapes, abstract_heads, assumed_vocabulary, shape_of
 from simjax.train.config import RunConfig
 from simjax.train.state import TrainState
 from simjax.train.step import blocks_per_device
@@ -51,7 +51,8 @@ class Program:
 
     def compile(self) -> Any:
         """The step, compiled for the devices of the mesh."""
-        return self.update.step(self.micro).lower(self.state, self.batch).compile()
+        step: Any = self.update.step(self.micro)
+        return step.lower(self.state, self.batch).compile()
 
     def with_micro(self, blocks: int) -> Program:
         """With another micro-batch."""
@@ -88,9 +89,18 @@ def abstract_batch(config: RunConfig, mesh: AnyMesh, rows: Rows) -> Batch:
     blocks, size, views = data.batch_size // data.block, data.block, rows.views
     sharding = meshes.batch_sharding(mesh)
 
-    def array(*shape: int, dtype: Any = jnp.int32) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct((blocks, *shape), dtype, sharding=sharding)
+    def array(*shape: int) -> Any:
+        return jax.ShapeDtypeStruct((blocks, *shape), jnp.int32, sharding=sharding)
 
     packed = (rows.rows, data.row_length)
     block = Block(array(*packed), array(*packed), array(*packed), array(size * views))
-    return Batch(block, array(size, views), array(size), array())
+    guide = None
+    if config.objective.guide is not None:
+        guide = _guide_vectors((blocks, size, views), config.objective.guide.model, sharding)
+    return Batch(block, array(size, views), array(size), array(), guide=guide)
+
+
+def _guide_vectors(texts: tuple[int, ...], model: str, sharding: Any) -> Any:
+    """A guide's vectors, which batches carry along."""
+    width = shape_of(model).hidden_size
+    return jax.ShapeDtypeStruct((*texts, width), jnp.float32, sharding=sharding)

@@ -34,17 +34,27 @@ _ROBERTA_BASE = dataclasses.replace(
     pad_token_id=1,
     layer_norm_eps=1e-5,
 )
-_LARGE = {"hidden_size": 1024, "num_layers": 24, "num_heads": 16, "intermediate_size": 4096}
-_SMALL = {"hidden_size": 384, "num_heads": 12, "intermediate_size": 1536}
+
+
+def _large(shape: EncoderConfig) -> EncoderConfig:
+    return dataclasses.replace(
+        shape, hidden_size=1024, num_layers=24, num_heads=16, intermediate_size=4096
+    )
+
+
+def _small(layers: int) -> EncoderConfig:
+    return dataclasses.replace(
+        _BERT_BASE, hidden_size=384, num_layers=layers, intermediate_size=1536
+    )
+
+
 KNOWN: dict[str, EncoderConfig] = {
     "google-bert/bert-base-uncased": _BERT_BASE,
-    "google-bert/bert-large-uncased": dataclasses.replace(_BERT_BASE, **_LARGE),
+    "google-bert/bert-large-uncased": _large(_BERT_BASE),
     "FacebookAI/roberta-base": _ROBERTA_BASE,
-    "FacebookAI/roberta-large": dataclasses.replace(_ROBERTA_BASE, **_LARGE),
-    "microsoft/MiniLM-L12-H384-uncased": dataclasses.replace(_BERT_BASE, **_SMALL),
-    "sentence-transformers/all-MiniLM-L6-v2": dataclasses.replace(
-        _BERT_BASE, **_SMALL, num_layers=6
-    ),
+    "FacebookAI/roberta-large": _large(_ROBERTA_BASE),
+    "microsoft/MiniLM-L12-H384-uncased": _small(12),
+    "sentence-transformers/all-MiniLM-L6-v2": _small(6),
 }
 
 
@@ -120,6 +130,15 @@ def assumed_vocabulary(config: RunConfig, encoder: EncoderConfig) -> Vocabulary 
     if config.objective.mlm is None:
         return None
     return Vocabulary(encoder.vocab_size, encoder.vocab_size - 1, (encoder.pad_token_id,))
+
+
+def shape_of(name: str) -> EncoderConfig:
+    """The shape of a pretrained encoder.
+
+    Raises:
+        SimjaxError: As of `abstract_model`.
+    """
+    return _pretrained(name)[0]
 
 
 def _pretrained(name: str) -> tuple[EncoderConfig, str, Path | None]:
