@@ -8,6 +8,7 @@ given on the command line, as for `simjax train`.
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -97,6 +98,7 @@ def run(args: argparse.Namespace) -> None:
     console = Console(width=100)
     if args.search:
         plan = _search(config, wanted, shapes, rows, compiling, console)
+        plan = dataclasses.replace(plan, asked_batch=asked_batch)
     else:
         plan = planning.make_plan(
             config, wanted, shapes, rows, compiling=compiling, asked_batch=asked_batch

@@ -90,22 +90,22 @@ def memory(layout: Layout, platform: Platform) -> Memory:
 
 
 def _gathered(layout: Layout, platform: Platform) -> tuple[int, int]:
-    """Bytes of gathered parameters, and of layers as a TPU's products take them.
+    """Bytes of gathered parameters, and of layers as products take them.
 
-    Its compiler rounds the kernels of all layers to bfloat16 once, in front of the loop and of the
-    gather.
+    A TPU's compiler rounds the kernels of all layers to bfloat16 once, in front of the loop and of
+    the gather. Others keep each layer's beside what the backward pass is left, unless that
+    computes the layer anew.
     """
     held = layout.held
     one = held.layers // layout.shape.stacked_layers
-    operands = held.layers // 2 if platform == "tpu" else 0
+    kept = held.layers if layout.remat is None else 0
+    operands = held.layers // 2 if platform == "tpu" else kept
     if layout.fsdp == 1:
         return 0, operands
-    if not layout.by_layer:
-        return (held.rest, operands) if operands else (held.whole, 0)
-    if layout.remat is not None:
-        return held.rest + one, 0
-    # A layer that is gathered by itself stays for the backward pass.
-    return (held.rest + one, operands) if operands else (held.whole, 0)
+    if layout.by_layer:
+        # A layer that is gathered by itself stays for the backward pass, or is gathered again.
+        return held.rest + one, operands if layout.remat is None else 0
+    return held.rest if platform == "tpu" else held.whole, operands
 
 
 def _operand(layout: Layout, platform: Platform) -> int:

@@ -101,7 +101,8 @@ def with_batch_for(config: RunConfig, devices: int) -> RunConfig:
     `simjax train` refuses a smaller batch. Which larger one it should be is for the user to say;
     the smallest is what a plan can be made of.
     """
-    parts = devices // config.mesh.tensor
+    mesh = config.mesh
+    parts = devices // mesh.tensor if mesh.data == -1 else mesh.data * mesh.fsdp
     if config.data.batch_size // config.data.block >= parts:
         return config
     data = dataclasses.replace(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -119,8 +120,9 @@ def _mesh(plan: Plan) -> str:
     sizes = f"data {layout.parts // layout.fsdp} x fsdp {layout.fsdp}"
     if layout.tensor > 1:
         sizes += f" x tensor {layout.tensor}"
+    used = f"{layout.devices} of " if layout.devices < plan.topology.devices else ""
     return (
-        f"{plan.topology.devices} devices, {sizes}; a batch of {layout.batch_size:,}, "
+        f"{used}{plan.topology.devices} devices, {sizes}; a batch of {layout.batch_size:,}, "
         f"{layout.own_examples:,} of a device in micro-batches of "
         f"{layout.micro * layout.block:,}; keys by {layout.exchange.replace('_', '-')}; "
         f"{layout.dtype}"
@@ -149,7 +151,11 @@ def _notes(plan: Plan) -> Iterable[str]:
     elif plan.compiled is None:
         yield "by formula alone, as was asked"
     else:
-        yield f"compiled in {plan.compiled.seconds:.0f} s"
+        level = os.environ.get("JAX_OPTIMIZATION_LEVEL")
+        lower = (
+            "" if level is None else f" at JAX_OPTIMIZATION_LEVEL {level}, which sends otherwise"
+        )
+        yield f"compiled in {plan.compiled.seconds:.0f} s{lower}"
 
 
 def _memory(plan: Plan) -> Table:

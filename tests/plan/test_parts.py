@@ -59,6 +59,7 @@ def test_what_a_longer_batch_a_smaller_micro_batch_and_more_devices_change():
 
     split = parts(recipe(mesh=MeshConfig(fsdp=8)))
     assert split["gathered parameters"] == whole["parameters"]
+    assert split["layers as operands"] < whole["parameters"]
     assert split["parameters"] < whole["parameters"] / 7
     ring = layout_of(program(recipe(mesh=MeshConfig(keys="ring"))))
     gathered = dataclasses.replace(ring, keys="all_gather")

@@ -55,6 +55,8 @@ def test_a_batch_too_small_for_the_devices_is_the_smallest_that_is_not():
     config = recipe(batch_size=16, mesh=MeshConfig(tensor=2))
     assert planning.with_batch_for(config, 8).data.batch_size == 32
     assert planning.with_batch_for(config, 4) is config
+    alone = recipe(batch_size=16, mesh=MeshConfig(data=2))
+    assert planning.with_batch_for(alone, 8) is alone
 
 
 def test_a_search_puts_the_fastest_that_fits_first():

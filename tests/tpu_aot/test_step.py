@@ -21,11 +21,11 @@ TOLERANCE = 0.2
 
 def test_memory_and_transfers_of_a_step_are_those_of_the_plan(capsys):
     config = recipe(
-        batch_size=4096,
+        batch_size=8192,
         block_size=64,
-        micro_batch=256,
+        micro_batch=512,
         hidden_size=256,
-        num_layers=2,
+        num_layers=6,
         num_heads=4,
         intermediate_size=1024,
         mesh=MeshConfig(fsdp=4),
