@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from simjax.errors import UsageError
 from simjax.mesh import MeshConfig
 from simjax.plan.compiled import compile_step
 from simjax.plan.layout import layout_of
@@ -44,3 +45,8 @@ def test_memory_and_transfers_of_a_step_are_those_of_the_plan(capsys):
     few = 64 * layout.num_keys
     expected, found = sum(sent(layout, "tpu").values()), sum(compiled.sent().values())
     assert 0.95 * expected <= found <= 1.05 * expected + few
+
+
+def test_a_slice_that_does_not_exist_is_answered_with_some_that_do():
+    with pytest.raises(UsageError, match=r"v5e:3x5: libtpu knows no such slice .*v5e:16x16"):
+        tpu_devices("v5e:3x5")
