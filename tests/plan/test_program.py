@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import pytest
 
@@ -23,12 +25,16 @@ def test_state_and_batch_are_those_of_a_run(data, tmp_path):
     run = set_up(config)
     rows = measured(config.data, load_run_tokenizer(config))
     assert rows is not None and num_views(config.data) == (3, 1)
+    batch = memory.abstract_batch(run.source, run.mesh)
+    # A run is ready for a little more than its first batch needs.
+    most = batch.block.tokens.shape[1]
+    assert run.source[0].batch.block.tokens.shape[1] == rows.rows <= most
+    rows = dataclasses.replace(rows, rows=most)
     planned = make_program(config, run.mesh, abstract_model(config), rows)
 
     def told(tree):
         return jax.tree.map(lambda x: (x.shape, x.dtype, x.sharding), tree)
 
     assert told(planned.state) == told(run.abstract_state())
-    batch = memory.abstract_batch(run.source, run.mesh)
     assert told(planned.batch) == told(batch)
     assert (planned.share, planned.micro) == (2, 1)
