@@ -152,8 +152,8 @@ class Layout:
 
     @property
     def masked_room(self) -> int:
-        """Tokens of a micro-batch that there is room to predict: six deviations above the mean."""
-        tokens, rate = self.micro_tokens, self.masked_rate
+        """Tokens of a block that there is room to predict: six deviations above the mean."""
+        tokens, rate = self.rows * self.row_length, self.masked_rate
         return min(tokens, math.ceil(tokens * rate + 6 * math.sqrt(tokens * rate * (1 - rate))))
 
     def with_blocks(self, share: int, micro: int) -> Layout:

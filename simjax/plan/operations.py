@@ -60,8 +60,9 @@ def operations(layout: Layout, platform: Platform) -> Operations:
     encoder = passes(layout) * forward / layout.tensor
     head = 0.0
     if layout.masked_rate:
-        room = layout.masked_room * (layout.share / layout.micro)
-        head = 6.0 * room * shape.vocab_size * shape.embedding_width
+        # Logits are made block by block, and anew in the backward pass.
+        room = layout.masked_room * layout.share
+        head = 8.0 * room * shape.embedding_width * (shape.vocab_size + shape.hidden_size)
     real = layout.batch_size * layout.views * layout.mean_tokens
     asked = encoder_operations(shape, real, layout.row_length)
     asked *= 2.0 if layout.masked_rate else 1.0

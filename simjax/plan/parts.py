@@ -181,7 +181,7 @@ def _batch(layout: Layout) -> int:
 
 
 def _logits(layout: Layout) -> int:
-    """Of all tokens that are predicted in a micro-batch, with their gradients and exponentials."""
+    """Of the tokens that are predicted in a block, with their gradients and exponentials."""
     if not layout.masked_rate:
         return 0
     return 3 * _FLOAT * layout.masked_room * layout.shape.vocab_size
