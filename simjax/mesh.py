@@ -8,14 +8,16 @@ of a `shard_map` they do nothing.
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
 import jax
 import numpy as np
 from jax import P
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 
 from simjax.errors import UsageError
 from simjax.types import Params
@@ -27,6 +29,7 @@ AXES = (DATA, FSDP)
 """What the batch is split over."""
 
 Tree = TypeVar("Tree")
+AnyMesh: TypeAlias = Mesh | AbstractMesh
 
 
 @dataclass(frozen=True)
@@ -58,39 +61,58 @@ def make_mesh(config: MeshConfig, devices: list[jax.Device] | None = None) -> Me
         UsageError: The devices cannot be laid out so.
     """
     devices = jax.devices() if devices is None else devices
-    fsdp, tensor = config.fsdp, config.tensor
-    for name, size in (("fsdp", fsdp), ("tensor", tensor)):
-        if size < 1 or len(devices) % size:
-            raise UsageError(
-                f"mesh.{name}: {size} does not divide the {len(devices)} devices; choose a divisor"
-            )
-    if jax.local_device_count() % tensor:
+    own = min(Counter(device.process_index for device in devices).values())
+    shape = _mesh_shape(config, len(devices), own)
+    if math.prod(shape) < len(devices) and jax.process_count() > 1:
         raise UsageError(
-            f"mesh.tensor: {tensor} does not divide the {jax.local_device_count()} devices of a "
-            "process; choose a divisor"
+            f"mesh.data: {shape[0]} x mesh.fsdp {shape[1]} leaves devices of some process idle; "
+            "use -1"
         )
-    inner = fsdp * tensor
-    data = len(devices) // inner if config.data == -1 else config.data
-    product = f"mesh.data: {data} x mesh.fsdp {fsdp}" + (
-        f" x mesh.tensor {tensor}" if tensor > 1 else ""
-    )
-    if data < 1 or data * inner > len(devices):
-        raise UsageError(
-            f"{product} needs {data * inner} devices and there are "
-            f"{len(devices)}; use -1 to take all that are left"
-        )
-    if data * inner < len(devices) and jax.process_count() > 1:
-        raise UsageError(f"{product} leaves devices of some process idle; use -1")
-    grid = np.asarray(devices[: data * inner]).reshape(data, fsdp, tensor)
+    grid = np.asarray(devices[: math.prod(shape)]).reshape(shape)
     return Mesh(grid, (*AXES, TENSOR), axis_types=(AxisType.Auto,) * 3)
 
 
-def batch_parts(mesh: Mesh) -> int:
+def abstract_mesh(config: MeshConfig, devices: int, per_process: int) -> AbstractMesh:
+    """The layout of so many devices that are not here, for what depends on its shape alone.
+
+    Raises:
+        UsageError: The devices cannot be laid out so.
+    """
+    shape = _mesh_shape(config, devices, min(devices, per_process))
+    return AbstractMesh(shape, (*AXES, TENSOR), axis_types=(AxisType.Auto,) * 3)
+
+
+def _mesh_shape(config: MeshConfig, devices: int, per_process: int) -> tuple[int, int, int]:
+    fsdp, tensor = config.fsdp, config.tensor
+    for name, size in (("fsdp", fsdp), ("tensor", tensor)):
+        if size < 1 or devices % size:
+            raise UsageError(
+                f"mesh.{name}: {size} does not divide the {devices} devices; choose a divisor"
+            )
+    if per_process % tensor:
+        raise UsageError(
+            f"mesh.tensor: {tensor} does not divide the {per_process} devices of a process; "
+            "choose a divisor"
+        )
+    inner = fsdp * tensor
+    data = devices // inner if config.data == -1 else config.data
+    if data < 1 or data * inner > devices:
+        product = f"mesh.data: {data} x mesh.fsdp {fsdp}" + (
+            f" x mesh.tensor {tensor}" if tensor > 1 else ""
+        )
+        raise UsageError(
+            f"{product} needs {data * inner} devices and there are "
+            f"{devices}; use -1 to take all that are left"
+        )
+    return data, fsdp, tensor
+
+
+def batch_parts(mesh: AnyMesh) -> int:
     """Parts that a batch is split into."""
     return mesh.shape[DATA] * mesh.shape[FSDP]
 
 
-def splits_params(mesh: Mesh) -> bool:
+def splits_params(mesh: AnyMesh) -> bool:
     """Whether parameters are split over devices."""
     return mesh.shape[FSDP] > 1
 
@@ -100,14 +122,14 @@ def batch_spec() -> jax.sharding.PartitionSpec:
     return P(AXES)
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
+def batch_sharding(mesh: AnyMesh) -> NamedSharding:
     """The sharding of the arrays of a `Batch`."""
     return NamedSharding(mesh, batch_spec())
 
 
 def param_specs(
     params: Params,
-    mesh: Mesh,
+    mesh: AnyMesh,
     *,
     stacked: Callable[[tuple[Any, ...]], bool],
     tensor_axis: Callable[[tuple[Any, ...], Any], int | None] = lambda path, leaf: None,
@@ -137,6 +159,15 @@ def param_specs(
         return P(*[names.get(i) for i in range(max(names, default=-1) + 1)])
 
     return jax.tree_util.tree_map_with_path(spec, params)
+
+
+def part_size(
+    shape: tuple[int, ...], spec: jax.sharding.PartitionSpec, mesh: AnyMesh, *, gathered: bool
+) -> int:
+    """Elements that a device has of an array; ``gathered``, once it is whole over `FSDP`."""
+    ways = {DATA: 1, FSDP: 1 if gathered else mesh.shape[FSDP], TENSOR: mesh.shape[TENSOR]}
+    names = [*spec, *[None] * (len(shape) - len(spec))]
+    return math.prod(n // ways.get(name, 1) for n, name in zip(shape, names, strict=True))
 
 
 def _split_axis(spec: jax.sharding.PartitionSpec) -> int | None:

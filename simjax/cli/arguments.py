@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
+
+from simjax.errors import UsageError
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -74,3 +76,41 @@ def positive(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return value
+
+
+def split_overrides(
+    argv: Sequence[str], switches: Sequence[str], options: Sequence[str]
+) -> tuple[list[str], list[str]]:
+    """Part overrides of a recipe from a command's own arguments.
+
+    Each override is `--key VALUE` or `--key=VALUE`; a value may start with a dash.
+
+    Args:
+        argv: The command line.
+        switches: Of the command, without a value; those of all commands are known.
+        options: Of the command, with one.
+
+    Returns:
+        The arguments for argparse, and the overrides, a list of `--key=VALUE`.
+
+    Raises:
+        UsageError: An override without a value.
+    """
+    known: list[str] = []
+    overrides: list[str] = []
+    rest = iter(argv)
+    for argument in rest:
+        name, equals, _ = argument.partition("=")
+        if not argument.startswith("--") or argument in (*switches, "--traceback", "--help"):
+            known.append(argument)
+        elif name in options:
+            known.append(argument)
+            known.extend([] if equals else [value for value in [next(rest, None)] if value])
+        elif equals:
+            overrides.append(argument)
+        else:
+            value = next(rest, None)
+            if value is None:
+                raise UsageError(f"{argument}: give it a value")
+            overrides.append(f"{argument}={value}")
+    return known, overrides

@@ -35,6 +35,7 @@ class Command:
 COMMANDS = (
     Command("quickstart", "quickstart", "train and try a small encoder with no download"),
     Command("train", "train", "train an encoder by a recipe"),
+    Command("plan", "plan", "say what a recipe takes of accelerators, and how fast it may be"),
     Command("evaluate", "evaluate", "score a model on similarity and retrieval sets"),
     Command("export", "export", "write a run's model as a sentence-transformers folder"),
     Command("encode", "encode", "turn lines of text into embeddings"),

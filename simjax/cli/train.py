@@ -10,10 +10,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from simjax.cli.arguments import LineParser, add_json, positive
-from simjax.errors import UsageError
+from simjax.cli.arguments import LineParser, add_json, positive, split_overrides
 
-_SWITCHES = ("--print_config", "--traceback", "--help", "-h")
+_SWITCHES = ("--print_config",)
 _PROCESSES = (
     ("coordinator", str, "HOST:PORT", "where process 0 is found, with a port that is free there"),
     ("num_processes", positive, "N", "processes in all"),
@@ -68,32 +67,10 @@ def add_arguments(parser: LineParser) -> None:
 def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     """Part overrides from the other arguments.
 
-    Each override is `--key VALUE` or `--key=VALUE`; a value may start with a dash.
-
-    Returns:
-        The arguments for argparse, and the overrides, a list of `--key=VALUE`.
-
     Raises:
         UsageError: An override without a value.
     """
-    known: list[str] = []
-    overrides: list[str] = []
-    rest = iter(argv)
-    for argument in rest:
-        name, equals, _ = argument.partition("=")
-        if not argument.startswith("--") or argument in _SWITCHES:
-            known.append(argument)
-        elif name in _OPTIONS:
-            known.append(argument)
-            known.extend([] if equals else [value for value in [next(rest, None)] if value])
-        elif equals:
-            overrides.append(argument)
-        else:
-            value = next(rest, None)
-            if value is None:
-                raise UsageError(f"{argument}: give it a value")
-            overrides.append(f"{argument}={value}")
-    return known, overrides
+    return split_overrides(argv, _SWITCHES, _OPTIONS)
 
 
 def run(args: argparse.Namespace) -> int:

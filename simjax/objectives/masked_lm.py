@@ -109,6 +109,12 @@ class MaskedLm:
         return corrupt(key, block, self.config.rate, self.vocabulary)
 
 
+def room(size: int, rate: float) -> int:
+    """Most tokens that are chosen of a block of ``size`` places."""
+    spread = math.sqrt(size * rate * (1 - rate))
+    return min(size, math.ceil(size * rate + _SPREADS * spread) + _SPREADS)
+
+
 def corrupt(
     key: Key[Array, ""], block: Block, rate: float, vocabulary: Vocabulary
 ) -> tuple[Block, Int[Array, "M"], Int[Array, "M"]]:
@@ -130,12 +136,11 @@ def corrupt(
     special = jnp.asarray(vocabulary.special, tokens.dtype)
     ordinary = (jnp.ravel(block.text) != NO_TEXT) & (tokens[:, None] != special).all(axis=1)
     chosen = ordinary & (jax.random.uniform(which, (size,)) < rate)
-    spread = math.sqrt(size * rate * (1 - rate))
-    room = min(size, math.ceil(size * rate + _SPREADS * spread) + _SPREADS)
-    (where,) = jnp.nonzero(chosen, size=room, fill_value=size)
+    places = room(size, rate)
+    (where,) = jnp.nonzero(chosen, size=places, fill_value=size)
     targets = jnp.where(where < size, jnp.take(tokens, where, mode="clip"), -1)
-    fate = jax.random.uniform(what, (room,))
-    drawn = jax.random.randint(other, (room,), 0, vocabulary.size, tokens.dtype)
+    fate = jax.random.uniform(what, (places,))
+    drawn = jax.random.randint(other, (places,), 0, vocabulary.size, tokens.dtype)
     put = jnp.where(
         fate < _MASKED, vocabulary.mask, jnp.where(fate < _MASKED + _RANDOM, drawn, targets)
     )

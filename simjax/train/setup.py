@@ -21,15 +21,16 @@ from simjax.data.tokenizer import train_wordpiece
 from simjax.errors import SimjaxError, UsageError
 from simjax.models import hf
 from simjax.models.encoder import EncoderConfig
-from simjax.models.sentence_model import SentenceModel, split
+from simjax.models.sentence_model import SentenceModel
 from simjax.models.tokenizer import check_same_ids, check_tokenizer, load_tokenizer
 from simjax.sentence_encoder import SentenceEncoder
-from simjax.train import guide, lora, memory, optimizer, trained
+from simjax.train import guide, memory, trained
 from simjax.train.config import RunConfig, check_dropout
 from simjax.train.folder import has_checkpoints
-from simjax.train.state import TrainState, abstract_state, init_state, state_specs
-from simjax.train.step import Step, StepOptions, blocks_per_device, make_step
-from simjax.train.system import make_heads, make_system
+from simjax.train.state import TrainState, abstract_state, init_state
+from simjax.train.step import Step, blocks_per_device
+from simjax.train.system import make_heads, vocabulary_of
+from simjax.train.update import check_tensor, make_update
 from simjax.types import Params
 
 if TYPE_CHECKING:
@@ -148,7 +149,7 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
     _check_groups(config, share * config.data.block)
     tokenizer = make_tokenizer(config)
     model, max_length = make_model(config, tokenizer)
-    _check_tensor(config, model.config)
+    check_tensor(config.mesh, model.config)
     store = pipeline.prepare(config.data, tokenizer)
     wanted = config.objective.guide
     source = BatchSource(
@@ -164,31 +165,10 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
             f"train.profile begins at step {config.train.profile[0]} and the run has {total_steps}"
         )
 
-    graphdef, model_params = split(model)
+    vocabulary = None if config.objective.mlm is None else vocabulary_of(tokenizer)
     heads = make_heads(config, model.config)
-    system = make_system(config, graphdef, model.config, source, tokenizer, heads)
-    adapted = lora.with_adapters(model_params, config.model.lora, config.seed)
-    params = system.init(adapted, **{name: split(head)[1] for name, head in heads.items()})
-    tx, schedule = optimizer.make(config.optimizer, total_steps, config.data.batch_size)
-    mask, frozen = None, config.train.freeze
-    if config.model.lora is not None:
-        frozen = (*frozen, lora.FROZEN)
-    if frozen:
-        mask = trained.trained_mask(params, frozen)
-        if not any(leaf.any() for leaf in jax.tree.leaves(mask["model"])):
-            raise UsageError("train.freeze: no parameter of the encoder is left to train")
-        tx = trained.only(tx, mask)
-    ema = config.train.ema
-    specs = state_specs(params, tx, mesh, average=ema is not None)
-
-    def step_of(micro_blocks: int) -> Step:
-        gather, clip = config.mesh.gather, config.optimizer.clip_norm
-        options = StepOptions(
-            micro_blocks, gather, clip, config.seed, ema, config.train.noise_scale
-        )
-        return make_step(system, tx, schedule, specs, mesh, options, mask)
-
-    state = abstract_state(params, tx, mesh, average=ema is not None)
+    update = make_update(config, mesh, model, heads, source.num_positives, vocabulary, total_steps)
+    state = update.abstract_state()
     batch = memory.abstract_batch(source, mesh)
     free = memory.room(list(mesh.devices.flat))
     fit = memory.Fit(asked)
@@ -199,18 +179,28 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
             config.data.block,
             free,
             lambda blocks: memory.most_bytes(model.config, state, batch, blocks),
-            lambda blocks: memory.step_bytes(step_of(blocks), state, batch),
+            lambda blocks: memory.step_bytes(update.step(blocks), state, batch),
         )
     if config.train.noise_scale and fit.micro_blocks == share and meshes.batch_parts(mesh) == 1:
         raise UsageError(
             "train.noise_scale compares the parts of a batch, and there is one: give "
             "train.micro_batch, or more devices"
         )
-    step = step_of(fit.micro_blocks)
+    step = update.step(fit.micro_blocks)
     encoder = make_encoder(config, model, tokenizer, max_length)
     micro_batch = None if fit.micro_blocks == asked else fit.micro_blocks * config.data.block
     return Run(
-        config, mesh, source, model, encoder, params, tx, step, total_steps, micro_batch, mask
+        config,
+        mesh,
+        source,
+        model,
+        encoder,
+        update.params,
+        update.tx,
+        step,
+        total_steps,
+        micro_batch,
+        update.mask,
     )
 
 
@@ -292,16 +282,6 @@ def _check_groups(config: RunConfig, share: int) -> None:
             f"objective.negative_group: {size} does not divide the {share} examples that each "
             "device has of a batch; choose a divisor, or fewer devices"
         )
-
-
-def _check_tensor(config: RunConfig, shape: EncoderConfig) -> None:
-    size = config.mesh.tensor
-    for name in ("num_heads", "intermediate_size"):
-        if getattr(shape, name) % size:
-            raise UsageError(
-                f"mesh.tensor: {size} does not divide the encoder's {name}, which is "
-                f"{getattr(shape, name)}; choose a divisor"
-            )
 
 
 def make_model(

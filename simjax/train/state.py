@@ -9,10 +9,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import NamedSharding
 from jaxtyping import Array, Int
 
 from simjax import mesh as meshes
+from simjax.mesh import AnyMesh
 from simjax.models.encoder import tensor_axis
 from simjax.types import Params
 
@@ -41,7 +42,7 @@ def is_stacked(path: tuple[Any, ...]) -> bool:
 
 
 def state_specs(
-    params: Params, tx: optax.GradientTransformation, mesh: Mesh, *, average: bool = False
+    params: Params, tx: optax.GradientTransformation, mesh: AnyMesh, *, average: bool = False
 ) -> TrainState:
     """A state of partitions, one for each leaf, all by one rule.
 
@@ -58,13 +59,13 @@ def _first(tx: optax.GradientTransformation, average: bool, params: Params) -> T
     return TrainState(params, tx.init(params), jnp.zeros((), jnp.int32), mean)
 
 
-def shardings(specs: TrainState, mesh: Mesh) -> TrainState:
+def shardings(specs: TrainState, mesh: AnyMesh) -> TrainState:
     """Partitions as shardings of a mesh."""
     return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs, is_leaf=meshes.is_spec)
 
 
 def init_state(
-    params: Params, tx: optax.GradientTransformation, mesh: Mesh, *, average: bool = False
+    params: Params, tx: optax.GradientTransformation, mesh: AnyMesh, *, average: bool = False
 ) -> TrainState:
     """The state before the first step, each leaf made where it will lie."""
     places = shardings(state_specs(params, tx, mesh, average=average), mesh)
@@ -72,7 +73,7 @@ def init_state(
 
 
 def abstract_state(
-    params: Params, tx: optax.GradientTransformation, mesh: Mesh, *, average: bool = False
+    params: Params, tx: optax.GradientTransformation, mesh: AnyMesh, *, average: bool = False
 ) -> TrainState:
     """Shapes, types and shardings of the state, to restore a checkpoint into."""
     shapes = jax.eval_shape(partial(_first, tx, average), params)

@@ -17,7 +17,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import P
-from jax.sharding import Mesh
 from jaxtyping import Array, Float, Key
 
 from simjax import mesh as meshes
@@ -83,7 +82,7 @@ class StepOptions:
 
 
 def blocks_per_device(
-    batch_size: int, block_size: int, micro_batch: int | None, mesh: Mesh
+    batch_size: int, block_size: int, micro_batch: int | None, mesh: meshes.AnyMesh
 ) -> tuple[int, int]:
     """Blocks of a batch on each device, and blocks of a micro-batch.
 
@@ -194,7 +193,7 @@ def accumulate_separable(
 
 
 def value_and_grad(
-    system: System, specs: Any, mesh: Mesh, options: StepOptions, mask: Any = None
+    system: System, specs: Any, mesh: meshes.AnyMesh, options: StepOptions, mask: Any = None
 ) -> Callable[[Params, Batch, Key[Array, ""]], tuple[Metrics, Params]]:
     """Metrics and gradients of a global batch, computed in one `shard_map` over the whole mesh.
 
@@ -266,7 +265,7 @@ def make_step(
     tx: optax.GradientTransformation,
     schedule: Schedule,
     specs: TrainState,
-    mesh: Mesh,
+    mesh: meshes.AnyMesh,
     options: StepOptions,
     mask: Any = None,
 ) -> Step:

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
-from simjax.data.pipeline import BatchSource
 from simjax.errors import UsageError
 from simjax.models import hf
 from simjax.models.encoder import EncoderConfig, Remat
@@ -31,11 +30,20 @@ def make_system(
     config: RunConfig,
     graphdef: Any,
     encoder: EncoderConfig,
-    source: BatchSource,
-    tokenizer: PreTrainedTokenizerFast,
+    num_positives: int,
+    vocabulary: Vocabulary | None,
     heads: Mapping[str, LanguageModelHead],
 ) -> ContrastiveSystem:
-    """The system of a configuration: one tower and its contrastive objective."""
+    """The system of a configuration: one tower and its contrastive objective.
+
+    Args:
+        config: Of the run.
+        graphdef: Structure of the model.
+        encoder: Its shape.
+        num_positives: Positives of an example.
+        vocabulary: What masked tokens are drawn from, where some are.
+        heads: What is trained with the encoder and not exported.
+    """
     dropout = encoder.hidden_dropout > 0 or encoder.attention_dropout > 0
 
     def model_of(params: Params) -> SentenceModel:
@@ -52,11 +60,12 @@ def make_system(
 
     separable = None
     if config.objective.mlm is not None:
+        assert vocabulary is not None  # of the tokenizer
         separable = masked_lm(
             config.objective.mlm,
             model_of,
             heads["lm_head"],
-            _vocabulary(tokenizer),
+            vocabulary,
             dropout=dropout,
             remat=config.train.remat,
         )
@@ -64,7 +73,7 @@ def make_system(
         encode=encode,
         objective=config.objective,
         views=Views(
-            positives=source.num_positives,
+            positives=num_positives,
             one_distribution=config.data.views == "dropout",
             group=config.data.block,
         ),
@@ -126,7 +135,12 @@ def make_heads(config: RunConfig, encoder: EncoderConfig) -> dict[str, LanguageM
     return {"lm_head": head}
 
 
-def _vocabulary(tokenizer: PreTrainedTokenizerFast) -> Vocabulary:
+def vocabulary_of(tokenizer: PreTrainedTokenizerFast) -> Vocabulary:
+    """What masked tokens are drawn from.
+
+    Raises:
+        UsageError: The tokenizer has no mask token.
+    """
     if tokenizer.mask_token_id is None:
         raise UsageError("objective.mlm is given and the tokenizer has no mask token; remove it")
     special = tuple(sorted(tokenizer.all_special_ids))

@@ -14,6 +14,7 @@ from simjax.mesh import AXES
 from simjax.objectives.config import ObjectiveConfig
 from simjax.objectives.contrastive import Views, contrastive_loss
 from simjax.ops.sharded import bytes_held, bytes_sent
+from simjax.plan import collectives
 from tests.tpu_aot import pods
 
 pytestmark = pytest.mark.tpu_aot
@@ -64,8 +65,8 @@ def test_a_million_pairs_on_256_chips_take_the_ring_and_less_than_a_gigabyte_eac
     with capsys.disabled():
         print(f"\n{OWN * 256:,} pairs of width {WIDTH} on v5e:16x16, GB per device: {figures}")
     assert figures["ring"] < 1.0 < figures["all-gather"]
-    assert "all-gather" not in pods.largest(ring)
-    assert pods.largest(gathered)["all-gather"] == OWN * 256 * WIDTH
+    assert "all-gather" not in collectives.largest(ring, 256)
+    assert collectives.largest(gathered, 256)["all-gather"] == OWN * 256 * WIDTH
 
 
 GATHERS_BY_ALL_REDUCE = {"v5p:4x4x8"}
@@ -84,7 +85,7 @@ def test_the_kernels_do_the_work_and_what_is_sent_and_held_is_the_formula(name, 
     for kernel in ("simjax_reduce_pairs", "simjax_pull_back_pairs"):
         assert kernel in program.as_text()
     keys = own * devices
-    sent = pods.bytes_sent(program, devices)
+    sent = collectives.bytes_sent(program, devices)
     expected = bytes_sent(exchange, keys, WIDTH, jnp.bfloat16, devices)
     copies = 0
     if exchange == "all_gather" and name in GATHERS_BY_ALL_REDUCE:
@@ -93,7 +94,7 @@ def test_the_kernels_do_the_work_and_what_is_sent_and_held_is_the_formula(name, 
     # Ids, log-sum-exps and the loss are a few numbers for each key beside its vector.
     few = 64 * keys
     assert expected <= sum(sent.values()) <= expected + few, sent
-    largest = pods.largest(program)
+    largest = collectives.largest(program, devices)
     assert largest["collective-permute"] == own * WIDTH
     if name not in GATHERS_BY_ALL_REDUCE:
         assert largest["all-reduce"] <= keys  # at most the columns' maxima

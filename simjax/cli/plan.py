@@ -1,0 +1,162 @@
+"""Plan a recipe for accelerators that are not here: memory, speed, what bounds it, what fits.
+
+The real training step is compiled for a TPU slice on this machine, whose compiler is the package
+libtpu. GPUs are planned by formula. No weights and no data are needed. Any key of the recipe can be
+given on the command line, as for `simjax train`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from simjax.cli.arguments import LineParser, add_json, split_overrides
+from simjax.errors import SimjaxError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from simjax.plan.planning import Plan
+    from simjax.plan.rows import Rows
+    from simjax.plan.shapes import Shapes
+    from simjax.plan.topology import Topology
+    from simjax.train.config import RunConfig
+
+_SWITCHES = ("--search", "--no_compile")
+_OPTIONS = ("--topology", "--tokens", "--write", "--json")
+
+
+def add_arguments(parser: LineParser) -> None:
+    """Declare the arguments; overrides of the recipe are taken by `split`."""
+    parser.usage = "simjax plan CONFIG --topology NAME [--dotted.key VALUE ...] [options]"
+    parser.add_argument("config", type=Path, metavar="CONFIG", help="recipe: a YAML file")
+    parser.add_argument(
+        "--topology",
+        required=True,
+        metavar="NAME",
+        help="a TPU slice (v4:2x2x4, v5e:16x16, v5p:4x4x8, v6e:8x8) or GPUs (a100:8, h100:8, "
+        "h200:16)",
+    )
+    parser.add_argument(
+        "--tokens",
+        type=float,
+        metavar="N",
+        help="mean number of tokens of a text; otherwise the data says, where it and the tokenizer "
+        "are here, or texts are taken to be as long as they may be",
+    )
+    parser.add_argument(
+        "--search",
+        action="store_true",
+        help="rank meshes, micro-batches and exchanges of keys by formula, compile the best three, "
+        "and write the recipe of the winner",
+    )
+    parser.add_argument(
+        "--write",
+        type=Path,
+        metavar="FILE",
+        help="where --search writes it; by default CONFIG's name and the topology's, here",
+    )
+    parser.add_argument(
+        "--no_compile", action="store_true", help="formulas alone: seconds in place of minutes"
+    )
+    add_json(parser)
+
+
+def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Part overrides of the recipe from the other arguments.
+
+    Raises:
+        UsageError: An override without a value.
+    """
+    return split_overrides(argv, _SWITCHES, _OPTIONS)
+
+
+def run(args: argparse.Namespace) -> None:
+    """Plan, print, and write what was asked for."""
+    # What is planned for is not here, and what is here is left alone.
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    from rich.console import Console
+
+    from simjax.eval.report import write_json
+    from simjax.plan import planning, report, topology
+    from simjax.plan.shapes import abstract_model
+    from simjax.train import config as run_config
+
+    wanted = topology.parse(args.topology)
+    asked = run_config.load(args.config, args.rest)
+    config = planning.with_batch_for(asked, wanted.devices)
+    asked_batch = None if config is asked else asked.data.batch_size
+    compiling = wanted.compiles and not args.no_compile
+    if compiling:
+        topology.tpu_devices(wanted.name)
+    shapes = abstract_model(config)
+    rows = _rows(config, args.tokens)
+    console = Console(width=100)
+    if args.search:
+        plan = _search(config, wanted, shapes, rows, compiling, console)
+        plan = dataclasses.replace(plan, asked_batch=asked_batch)
+    else:
+        plan = planning.make_plan(
+            config, wanted, shapes, rows, compiling=compiling, asked_batch=asked_batch
+        )
+    report.show(plan, str(args.config), console)
+    if args.search:
+        path = args.write or Path(f"{args.config.stem}-{wanted.name.replace(':', '-')}.yaml")
+        _write(path, plan)
+        console.print(f"written: {path}", soft_wrap=True, highlight=False, markup=False)
+    if args.json is not None:
+        write_json(args.json, report.figures(plan))
+
+
+def _rows(config: RunConfig, tokens: float | None) -> Rows:
+    """Rows of texts of the stated length, else of the data, else of the longest."""
+    from simjax.plan import rows
+    from simjax.train.setup import load_run_tokenizer
+
+    if tokens is not None:
+        return rows.stated(config.data, tokens)
+    if config.tokenizer.source != "train" and rows.readable(config.data):
+        try:
+            found = rows.measured(config.data, load_run_tokenizer(config))
+        except (SimjaxError, OSError):
+            found = None
+        if found is not None:
+            return found
+    return rows.longest(config.data)
+
+
+def _search(
+    config: RunConfig,
+    wanted: Topology,
+    shapes: Shapes,
+    rows: Rows,
+    compiling: bool,
+    console: Console,
+) -> Plan:
+    from simjax.plan import report, search
+    from simjax.plan.planning import make_plan
+
+    ranked = search.candidates(config, wanted, shapes, rows)
+    plans = [
+        make_plan(candidate.config, wanted, shapes, rows, compiling=compiling)
+        for candidate in ranked[: search.COMPILED]
+    ]
+    fitting = [plan for plan in plans if plan.fits]
+    winner = min(fitting or plans, key=lambda plan: (plan.roofline.expected[1], plan.total))
+    report.show_search(ranked, plans, winner, console)
+    return winner
+
+
+def _write(path: Path, plan: Plan) -> None:
+    from simjax.checkpoint.manifest import write_text
+    from simjax.train import config as run_config
+
+    head = f"# simjax train {path}\n#\n# Planned for {plan.topology.name}.\n"
+    try:
+        write_text(path, head + run_config.dump(plan.config))
+    except OSError as error:
+        raise SimjaxError(f"{path}: cannot be written ({error.strerror})") from error

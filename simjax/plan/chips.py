@@ -1,0 +1,69 @@
+"""What accelerators can do, by their makers' published figures."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Chip:
+    """One accelerator, which JAX shows as one device.
+
+    Attributes:
+        name: As topologies are named.
+        platform: What programs for it are lowered for.
+        bfloat16: Dense products of bfloat16, operations per second.
+        float32: The same of float32 as XLA computes it by default (one bfloat16 pass on TPUs,
+            TF32 on GPUs).
+        memory: Bytes of its HBM.
+        memory_bandwidth: Bytes per second to and from it.
+        links: Bytes per second that it sends to others, over all of its links together.
+        per_host: Devices of a process, where a machine has so many.
+        source: Where the figures are from.
+    """
+
+    name: str
+    platform: Literal["tpu", "gpu"]
+    bfloat16: float
+    float32: float
+    memory: float
+    memory_bandwidth: float
+    links: float
+    per_host: int
+    source: str
+
+    def peak(self, dtype: str) -> float:
+        """Operations per second of products of ``dtype``."""
+        return self.bfloat16 if dtype == "bfloat16" else self.float32
+
+
+def _tpu(
+    name: str, teraflops: float, memory: float, bandwidth: float, links: float, per_host: int
+) -> Chip:
+    source = f"cloud.google.com/tpu/docs/{name}"
+    peak = teraflops * 1e12
+    return Chip(name, "tpu", peak, peak, memory, bandwidth * 1e9, links * 1e9, per_host, source)
+
+
+def _gpu(name: str, teraflops: float, memory: float, bandwidth: float, links: float) -> Chip:
+    source = f"NVIDIA's data sheet of the {name.upper()} (SXM)"
+    bfloat16, float32 = teraflops * 1e12, teraflops * 0.5e12
+    return Chip(name, "gpu", bfloat16, float32, memory, bandwidth * 1e9, links * 1e9, 8, source)
+
+
+# Links: Google states both directions together, 400 (v5e), 800 (v6e) and 1,200 (v5p) GB/s for each
+# chip; half of that is sent. For v4 they are 2,400 Gbit/s. NVLink likewise: 900 GB/s both ways on
+# Hopper, 600 on an A100.
+CHIPS: dict[str, Chip] = {
+    chip.name: chip
+    for chip in (
+        _tpu("v4", 275, 32 * 2**30, 1200, 300, 4),
+        _tpu("v5e", 197, 16 * 2**30, 819, 200, 4),
+        _tpu("v5p", 459, 95 * 2**30, 2765, 600, 4),
+        _tpu("v6e", 918, 32 * 2**30, 1638, 400, 4),
+        _gpu("a100", 312, 80e9, 2039, 300),
+        _gpu("h100", 989, 80e9, 3350, 450),
+        _gpu("h200", 989, 141e9, 4800, 450),
+    )
+}

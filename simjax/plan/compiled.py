@@ -1,0 +1,90 @@
+"""What the compiler says of a step."""
+
+from __future__ import annotations
+
+import re
+import time
+from dataclasses import dataclass
+
+import jax
+
+from simjax.errors import SimjaxError
+from simjax.plan.collectives import Collective, collectives
+from simjax.plan.program import Program
+
+_USED = re.compile(r"Used ([\d.]+[KMGT]?) of ([\d.]+[KMGT]?) hbm")
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclass(frozen=True)
+class Compiled:
+    """A compiled step.
+
+    Attributes:
+        arguments: Bytes of state and batch, which the results take the place of.
+        temporary: Bytes of all that comes and goes.
+        code: Bytes of the program.
+        needed: Bytes that were asked for, where that was too much; there is then no program, and
+            the others are 0.
+        collectives: What is sent.
+        seconds: That tracing and compiling took.
+    """
+
+    arguments: int
+    temporary: int
+    code: int
+    needed: int | None
+    collectives: tuple[Collective, ...]
+    seconds: float
+
+    @property
+    def total(self) -> int:
+        """Bytes of a device."""
+        if self.needed is not None:
+            return self.needed
+        return self.arguments + self.temporary + self.code
+
+    def sent(self) -> dict[str, float]:
+        """Bytes that each device sends, by kind of collective."""
+        total: dict[str, float] = {}
+        for found in self.collectives:
+            total[found.kind] = total.get(found.kind, 0) + found.sent
+        return total
+
+
+def compile_step(program: Program) -> Compiled:
+    """Compiles a step for the devices of its mesh.
+
+    Raises:
+        SimjaxError: The compiler fails, for another reason than that memory is too small.
+    """
+    began = time.perf_counter()
+    try:
+        step = program.compile()
+    except jax.errors.JaxRuntimeError as error:
+        needed = _needed(str(error))
+        if needed is None:
+            reason = str(error).strip().splitlines()[0][:300]
+            raise SimjaxError(
+                f"the compiler fails on this step ({reason}); --no_compile plans by formulas alone"
+            ) from error
+        return Compiled(0, 0, 0, needed, (), time.perf_counter() - began)
+    memory = step.memory_analysis()
+    extra = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    return Compiled(
+        arguments=memory.argument_size_in_bytes,
+        temporary=memory.temp_size_in_bytes + extra,
+        code=memory.generated_code_size_in_bytes,
+        needed=None,
+        collectives=tuple(collectives(step, program.mesh.size)),
+        seconds=time.perf_counter() - began,
+    )
+
+
+def _needed(message: str) -> int | None:
+    """Bytes that the compiler would have liked; None where memory is not what is amiss."""
+    found = _USED.search(message)
+    if found is None:
+        return None
+    number, unit = re.fullmatch(r"([\d.]+)([KMGT]?)", found.group(1)).groups()  # type: ignore[union-attr]  # of _USED
+    return int(float(number) * _UNITS[unit])

@@ -1,0 +1,231 @@
+"""The sizes that all formulas go by: of model, batch and mesh, and what a device has of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from simjax import mesh as meshes
+from simjax.errors import UsageError
+from simjax.models.config import EncoderConfig
+from simjax.models.encoder import Remat
+from simjax.objectives.config import ObjectiveConfig
+from simjax.objectives.masked_lm import room
+from simjax.ops.sharded import Exchange, choose_exchange
+from simjax.plan.program import Program
+from simjax.train.state import is_stacked
+
+Platform: TypeAlias = Literal["cpu", "gpu", "tpu"]
+
+_FLOAT = 4
+"""Bytes of a float32, which parameters, gradients and embeddings are."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """Bytes of a device, of what lies as partitions say.
+
+    Attributes:
+        parameters: Its part of them.
+        optimizer: Its part of the optimiser's state, and of an average.
+        layers: Parameters of stacked layers once they are whole over `mesh.fsdp`.
+        rest: All others, likewise.
+        trained: Share of the parameters that have gradients.
+    """
+
+    parameters: int
+    optimizer: int
+    layers: int
+    rest: int
+    trained: float
+
+    @property
+    def whole(self) -> int:
+        """All parameters once they are gathered."""
+        return self.layers + self.rest
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Sizes of a step, and of one device's part of it.
+
+    Attributes:
+        shape: The encoder.
+        held: Its parameters, and the optimiser's state.
+        dtype: Of the products.
+        width: Of the embeddings.
+        devices: All of them.
+        parts: That the batch is split into.
+        tensor: Devices that share each layer.
+        fsdp: Devices that share parameters.
+        by_layer: Parameters are gathered layer by layer.
+        keys: How devices shall see each other's keys; None goes by their size.
+        batch_size: Examples of the global batch.
+        block: Examples of a block.
+        share: Blocks of a device.
+        micro: Blocks of a micro-batch.
+        rows: Rows of a block.
+        row_length: Tokens of a row.
+        views: Texts of an example.
+        positives: How many of them are positives.
+        mean_tokens: Of a text.
+        remat: What the backward pass computes anew.
+        objective: The loss.
+    """
+
+    shape: EncoderConfig
+    held: Held
+    dtype: str
+    width: int
+    devices: int
+    parts: int
+    tensor: int
+    fsdp: int
+    by_layer: bool
+    keys: Exchange | None
+    batch_size: int
+    block: int
+    share: int
+    micro: int
+    rows: int
+    row_length: int
+    views: int
+    positives: int
+    mean_tokens: float
+    remat: Remat | None
+    objective: ObjectiveConfig
+
+    @property
+    def directions(self) -> str:
+        """Of the loss."""
+        return self.objective.directions
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes of a number in the products."""
+        return jnp.dtype(self.dtype).itemsize
+
+    @property
+    def num_keys(self) -> int:
+        """Keys of the global batch."""
+        return self.batch_size * (self.views - 1)
+
+    @property
+    def exchange(self) -> Exchange:
+        """How devices see each other's keys: as was asked, or as the operator chooses."""
+        if self.parts == 1:
+            return "all_gather"
+        return self.keys or choose_exchange(self.num_keys, self.width, self.dtype)
+
+    @property
+    def own_examples(self) -> int:
+        """Examples of a device."""
+        return self.share * self.block
+
+    @property
+    def own_tokens(self) -> int:
+        """Tokens that a device computes in a pass, padding included."""
+        return self.share * self.rows * self.row_length
+
+    @property
+    def micro_tokens(self) -> int:
+        """Tokens that a device computes at a time."""
+        return self.micro * self.rows * self.row_length
+
+    @property
+    def several(self) -> bool:
+        """Whether there is more than one micro-batch."""
+        return self.micro < self.share
+
+    @property
+    def micro_batches(self) -> int:
+        """How many."""
+        return math.ceil(self.share / self.micro)
+
+    @property
+    def masked_rate(self) -> float:
+        """Share of tokens that are predicted; 0 without such a loss."""
+        return 0.0 if self.objective.mlm is None else self.objective.mlm.rate
+
+    @property
+    def masked_room(self) -> int:
+        """Tokens of a block that there is room to predict."""
+        return room(self.rows * self.row_length, self.masked_rate)
+
+    def with_blocks(self, share: int, micro: int) -> Layout:
+        """With another batch and micro-batch."""
+        size = share * self.block * self.parts
+        return dataclasses.replace(self, share=share, micro=micro, batch_size=size)
+
+
+def layout_of(program: Program) -> Layout:
+    """The sizes of a step.
+
+    Raises:
+        UsageError: What negatives take is not known, since they are kept to groups.
+    """
+    config, mesh, rows = program.config, program.mesh, program.rows
+    if config.objective.negative_group is not None:
+        raise UsageError("objective.negative_group is for studies, and not planned for: remove it")
+    parts = meshes.batch_parts(mesh)
+    return Layout(
+        shape=program.shapes.encoder,
+        held=_held(program),
+        dtype=config.model.dtype,
+        width=program.shapes.model.embedding_size,
+        devices=mesh.size,
+        parts=parts,
+        tensor=mesh.size // parts,
+        fsdp=config.mesh.fsdp,
+        by_layer=config.mesh.gather == "layer" and config.mesh.fsdp > 1,
+        keys=config.mesh.keys,
+        batch_size=config.data.batch_size,
+        block=config.data.block,
+        share=program.share,
+        micro=program.micro,
+        rows=rows.rows,
+        row_length=config.data.row_length,
+        views=rows.views,
+        positives=program.update.system.views.positives,
+        mean_tokens=rows.tokens,
+        remat=config.train.remat,
+        objective=config.objective,
+    )
+
+
+def _held(program: Program) -> Held:
+    state, mesh = program.state, program.mesh
+
+    def size(leaf: jax.ShapeDtypeStruct, *, gathered: bool) -> int:
+        count = meshes.part_size(leaf.shape, leaf.sharding.spec, mesh, gathered=gathered)
+        return count * leaf.dtype.itemsize
+
+    layers = rest = 0
+    for path, leaf in jax.tree.leaves_with_path(state.params):
+        if is_stacked(path):
+            layers += size(leaf, gathered=True)
+        else:
+            rest += size(leaf, gathered=True)
+    others = jax.tree.leaves((state.opt_state, state.step, state.average))
+    return Held(
+        parameters=sum(size(leaf, gathered=False) for leaf in jax.tree.leaves(state.params)),
+        optimizer=sum(size(leaf, gathered=False) for leaf in others),
+        layers=layers,
+        rest=rest,
+        trained=_trained_share(program),
+    )
+
+
+def _trained_share(program: Program) -> float:
+    """Of the parameters, those in arrays that have gradients."""
+    mask, params = program.update.mask, program.update.params
+    if mask is None:
+        return 1.0
+    chosen = jax.tree.map(lambda m, leaf: leaf.size if m.any() else 0, mask, params)
+    sizes = [leaf.size for leaf in jax.tree.leaves(params)]
+    return sum(jax.tree.leaves(chosen)) / sum(sizes)

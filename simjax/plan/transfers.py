@@ -1,0 +1,77 @@
+"""What a step sends between devices and moves to and from memory, by formula."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+
+from simjax.ops.sharded import bytes_sent
+from simjax.plan.layout import Layout, Platform
+from simjax.plan.operations import passes
+from simjax.plan.parts import activations, keys_seen
+
+_FLOAT = 4
+_ROWS = 512
+"""Anchors of a tile, for each of which all keys are read once more."""
+
+
+def sent(layout: Layout, platform: Platform) -> dict[str, float]:
+    """Bytes that each device sends in a step, by what they are.
+
+    Among n devices a gather and a reduction to parts of S bytes send (n - 1) / n S each, a
+    reduction to all twice that. Gradients are float32; layers come to a TPU as its products take
+    them, in bfloat16, unless they are gathered one by one.
+    """
+    held, fsdp, data = layout.held, layout.fsdp, layout.parts // layout.fsdp
+    share = (fsdp - 1) / fsdp
+    gradients = held.whole * held.trained
+    found = {
+        "gradients": share * gradients + 2 * (data - 1) / data * gradients / fsdp,
+        "parameters": share * (held.rest + held.layers / (2 if platform == "tpu" else 1)),
+        "keys": 0.0,
+        "layers over mesh.tensor": _tensor(layout),
+    }
+    if layout.by_layer:
+        # Layers come once for each pass forward, and stay for the one backward unless that
+        # computes them anew; their gradients go once for each micro-batch.
+        turns = layout.micro_batches
+        forwards = 1 + layout.several + (layout.remat is not None)
+        found["parameters"] = share * (held.rest + held.layers * turns * forwards)
+        more = share * held.layers * held.trained * (turns - 1)
+        found["gradients"] += more
+    if layout.parts > 1:
+        found["keys"] = bytes_sent(
+            layout.exchange, layout.num_keys, layout.width, jnp.dtype(layout.dtype), layout.parts
+        )
+        if layout.directions == "joint":
+            # Anchors are keys once more, and positives meet all keys.
+            found["keys"] *= 2 + 1 / max(1, layout.views - 1)
+    return {name: size for name, size in found.items() if size}
+
+
+def _tensor(layout: Layout) -> float:
+    """Two sums of hidden states in float32 for each layer and pass, forward and backward."""
+    n = layout.tensor
+    states = layout.own_tokens * layout.shape.hidden_size * _FLOAT
+    turns = passes(layout) - 1  # backward is two passes of products and one of sums
+    return 2 * (n - 1) / n * states * 2 * layout.shape.num_layers * turns
+
+
+def moved(layout: Layout, platform: Platform) -> float:
+    """Bytes that a device moves to and from its memory in a step, about.
+
+    Parameters are read for each pass of a micro-batch and gradients added to; what a pass keeps of
+    activations is written and read again, as are scores and inner features in float32; the update
+    reads and writes the state and reads the gradients twice; of the loss, keys and their gradients
+    go by once for each tile of anchors.
+    """
+    held, turns, shape = layout.held, layout.micro_batches, layout.shape
+    gradients = held.whole * held.trained
+    weights = turns * (passes(layout) * held.whole + (3 if layout.several else 1) * gradients)
+    passing = _FLOAT * (shape.num_heads * keys_seen(layout) + shape.kernels_in) / layout.tensor
+    each = activations(layout, platform) + shape.num_layers * layout.micro_tokens * passing
+    forwards = passes(layout) - 2
+    encoder = turns * 2 * each * (forwards + 1)
+    update = 2 * (held.parameters + held.optimizer) + 3 * gradients / layout.fsdp
+    tiles = max(1, layout.own_examples / _ROWS)
+    loss = tiles * layout.num_keys * layout.width * (2 * layout.itemsize + 2 * _FLOAT)
+    return weights + encoder + update + loss

@@ -1,0 +1,98 @@
+"""`simjax plan`: what it prints, what it writes, and what it says of what cannot be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from simjax.cli.main import main
+from simjax.plan import topology
+from simjax.train import config as run_config
+from tests.plan.small import recipe
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+
+
+@pytest.fixture
+def small(tmp_path):
+    path = tmp_path / "small.yaml"
+    path.write_text(run_config.dump(recipe(mesh=run_config.MeshConfig())))
+    return path
+
+
+def test_gpus_are_planned_by_formula_and_it_says_so(small, tmp_path, capsys):
+    figures = tmp_path / "plan.json"
+    arguments = ["--topology", "h100:8", "--tokens", "20", "--json", str(figures)]
+    assert main(["plan", str(small), *arguments, "--mesh.fsdp", "2"]) == 0
+    told = capsys.readouterr().out
+    for wanted in ("by formula alone", "data 4 x fsdp 2", "optimiser state", "bound by", "pairs/s"):
+        assert wanted in told
+    found = json.loads(figures.read_text())
+    assert found["mesh"] == {"data": 4, "fsdp": 2, "tensor": 1}
+    memory = found["memory"]
+    assert memory["formula"] == sum(memory["parts"][name] for name in memory["at_the_peak"])
+    assert memory["compiler"] is None and memory["fits"]
+    assert found["largest_batch"] > found["batch_size"] == 64
+    assert found["rows"]["tokens_of_a_text"] == pytest.approx(20, abs=0.1)
+    slow, fast = found["pairs_per_second"]
+    assert slow < fast < 64 / found["seconds"]["at_least"] * 1.001
+
+
+def test_a_published_recipe_for_more_devices_than_it_has_blocks(capsys):
+    recipe_file = str(CONFIGS / "simcse_unsup_bert_base.yaml")
+    assert main(["plan", recipe_file, "--topology", "v5e:16x16", "--no_compile"]) == 0
+    told = capsys.readouterr().out
+    assert "data.batch_size 64 is less than a block of 16 for each of 256 devices" in told
+    assert "planned is the smallest that is not, 4,096" in told
+    assert "109,482,240 parameters" in told
+    assert "texts of data.max_length, 32 tokens: at most" in told
+
+
+def test_a_million_pairs_fit_256_chips_on_the_ring(tmp_path):
+    figures = tmp_path / "plan.json"
+    arguments = ["--topology", "v5e:16x16", "--tokens", "32", "--no_compile"]
+    arguments += ["--json", str(figures)]
+    assert main(["plan", str(CONFIGS / "million.yaml"), *arguments]) == 0
+    found = json.loads(figures.read_text())
+    assert found["batch_size"] == 2**20 and found["keys"] == "ring"
+    assert found["memory"]["fits"] and found["memory"]["parts"]["keys on the ring"] < 1e9
+
+
+def test_a_search_writes_a_recipe_that_trains(small, tmp_path, capsys):
+    path = tmp_path / "found.yaml"
+    arguments = ["--topology", "h100:4", "--search", "--write", str(path), "--tokens", "20"]
+    assert main(["plan", str(small), *arguments]) == 0
+    assert f"written: {path}" in capsys.readouterr().out.replace("\n", "")
+    found, asked = run_config.load(path), run_config.load(small)
+    assert (found.model, found.data, found.objective) == (asked.model, asked.data, asked.objective)
+    share = 64 // (4 // found.mesh.tensor)
+    assert found.train.micro_batch and share % found.train.micro_batch == 0
+    assert found.mesh.keys in ("all_gather", "ring")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wanted"),
+    [
+        (["--topology", "v9:2x2"], "no such accelerator"),
+        (["--topology", "v5e:2x2x2"], "such as v5e:4x4"),
+        (["--topology", "h100:3"], "do not divide by 3 devices"),
+        (["--topology", "h100:8", "--mesh.fsdp", "3"], "mesh.fsdp: 3 does not divide"),
+        (["--topology", "h100:8", "--mesh.tensor", "8"], "mesh.tensor: 8 does not divide"),
+        (["--topology", "h100:8", "--tokens", "999"], "--tokens 999"),
+        (["--topology", "h100:8", "--objective.temprature", "1"], "objective.temperature"),
+        ([], "--topology"),
+    ],
+)
+def test_what_cannot_be_is_one_line(small, arguments, wanted, capsys):
+    assert main(["plan", str(small), *arguments]) == 2
+    told = capsys.readouterr().err
+    assert wanted in told and told.count("\n") == 1
+
+
+def test_without_libtpu(small, monkeypatch, capsys):
+    monkeypatch.setattr(topology, "find_spec", lambda name: None)
+    topology.tpu_devices.cache_clear()
+    assert main(["plan", str(small), "--topology", "v5e:2x4"]) == 1
+    assert "libtpu, the TPU's compiler, is not installed" in capsys.readouterr().err
