@@ -17,11 +17,8 @@ from typing import TYPE_CHECKING, Any
 from simjax.errors import UsageError
 from simjax.lab.bench.arguments import positive
 from simjax.lab.scaling.grid import (
-    EXAMPLES,
     LR_RULES,
     OBJECTIVES,
-    QUICK,
-    QUICK_EXAMPLES,
     Grid,
     RunKey,
     check,
@@ -34,6 +31,9 @@ if TYPE_CHECKING:
     from simjax.lab.scaling.recipe import Plan
     from simjax.lab.scaling.study import Study
 
+QUICK = Grid(batch_sizes=(64, 256), lr_rules=("constant", "sqrt"))
+EXAMPLES, QUICK_EXAMPLES = 12_288, 3_072
+"""Seen by every run."""
 OUTPUT, QUICK_OUTPUT = Path("runs/scaling"), Path("runs/scaling-quick")
 MEASURING = (
     *("config", "root", "batch_sizes", "negative_groups", "objectives", "lr_rules", "seeds"),

@@ -89,11 +89,6 @@ class Grid:
         return cls(**{name: tuple(value) for name, value in values.items()})
 
 
-QUICK = Grid(batch_sizes=(64, 256), lr_rules=("constant", "sqrt"))
-EXAMPLES, QUICK_EXAMPLES = 12_288, 3_072
-"""Seen by every run."""
-
-
 def check(grid: Grid, examples: int) -> None:
     """Whether all of a grid can be run.
 
