@@ -103,24 +103,20 @@ def _place(setting: Setting) -> str:
 
 def two_effects(effects: Sequence[Effect], outcomes: Outcomes) -> str:
     """Which of the two effects of a batch the study can see."""
-    counts = {}
-    for axis in ("batch", "negatives"):
-        of = [one.difference for one in effects if one.axis == axis and one.difference is not None]
-        apart = [one for one in of if not one.within_spread and one.count > 1]
-        kept = [one for one in apart if not one.holm >= LEVEL]
-        counts[axis] = (len(apart), len(of), len(kept))
     said = []
     for axis, words in (
         ("batch", "more examples to an update, with negatives held"),
         ("negatives", "more negatives, with the update held"),
     ):
-        apart, every, kept = counts[axis]
-        if not every:
+        of = [one.difference for one in effects if one.axis == axis and one.difference is not None]
+        if not of:
             said.append(f"{words}: not varied")
             continue
+        apart = [one for one in of if one.count > 1 and not one.within_spread]
+        kept = [one for one in apart if not one.holm >= LEVEL]
         said.append(
-            f"{words}: outside of the spread of the seeds in {apart} of {every} contrasts, after "
-            f"Holm's correction in {kept}"
+            f"{words}: outside of the spread of the seeds in {len(apart)} of {len(of)} contrasts, "
+            f"after Holm's correction in {len(kept)}"
         )
     return f"The two effects of a batch on {outcomes.metric}: {'; '.join(said)}."
 

@@ -57,8 +57,8 @@ def digest(plan: Plan, grid: Grid) -> str:
 def _fingerprint(store: str, evaluation: Tasks) -> str:
     whole = hashlib.sha256(store.encode())
     for task in evaluation.loaded:
-        sts = isinstance(task.data, StsSet)
-        judged = task.data.gold.tolist() if sts else task.data.relevant
+        data = task.data
+        judged = data.gold.tolist() if isinstance(data, StsSet) else data.relevant
         text = repr((task.name, task.texts, judged))
         whole.update(text.encode("utf-8", "surrogatepass"))
     return whole.hexdigest()[:12]

@@ -93,9 +93,9 @@ def quality(outcomes: Outcomes) -> Plot:
     handles, labels = axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8)
     means = {
-        s: Spread.of(list(found.values()))
+        s: Spread.of(list(scores.values()))
         for s in outcomes.settings
-        if (found := outcomes.scores(s))
+        if (scores := outcomes.scores(s))
     }
     caption = f"{outcomes.metric} after the same number of examples."
     if means:
@@ -190,8 +190,11 @@ def cost(outcomes: Outcomes) -> Plot:
 
 def noise(outcomes: Outcomes) -> Plot | None:
     """Critical batch against the batch; None where noise was not measured."""
-    found = {s: one for s in outcomes.settings if (one := critical(outcomes, s)) and one.batch > 0}
-    drawn = {s: one for s, one in found.items() if math.isfinite(one.batch)}
+    drawn = {
+        s: one
+        for s in outcomes.settings
+        if (one := critical(outcomes, s)) is not None and 0 < one.batch < math.inf
+    }
     if not drawn:
         return None
     objectives = _objectives(outcomes)
