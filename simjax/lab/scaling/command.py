@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from simjax.lab.scaling.recipe import Plan
     from simjax.lab.scaling.study import Study
 
-QUICK = Grid(batch_sizes=(64, 256), lr_rules=("constant", "sqrt"))
-EXAMPLES, QUICK_EXAMPLES = 12_288, 3_072
+QUICK = Grid(batch_sizes=(128, 512), lr_rules=("constant", "sqrt"))
+EXAMPLES, QUICK_EXAMPLES = 24_576, 6_144
 """Seen by every run."""
 OUTPUT, QUICK_OUTPUT = Path("runs/scaling"), Path("runs/scaling-quick")
 MEASURING = (
@@ -88,7 +88,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--negative_groups", nargs="+", type=_group, metavar="G",
         help="examples among which negatives are found, for batches that are larger; `batch` is "
-        "all of it; by default 32 batch",
+        "all of it; by default 64 batch",
     )  # fmt: skip
     parser.add_argument("--objectives", nargs="+", metavar="LOSS",
         help=f"of {_words(OBJECTIVES)}, by default {_words(grid.objectives)}",

@@ -73,8 +73,8 @@ class Grid:
         seeds: Of parameters, dropout and the order of the data.
     """
 
-    batch_sizes: tuple[int, ...] = (64, 256, 1024)
-    negative_groups: tuple[int | None, ...] = (32, None)
+    batch_sizes: tuple[int, ...] = (128, 512, 2048)
+    negative_groups: tuple[int | None, ...] = (64, None)
     objectives: tuple[str, ...] = ("infonce", "dcl")
     lr_rules: tuple[str, ...] = LR_RULES
     seeds: tuple[int, ...] = (0, 1, 2)

@@ -114,7 +114,8 @@ def _page(study: Study, outcomes: Outcomes, found: list[Effect]) -> tuple[Page, 
     page.heading("Speed and memory")
     page.text(
         f"Every run encodes {study.told['micro_batch']:,} examples at a time, whatever its batch. "
-        "Speeds are medians over the steps of a run, noise measured on the way; memory is the "
+        "Speeds are medians over the steps of a run, noise measured on the way, with a few more "
+        "empty rows than a run by itself has, so that runs share compiled programs. Memory is the "
         "compiler's figure for a step on one device, with parameters and optimiser."
     )
     page.table(tables.cost(outcomes), "Speed and memory, over all runs of a batch and group.")

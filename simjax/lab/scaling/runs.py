@@ -27,8 +27,10 @@ WEIGHTS = ("checkpoints", "export")
 """What of a run's folder is removed once its record is kept."""
 PARTS = 4
 """Of a run, whose mean noise and signal are kept apart."""
-DROPOUT_SEED = 0
-"""Of all runs: a program holds it, and seeds share programs. Parameters and data differ by seed."""
+SHARED_SEED = 0
+"""Of what runs share. Programs hold that of dropout; parameters and data differ by seed."""
+SAMPLED = 16
+"""Batches that say how many rows the blocks of a batch size have."""
 
 
 class Stopped(Exception):
@@ -63,6 +65,7 @@ class Runner:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._steps: dict[Setting, SharedStep] = {}
+        self._rows: dict[int, tuple[int, ...]] = {}
         self._encoder: SentenceEncoder | None = None
 
     def __call__(self, key: RunKey) -> dict[str, Any]:
@@ -84,12 +87,20 @@ class Runner:
         def prepare(config: RunConfig) -> Run:
             run = set_up(config)
             if key.setting not in self._steps:
-                fixed = dataclasses.replace(config, seed=DROPOUT_SEED)
-                self._steps[key.setting] = SharedStep(set_up(fixed).step)
-            # It is given each run's parameters wherever it is used.
-            self._encoder = self._encoder or run.encoder
-            step = self._steps[key.setting]
-            return dataclasses.replace(run, step=step, encoder=self._encoder)
+                first = set_up(
+                    dataclasses.replace(
+                        config,
+                        seed=SHARED_SEED,
+                        data=dataclasses.replace(config.data, seed=SHARED_SEED),
+                    )
+                )
+                self._steps[key.setting] = SharedStep(first.step)
+                self._rows.setdefault(key.batch, common_rows(first))
+                # It is given each run's parameters wherever it is used.
+                self._encoder = self._encoder or first.encoder
+            run.source.ladder = self._rows[key.batch]
+            step, encoder = self._steps[key.setting], self._encoder
+            return dataclasses.replace(run, step=step, encoder=encoder)
 
         scores: dict[str, float] = {}
         diverged = False
@@ -110,6 +121,17 @@ class Runner:
             for name in WEIGHTS:
                 folder = Path(self._plan.config(key).output) / name
                 shutil.rmtree(folder, ignore_errors=True)
+
+
+def common_rows(run: Run) -> tuple[int, ...]:
+    """Numbers of rows that all runs of a batch size choose from, so that they share programs.
+
+    By itself a run fits its rows to its own order of the data, batch by batch, which compiles
+    several programs. Here nearly every batch has the rows that the fullest of a sample needs.
+    """
+    sample = range(min(SAMPLED, run.total_steps))
+    needed = max(run.source[n].batch.block.tokens.shape[1] for n in sample)
+    return tuple(rows for rows in run.source.ladder if rows >= needed)
 
 
 def figures(lines: list[dict[str, Any]]) -> dict[str, Any]:

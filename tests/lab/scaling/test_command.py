@@ -106,7 +106,7 @@ def test_a_stopped_study_goes_on(config, tmp_path, capfd, monkeypatch, no_traini
         file.write('{"settings": "torn')
     monkeypatch.setattr(runs.Runner, "__call__", real)
     assert call(config, folder, *GRID) == 0
-    assert len(no_training) == len(set(no_training)) == 2 * 2 * (2 + 4)
+    assert len(no_training) == len(set(no_training)) == 2 * 2 * 8
     page = (folder / "report.html").read_text()
     assert "configs/recipe.yaml" in page and str(tmp_path) not in page
     assert set(re.findall(r'(?:src|href)="([^"]{5})', page)) == {"data:", "#part"}
@@ -118,7 +118,7 @@ def test_a_stopped_study_goes_on(config, tmp_path, capfd, monkeypatch, no_traini
 
     # More seeds later on: what is there is kept.
     assert call(config, folder, *GRID, "2") == 0
-    assert len(no_training) == 3 * 2 * (2 + 4)
+    assert len(no_training) == 3 * 2 * 8
     (folder / "report.html").unlink()
     assert main(["lab", "scaling", "--output", str(folder), "--report_only"]) == 0
     assert (folder / "report.html").exists()
@@ -212,8 +212,8 @@ def test_the_runs_of_a_grid():
     assert [key.seed for key in keys] == [3] * 8 + [5] * 8
     assert len({key.folder for key in keys}) == 16
     with pytest.raises(UsageError, match="--seeds: give at least one"):
-        check(Grid(seeds=()), 12_288)
-    check(Grid(), 12_288)
+        check(Grid(seeds=()), command.EXAMPLES)
+    check(Grid(), command.EXAMPLES)
 
 
 def test_a_plan_puts_in_what_the_study_varies(config, tmp_path):
@@ -238,9 +238,15 @@ def test_a_plan_puts_in_what_the_study_varies(config, tmp_path):
 def test_the_recipe_and_the_command_line(tmp_path):
     assert recipe.find().name == "scaling_small.yaml"
     plan = recipe.plan(
-        recipe.find(), [], Grid(), tmp_path, examples=12_288, base_batch=None, micro_batch=None
+        recipe.find(),
+        [],
+        Grid(),
+        tmp_path,
+        examples=command.EXAMPLES,
+        base_batch=None,
+        micro_batch=None,
     )
-    assert (plan.base_batch, plan.micro_batch, plan.block_size) == (64, 32, 32)
+    assert (plan.base_batch, plan.micro_batch, plan.block_size) == (128, 64, 64)
     told = json.dumps(plan.told())
     assert "root" not in plan.told()["recipe"]["data"] and str(tmp_path) not in told
     known, overrides = command.split(
