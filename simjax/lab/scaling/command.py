@@ -287,7 +287,8 @@ def command_line(args: argparse.Namespace) -> str:
     """The command as anybody can repeat it: folders of this machine are left out."""
     parts = ["simjax lab scaling"]
     if args.config is not None:
-        parts.append(f"configs/{args.config.name}")
+        beside = "configs/" if args.config.parent.name == "configs" else ""
+        parts.append(f"{beside}{args.config.name}")
     if args.quick:
         parts.append("--quick")
     if args.root is not None:

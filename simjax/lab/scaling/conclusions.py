@@ -16,7 +16,8 @@ BIAS = (
     "without bias where no negative crosses a micro-batch (groups that divide the micro-batch). "
     "Elsewhere two examples of different micro-batches that push each other away are one random "
     "event that is counted in both: noise, and with it the critical batch, comes out too large "
-    "(about twice was measured on a random encoder with few texts), so it is an upper bound."
+    "(about twice was measured on a random encoder with few texts), sometimes so much that no "
+    "signal seems left. It is an upper bound."
 )
 
 

@@ -146,9 +146,10 @@ def _how(page: Page, study: Study, outcomes: Outcomes) -> None:
     recipe = told["recipe"]
     seeds = sorted({key.seed for key in outcomes.planned})
     encoder = recipe["model"]["encoder"]
-    start = recipe["model"]["pretrained"] or (
-        f"random weights, {encoder['num_layers']} layers of width {encoder['hidden_size']}"
-    )
+    start = f"random weights ({encoder['num_layers']} layers of width {encoder['hidden_size']})"
+    if recipe["model"]["pretrained"] is not None:
+        # The last name of a folder: where it lies says nothing to others.
+        start = Path(recipe["model"]["pretrained"]).name
     page.heading("How it was made")
     page.commands(study.commands)
     page.text(

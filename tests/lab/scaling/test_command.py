@@ -108,7 +108,7 @@ def test_a_stopped_study_goes_on(config, tmp_path, capfd, monkeypatch, no_traini
     assert call(config, folder, *GRID) == 0
     assert len(no_training) == len(set(no_training)) == 2 * 2 * 8
     page = (folder / "report.html").read_text()
-    assert "configs/recipe.yaml" in page and str(tmp_path) not in page
+    assert "simjax lab scaling recipe.yaml --batch_sizes 8 16" in page and str(tmp_path) not in page
     assert set(re.findall(r'(?:src|href)="([^"]{5})', page)) == {"data:", "#part"}
     assert "not finished" not in page and "about twice was measured" in page
     pictures = {path.stem for path in folder.glob("*.png")}
