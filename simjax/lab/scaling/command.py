@@ -151,6 +151,16 @@ def grid_of(args: argparse.Namespace) -> tuple[Grid, int]:
         if (values := getattr(args, field.name)) is not None
     }
     grid = dataclasses.replace(grid, **given)
+    if args.negative_groups is None:
+        # Of what nobody asked for, what goes with the batches.
+        batches = grid.batch_sizes
+        groups = tuple(
+            group
+            for group in grid.negative_groups
+            if group is None
+            or (group < max(batches) and all(b <= group or b % group == 0 for b in batches))
+        )
+        grid = dataclasses.replace(grid, negative_groups=groups)
     examples = args.examples or (QUICK_EXAMPLES if args.quick else EXAMPLES)
     check(grid, examples)
     return grid, examples

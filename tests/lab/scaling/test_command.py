@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import csv
 import json
 import os
@@ -256,6 +257,14 @@ def test_the_recipe_and_the_command_line(tmp_path):
     assert overrides == ["--data.seed=1", "--model.dropout=0.1"]
     with pytest.raises(UsageError, match="give it a value"):
         command.split(["--data.seed"])
+
+
+def test_default_groups_give_way_to_batches():
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    for batches, groups in (([128, 512], (64, None)), ([16, 32], (None,)), ([96, 192], (None,))):
+        args = parser.parse_args(["--examples", "3072", "--batch_sizes", *map(str, batches)])
+        assert command.grid_of(args)[0].negative_groups == groups
 
 
 def test_nothing_to_report_on(tmp_path):
