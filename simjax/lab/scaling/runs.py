@@ -66,7 +66,7 @@ class Runner:
         self._plan = plan
         self._steps: dict[Setting, SharedStep] = {}
         self._rows: dict[int, tuple[int, ...]] = {}
-        self._encoder: SentenceEncoder | None = None
+        self._encoders: list[SentenceEncoder] = []
 
     def __call__(self, key: RunKey) -> dict[str, Any]:
         """Train and measure a run; one that was stopped goes on.
@@ -96,10 +96,10 @@ class Runner:
                 )
                 self._steps[key.setting] = SharedStep(first.step)
                 self._rows.setdefault(key.batch, common_rows(first))
-                # It is given each run's parameters wherever it is used.
-                self._encoder = self._encoder or first.encoder
+                self._encoders.append(first.encoder)
             run.source.ladder = self._rows[key.batch]
-            step, encoder = self._steps[key.setting], self._encoder
+            # An encoder is given the run's parameters wherever it is used.
+            step, encoder = self._steps[key.setting], self._encoders[0]
             return dataclasses.replace(run, step=step, encoder=encoder)
 
         scores: dict[str, float] = {}
