@@ -96,7 +96,7 @@ class Runner:
                 )
                 self._steps[key.setting] = SharedStep(first.step)
                 self._rows.setdefault(key.batch, common_rows(first))
-                self._encoders.append(first.encoder)
+                self._encoders = self._encoders or [first.encoder]
             run.source.ladder = self._rows[key.batch]
             # An encoder is given the run's parameters wherever it is used.
             step, encoder = self._steps[key.setting], self._encoders[0]
