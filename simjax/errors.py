@@ -10,3 +10,7 @@ class SimjaxError(Exception):
 
 class UsageError(SimjaxError):
     """The command was called wrongly: an unknown key, a value out of its range. Exit status 2."""
+
+
+class DivergedError(SimjaxError):
+    """Training has come to a loss or gradient that is not finite."""

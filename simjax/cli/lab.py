@@ -1,14 +1,17 @@
-"""Measure speed and memory beside other libraries, and study float error."""
+"""Measure speed and memory beside other libraries, and study float error and batch size."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
+from collections.abc import Sequence
 
 from simjax.cli.arguments import add_command
 from simjax.lab.precision import command as precision
+from simjax.lab.scaling import command as scaling
 
 PRECISION = "study what rounding does to the gradients of contrastive losses, and to training"
+SCALING = "study what many negatives and large batches do to quality, speed, memory and noise"
 BENCHES = {
     "encode": "sentences per second beside sentence-transformers",
     "train": "training steps beside sentence-transformers",
@@ -28,3 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         module = importlib.import_module(f"simjax.lab.bench.{name}")
         add_command(benches, name, summary, module.add_arguments, module.run)
     add_command(studies, "precision", PRECISION, precision.add_arguments, precision.run)
+    add_command(studies, "scaling", SCALING, scaling.add_arguments, scaling.run)
+
+
+def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Part overrides of a recipe, which `scaling` takes, from the other arguments.
+
+    Raises:
+        UsageError: An override without a value.
+    """
+    words = [argument for argument in argv if not argument.startswith("-")]
+    return scaling.split(argv) if words[1:2] == ["scaling"] else (list(argv), [])

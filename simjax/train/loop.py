@@ -24,7 +24,7 @@ from simjax.checkpoint.manager import Checkpoints
 from simjax.checkpoint.manifest import write_text
 from simjax.data import pipeline
 from simjax.data.pipeline import PackedBatch
-from simjax.errors import SimjaxError
+from simjax.errors import DivergedError
 from simjax.eval import report, tasks
 from simjax.processes import roll_call
 from simjax.train import config as run_config
@@ -43,8 +43,18 @@ from simjax.train.state import TrainState
 from simjax.types import Params
 
 
-def train(config: RunConfig, *, console: Console | None = None) -> dict[str, Any]:
+def train(
+    config: RunConfig,
+    *,
+    console: Console | None = None,
+    prepare: Callable[[RunConfig], Run] = set_up,
+) -> dict[str, Any]:
     """Trains by a configuration; goes on where the output folder left off.
+
+    Args:
+        config: What is trained, and how.
+        console: Where progress is shown; by default standard error.
+        prepare: Makes the parts of the run, for callers whose runs share some.
 
     Returns:
         `steps`, `best_step`, and the scores `before` the first step and `after` training, the
@@ -52,7 +62,8 @@ def train(config: RunConfig, *, console: Console | None = None) -> dict[str, Any
 
     Raises:
         SimjaxError: Something that the run needs is missing or faulty, the output folder holds
-            another run, the processes of the run differ, or the loss is no longer finite.
+            another run, the processes of the run differ, or (`DivergedError`) the loss is no longer
+            finite.
         UsageError: The configuration contradicts itself, the data or the devices.
     """
     console = console or Console(stderr=True)
@@ -66,7 +77,7 @@ def train(config: RunConfig, *, console: Console | None = None) -> dict[str, Any
         if jax.process_index() == 0:
             export.recover(folder / "export")
         evaluation = tasks.load(config.evaluation, config.data.root_path)
-        run = set_up(config)
+        run = prepare(config)
         roll_call.agree("data", run.identity())
         checkpoints = stack.enter_context(finish.open_checkpoints(folder, config))
         changed = resume.changed(folder, config)
@@ -319,13 +330,13 @@ class _Loop:
         """Fetches the metrics of a step, checks them and shows them.
 
         Raises:
-            SimjaxError: Loss or gradient are not finite.
+            DivergedError: Loss or gradient are not finite.
         """
         values = {name: float(value) for name, value in jax.device_get(pending.metrics).items()}
         step, config = pending.step, self.run_.config
         for name in ("loss", "grad_norm"):
             if not np.isfinite(values[name]):
-                raise SimjaxError(self._not_finite(step, name, values[name]))
+                raise DivergedError(self._not_finite(step, name, values[name]))
         packed = pending.packed
         self._window.add(packed.examples, packed.tokens, packed.fill)
         figures = self._window.figures(self._operations(), self._peak)

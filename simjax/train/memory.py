@@ -63,7 +63,12 @@ def step_bytes(step: Any, state: TrainState, batch: Batch) -> int:
         state: Shapes and shardings.
         batch: Shapes and shardings.
     """
-    analysis = step.lower(state, batch).compile().memory_analysis()
+    return program_bytes(step.lower(state, batch).compile())
+
+
+def program_bytes(program: Any) -> int:
+    """Bytes of a device that a compiled step takes, its state and its batch included."""
+    analysis = program.memory_analysis()
     taken = int(
         analysis.argument_size_in_bytes
         + analysis.output_size_in_bytes

@@ -1,0 +1,182 @@
+"""The configuration of each run: the study's recipe with what the study varies put in."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from simjax.errors import SimjaxError, UsageError
+from simjax.lab.scaling.grid import Grid, RunKey, run_keys
+from simjax.train import config as run_config
+from simjax.train.config import RunConfig
+
+RECIPE = "scaling_small.yaml"
+LR_SCALING: dict[str, Any] = {"constant": "none", "sqrt": "sqrt", "linear": "linear"}
+VARIED = {
+    "output": "--output",
+    "seed": "--seeds",
+    "data.seed": "--seeds",
+    "data.batch_size": "--batch_sizes",
+    "objective.loss": "--objectives",
+    "objective.negative_group": "--negative_groups",
+    "optimizer.lr_scaling": "--lr_rules",
+    "optimizer.reference_batch_size": "--base_batch",
+    "train.epochs": "--examples",
+    "train.steps": "--examples",
+    "train.micro_batch": "--micro_batch",
+}
+"""Keys of the recipe that are the study's to set, and the options that say them."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What all runs of a study have in common.
+
+    Attributes:
+        recipe: The configuration that runs start from.
+        examples: Seen by every run.
+        base_batch: The batch at which the recipe's learning rate holds under every rule.
+        micro_batch: Examples that a device encodes at a time, in every run, so that memory and
+            speed are comparable.
+        block_size: Of every run.
+        folder: Of the study.
+    """
+
+    recipe: RunConfig
+    examples: int
+    base_batch: int
+    micro_batch: int
+    block_size: int
+    folder: Path
+
+    def config(self, key: RunKey) -> RunConfig:
+        """The configuration of a run.
+
+        Raises:
+            UsageError: The recipe does not go with what the study sets.
+        """
+        recipe = self.recipe
+        objective: dict[str, Any] = {
+            "loss": key.objective,
+            "negative_group": None if key.group == key.batch else key.group,
+        }
+        return dataclasses.replace(
+            recipe,
+            output=str(self.folder / "runs" / key.folder),
+            seed=key.seed,
+            data=dataclasses.replace(
+                recipe.data, batch_size=key.batch, block_size=self.block_size, seed=key.seed
+            ),
+            objective=dataclasses.replace(recipe.objective, **objective),
+            optimizer=dataclasses.replace(
+                recipe.optimizer,
+                lr_scaling=LR_SCALING[key.lr_rule],
+                reference_batch_size=self.base_batch,
+            ),
+            train=dataclasses.replace(
+                recipe.train,
+                steps=self.examples // key.batch,
+                micro_batch=self.micro_batch,
+                log_every=1,
+                noise_scale=self._noise(key.batch),
+                patience=None,
+                profile=None,
+                wandb=None,
+            ),
+            # The last step is what is scored: nothing is chosen on the set that judges.
+            evaluation=dataclasses.replace(recipe.evaluation, every=0),
+        )
+
+    def _noise(self, batch: int) -> bool:
+        """Whether the noise of the gradient can be measured."""
+        import jax
+
+        recipe = self.recipe
+        refused = recipe.mesh.gather == "layer" or recipe.objective.mlm is not None
+        if refused or recipe.objective.learnable_temperature:
+            return False
+        return batch > self.micro_batch or jax.device_count() > 1
+
+    def unbiased(self, group: int) -> bool:
+        """Whether the estimate of the noise is: negatives stay within micro-batches."""
+        return self.micro_batch % group == 0
+
+    def told(self) -> dict[str, Any]:
+        """What decides the result of a run beside its key, without folders of this machine."""
+        recipe = dataclasses.asdict(self.recipe)
+        for name in ("output", "seed", "checkpoint"):
+            del recipe[name]
+        # What they read is known by the token store's fingerprint and the evaluation's digest.
+        for name in ("root", "cache", "prefetch"):
+            del recipe["data"][name]
+        del recipe["tokenizer"]
+        shared = ("examples", "base_batch", "micro_batch", "block_size")
+        return {"recipe": recipe} | {name: getattr(self, name) for name in shared}
+
+
+def find() -> Path:
+    """The study's own recipe, in the package as installed or beside it in a checkout.
+
+    Raises:
+        SimjaxError: The installation lacks it.
+    """
+    package = Path(__file__).resolve().parents[2]
+    for folder in (package, package.parent):
+        path = folder / "configs" / RECIPE
+        if path.is_file():
+            return path
+    raise SimjaxError(f"{package}: this installation lacks configs/{RECIPE}; reinstall it")
+
+
+def plan(
+    path: Path,
+    overrides: list[str],
+    grid: Grid,
+    folder: Path,
+    *,
+    examples: int,
+    base_batch: int | None,
+    micro_batch: int | None,
+) -> Plan:
+    """Read the recipe and see that every run of the grid can be made of it.
+
+    Args:
+        path: The recipe.
+        overrides: Each `--dotted.key=VALUE`.
+        grid: The runs.
+        folder: Of the study.
+        examples: Seen by every run.
+        base_batch: As of `Plan`; None is the batch that the recipe's learning rate was given for.
+        micro_batch: As of `Plan`; None is the recipe's, or half of the smallest batch.
+
+    Raises:
+        UsageError: The recipe is wrong, an override is of something that the study sets, or a
+            run of the grid does not go with the recipe.
+    """
+    for override in overrides:
+        key = override.partition("=")[0].removeprefix("--")
+        if key in VARIED:
+            raise UsageError(f"--{key}: the study sets this; use {VARIED[key]}")
+    recipe = run_config.load(path, overrides)
+    if recipe.evaluation.metric is None:
+        raise UsageError(
+            f"{path}: evaluation.metric is null: name the score that tells how good a run is"
+        )
+    if base_batch is None:
+        scaled = recipe.optimizer.lr_scaling != "none"
+        base_batch = recipe.optimizer.reference_batch_size if scaled else recipe.data.batch_size
+    smallest = min(grid.batch_sizes)
+    micro = micro_batch or recipe.train.micro_batch or max(1, smallest // 2)
+    block = recipe.data.block_size or max(n for n in range(1, 65) if micro % n == 0)
+    found = Plan(recipe, examples, base_batch, micro, block, folder)
+    for batch in grid.batch_sizes:
+        if batch % micro:
+            raise UsageError(
+                f"--batch_sizes {batch}: is no multiple of the micro-batch of {micro}; give "
+                "another --micro_batch"
+            )
+    for key_ in run_keys(grid, base_batch):
+        run_config.validate(found.config(key_))
+    return found

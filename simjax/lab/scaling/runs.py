@@ -1,0 +1,152 @@
+"""One run of the study: an ordinary training run, and what is kept of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from rich.console import Console
+
+from simjax.errors import DivergedError
+from simjax.lab.scaling.grid import RunKey, Setting
+from simjax.lab.scaling.recipe import Plan
+from simjax.sentence_encoder import SentenceEncoder
+from simjax.train import loop, memory
+from simjax.train import metrics as metrics_file
+from simjax.train.config import RunConfig
+from simjax.train.setup import Run, set_up
+from simjax.train.state import TrainState
+from simjax.train.step import Metrics, Step
+from simjax.types import Batch
+
+WEIGHTS = ("checkpoints", "export")
+"""What of a run's folder is removed once its record is kept."""
+PARTS = 4
+"""Of a run, whose mean noise and signal are kept apart."""
+SHARED_SEED = 0
+"""Of what runs share. Programs hold that of dropout; parameters and data differ by seed."""
+SAMPLED = 16
+"""Batches that say how many rows the blocks of a batch size have."""
+
+
+class Stopped(Exception):
+    """A signal has ended a run; its name is the message. The run goes on another time."""
+
+
+class SharedStep:
+    """An update that is compiled once for each shape of its batches, and tells what it takes.
+
+    Attributes:
+        bytes: Of a device, by the compiler: the most of the programs so far; 0 where there is none.
+    """
+
+    def __init__(self, step: Step) -> None:
+        self._step: Any = step
+        self._programs: dict[tuple[int, ...], Any] = {}
+        self.bytes = 0
+
+    def __call__(self, state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
+        """The state after the update, and its metrics."""
+        shape = batch.block.tokens.shape
+        if shape not in self._programs:
+            program = self._step.lower(state, batch).compile()
+            self._programs[shape] = program
+            self.bytes = max(self.bytes, memory.program_bytes(program))
+        return self._programs[shape](state, batch)
+
+
+class Runner:
+    """Trains the runs of a study, which share compiled programs."""
+
+    def __init__(self, plan: Plan) -> None:
+        self._plan = plan
+        self._steps: dict[Setting, SharedStep] = {}
+        self._rows: dict[int, tuple[int, ...]] = {}
+        self._encoders: list[SentenceEncoder] = []
+
+    def __call__(self, key: RunKey) -> dict[str, Any]:
+        """Train and measure a run; one that was stopped goes on.
+
+        Returns:
+            `scores` of the last step, empty where the run `diverged`; `steps`; `loss`, the mean of
+            the last tenth of them; `pairs_per_second`, their median; `memory`, bytes of a device
+            by the compiler, None where nothing was left to train; `noise` and `signal` of the
+            gradient, means over all steps, and `noise_parts` and `signal_parts`, over each of
+            `PARTS`; None and empty where they are not measured.
+
+        Raises:
+            Stopped: A signal came.
+            SimjaxError: The run cannot be made.
+        """
+        config = self._plan.config(key)
+
+        def prepare(config: RunConfig) -> Run:
+            run = set_up(config)
+            if key.setting not in self._steps:
+                first = set_up(
+                    dataclasses.replace(
+                        config,
+                        seed=SHARED_SEED,
+                        data=dataclasses.replace(config.data, seed=SHARED_SEED),
+                    )
+                )
+                self._steps[key.setting] = SharedStep(first.step)
+                self._rows.setdefault(key.batch, common_rows(first))
+                self._encoders = self._encoders or [first.encoder]
+            run.source.ladder = self._rows[key.batch]
+            # An encoder is given the run's parameters wherever it is used.
+            step, encoder = self._steps[key.setting], self._encoders[0]
+            return dataclasses.replace(run, step=step, encoder=encoder)
+
+        scores: dict[str, float] = {}
+        diverged = False
+        try:
+            done = loop.train(config, console=Console(stderr=True, quiet=True), prepare=prepare)
+            if "stopped" in done:
+                raise Stopped(done["stopped"])
+            scores = done["after"]
+        except DivergedError:
+            diverged = True
+        lines = metrics_file.read(Path(config.output) / metrics_file.FILE)
+        taken = self._steps[key.setting].bytes or None
+        return {"scores": scores, "diverged": diverged, "memory": taken} | figures(lines)
+
+    def forget(self, key: RunKey) -> None:
+        """Remove the weights of a run whose record is kept."""
+        if jax.process_index() == 0:
+            for name in WEIGHTS:
+                folder = Path(self._plan.config(key).output) / name
+                shutil.rmtree(folder, ignore_errors=True)
+
+
+def common_rows(run: Run) -> tuple[int, ...]:
+    """Numbers of rows that all runs of a batch size choose from, so that they share programs.
+
+    By itself a run fits its rows to its own order of the data, batch by batch, which compiles
+    several programs. Here nearly every batch has the rows that the fullest of a sample needs.
+    """
+    sample = range(min(SAMPLED, run.total_steps))
+    needed = max(run.source[n].batch.block.tokens.shape[1] for n in sample)
+    return tuple(rows for rows in run.source.ladder if rows >= needed)
+
+
+def figures(lines: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the metrics of a run say; see `Runner`."""
+    steps = [line for line in lines if line.get("loss") is not None]
+    losses = [line["loss"] for line in steps[-max(1, len(steps) // 10) :]]
+    speeds = [line["pairs_per_second"] for line in steps]
+    found: dict[str, Any] = {
+        "steps": len(steps),
+        "loss": float(np.mean(losses)) if losses else None,
+        "pairs_per_second": float(np.median(speeds)) if speeds else None,
+    }
+    for name in ("noise", "signal"):
+        values = [x for line in steps if (x := line.get(f"gradient_{name}")) is not None]
+        parts = np.array_split(np.asarray(values), min(PARTS, max(1, len(values))))
+        found[name] = float(np.mean(values)) if values else None
+        found[f"{name}_parts"] = [float(part.mean()) for part in parts if len(part)]
+    return found

@@ -1,0 +1,277 @@
+"""The command from its arguments to its report, on runs that take no time."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import re
+import signal
+
+import pytest
+import yaml
+
+from simjax.cli.main import main
+from simjax.errors import SimjaxError, UsageError
+from simjax.lab.scaling import command, inputs, recipe, report, runs
+from simjax.lab.scaling.grid import Grid, RunKey, Setting, check, run_keys, settings
+from simjax.lab.scaling.study import Study
+from tests.lab.scaling.made_runs import run as made
+from tests.train.tiny_run import recipe as tiny_recipe
+from tests.train.tiny_run import write_data
+
+GRID = ("--batch_sizes", "8", "16", "--negative_groups", "4", "batch", "--seeds", "0", "1")
+SMALL = ("--batch_sizes", "32", "--negative_groups", "8", "--objectives", "dcl", "--seeds", "0")
+
+
+@pytest.fixture
+def config(tmp_path):
+    """A recipe of the smallest run, with `--examples 64` in mind."""
+    from simjax.train import config as run_config
+
+    data = tmp_path / "data"
+    data.mkdir()
+    write_data(data)
+    path = tmp_path / "recipe.yaml"
+    text = run_config.dump(tiny_recipe(data, tmp_path / "unused"))
+    values = yaml.safe_load(text)
+    values["mesh"] = {"data": 1}
+    values["train"]["micro_batch"] = None
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.fixture
+def no_training(monkeypatch):
+    """Runs that are made up; the list of those that were asked for."""
+    trained = []
+
+    def values(self, key):
+        trained.append(key)
+        score = 50.0 + key.seed + key.batch
+        return made(key, score).values | {"scores": {"sts-dev/spearman": score}}
+
+    monkeypatch.setattr(runs.Runner, "__call__", values)
+    monkeypatch.setattr(inputs, "digest", lambda plan, grid: "texts")
+    return trained
+
+
+def call(config, folder, *more):
+    parts = ("lab", "scaling", str(config), "--output", str(folder), "--examples", "64", *more)
+    return main([*parts, "--lr_rules", "constant", "sqrt"])
+
+
+def test_a_study_of_real_runs(config, tmp_path, capfd):
+    folder = tmp_path / "study"
+    assert call(config, folder, *SMALL, "--micro_batch", "8", "--base_batch", "32") == 0
+    (record,) = [json.loads(line) for line in (folder / "runs.jsonl").read_text().splitlines()]
+    assert record["key"] == {
+        "objective": "dcl", "batch": 32, "group": 8, "lr_rule": "constant", "seed": 0,
+    }  # fmt: skip
+    values = record["values"]
+    # 64 examples are two updates of 32.
+    assert values["steps"] == 2 and not values["diverged"]
+    assert {"sts-dev/spearman", "sts-dev/uniformity"} <= set(values["scores"])
+    assert values["memory"] > 0 and values["pairs_per_second"] > 0 and values["noise"] > 0
+    own = folder / "runs" / RunKey(**record["key"]).folder
+    config_of_run = yaml.safe_load((own / "config.yaml").read_text())
+    assert config_of_run["objective"]["loss"] == "dcl"
+    assert config_of_run["objective"]["negative_group"] == 8
+    assert not (own / "checkpoints").exists() and (own / "metrics.jsonl").exists()
+    with (folder / "runs.csv").open() as file:
+        (row,) = csv.DictReader(file)
+    assert float(row["sts-dev/spearman"]) == values["scores"]["sts-dev/spearman"]
+    assert "unbiased" in (folder / "report.html").read_text()
+    # A second time nothing is trained.
+    before = (folder / "runs.jsonl").read_bytes()
+    assert call(config, folder, *SMALL, "--micro_batch", "8", "--base_batch", "32") == 0
+    assert "1 runs, of which 1 are there already" in capfd.readouterr().err
+    assert (folder / "runs.jsonl").read_bytes() == before
+
+
+def test_a_stopped_study_goes_on(config, tmp_path, capfd, monkeypatch, no_training):
+    folder = tmp_path / "study"
+    real = runs.Runner.__call__
+
+    def interrupted(self, key):
+        if len(no_training) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(self, key)
+
+    monkeypatch.setattr(runs.Runner, "__call__", interrupted)
+    assert call(config, folder, *GRID) == 0
+    assert "SIGINT: 3 runs are kept; the same command goes on" in capfd.readouterr().err
+    assert not (folder / "report.html").exists()
+    with (folder / "runs.jsonl").open("a") as file:
+        file.write('{"settings": "torn')
+    monkeypatch.setattr(runs.Runner, "__call__", real)
+    assert call(config, folder, *GRID) == 0
+    assert len(no_training) == len(set(no_training)) == 2 * 2 * 8
+    page = (folder / "report.html").read_text()
+    assert "simjax lab scaling recipe.yaml --batch_sizes 8 16" in page and str(tmp_path) not in page
+    assert set(re.findall(r'(?:src|href)="([^"]{5})', page)) == {"data:", "#part"}
+    assert "not finished" not in page and "about twice was measured" in page
+    pictures = {path.stem for path in folder.glob("*.png")}
+    assert pictures == set(re.findall(r'<img alt="(\w+)"', page)) == {"quality", "cost", "noise"}
+    tables = {path.stem for path in folder.glob("*.csv")}
+    assert tables == {"runs", "quality", "effects", "noise", "cost"}
+
+    # More seeds later on: what is there is kept.
+    assert call(config, folder, *GRID, "2") == 0
+    assert len(no_training) == 3 * 2 * 8
+    (folder / "report.html").unlink()
+    assert main(["lab", "scaling", "--output", str(folder), "--report_only"]) == 0
+    assert (folder / "report.html").exists()
+
+    # Other settings are another study, and nothing of this one is touched.
+    kept = (folder / "runs.jsonl").read_bytes()
+    assert call(config, folder, *GRID, "--objective.temperature", "0.1") == 1
+    assert "made with another recipe, data, code" in capfd.readouterr().err
+    monkeypatch.setattr("simjax.lab.scaling.study.sources", lambda: "other code")
+    assert call(config, folder, *GRID) == 1
+    assert (folder / "runs.jsonl").read_bytes() == kept
+
+
+def test_a_run_that_a_signal_ends_has_no_record(config, tmp_path, capfd, monkeypatch, no_training):
+    def stopped(self, key):
+        raise runs.Stopped("SIGTERM")
+
+    monkeypatch.setattr(runs.Runner, "__call__", stopped)
+    assert call(config, tmp_path / "study", *GRID) == 0
+    assert "SIGTERM: 0 runs are kept" in capfd.readouterr().err
+    assert not (tmp_path / "study" / "runs.jsonl").exists()
+
+
+def test_a_run_that_diverges_is_a_record(config, tmp_path, monkeypatch):
+    grid = Grid((32,), (None,), ("infonce",), ("constant",), (0,))
+    plan = recipe.plan(
+        config, ["--optimizer.learning_rate=1.0e+38", "--optimizer.warmup=0"], grid,
+        tmp_path / "study", examples=96, base_batch=32, micro_batch=8,
+    )  # fmt: skip
+    values = runs.Runner(plan)(RunKey("infonce", 32, 32, "constant", 0))
+    assert values["diverged"] and values["scores"] == {}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--objectives", "nce"), "--objectives nce: give one of infonce, flatnce, dcl"),
+        (("--lr_rules", "cubic"), "--lr_rules cubic: give one of constant, sqrt, linear"),
+        (("--batch_sizes", "24"), "--batch_sizes 24: does not divide --examples 64"),
+        (("--batch_sizes", "1"), "--batch_sizes 1: give at least 2"),
+        (("--batch_sizes", "16", "--negative_groups", "6"), "--negative_groups 6: does not divide"),
+        (("--batch_sizes", "16", "--negative_groups", "32"), "--negative_groups 32: give from 2"),
+        (("--batch_sizes", "8", "16", "--negative_groups", "16"), "none is as small as"),
+        (("--batch_sizes", "16", "--micro_batch", "32"), "no multiple of the micro-batch of 32"),
+        (("--batch_sizes", "16", "--seeds", "-1"), "--seeds -1: give whole numbers"),
+        (("--batch_sizes", "16", "--data.batch_size", "8"), "use --batch_sizes"),
+        (("--batch_sizes", "16", "--evaluation.metric", "null"), "evaluation.metric is null"),
+        (("--batch_sizes", "16", "--objective.temprature", "1"), "objective.temperature"),
+    ],
+)
+def test_wrong_arguments(config, tmp_path, capfd, arguments, says):
+    folder = tmp_path / "study"
+    parts = ["lab", "scaling", str(config), "--output", str(folder), "--examples", "64"]
+    assert main([*parts, *arguments]) == 2
+    said = capfd.readouterr().err
+    assert says in said and said.count("\n") == 1
+    assert not folder.exists()
+
+
+def test_folders_of_something_else_are_left_alone(config, tmp_path, capfd, no_training):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "notes.txt").write_text("mine")
+    assert call(config, folder, *GRID) == 1
+    assert "holds files that are not of a study" in capfd.readouterr().err
+    (folder / "study.json").write_text(json.dumps({"commands": [], "kind": "another"}))
+    assert call(config, folder, *GRID) == 1
+    assert "damaged, or of another study" in capfd.readouterr().err
+    assert sorted(path.name for path in folder.iterdir()) == ["notes.txt", "study.json"]
+    assert no_training == []
+    with pytest.raises(SimjaxError, match="no study to report on"):
+        Study.read(tmp_path)
+
+
+def test_a_report_alone_takes_no_other_option(tmp_path):
+    for option in (["--seeds", "3"], ["--root", "x"], ["recipe.yaml"], ["--data.seed", "1"]):
+        parts = ["lab", "scaling", "--output", str(tmp_path), "--report_only", *option]
+        assert main(parts) == 2
+
+
+def test_the_runs_of_a_grid():
+    grid = Grid((16, 64), (8, 32, None), ("dcl",), ("constant", "linear"), (3, 5))
+    found = list(settings(grid, 16))
+    # At the base batch the rules are one, and a group of 32 is no part of a batch of 16.
+    assert found == [
+        Setting("dcl", 16, 8, "constant"),
+        Setting("dcl", 16, 16, "constant"),
+        *(Setting("dcl", 64, group, rule) for group in (8, 32, 64) for rule in grid.lr_rules),
+    ]
+    keys = list(run_keys(grid, 16))
+    assert [key.seed for key in keys] == [3] * 8 + [5] * 8
+    assert len({key.folder for key in keys}) == 16
+    with pytest.raises(UsageError, match="--seeds: give at least one"):
+        check(Grid(seeds=()), command.EXAMPLES)
+    check(Grid(), command.EXAMPLES)
+
+
+def test_a_plan_puts_in_what_the_study_varies(config, tmp_path):
+    grid = Grid((16, 32), (None,), ("dcl",), ("sqrt",), (7,))
+    plan = recipe.plan(
+        config, [], grid, tmp_path, examples=64, base_batch=16, micro_batch=8
+    )  # fmt: skip
+    made_of = plan.config(RunKey("dcl", 32, 16, "sqrt", 7))
+    assert made_of.seed == made_of.data.seed == 7 and made_of.train.steps == 2
+    assert made_of.objective.loss == "dcl" and made_of.objective.negative_group == 16
+    assert made_of.optimizer.lr_scaling == "sqrt" and made_of.optimizer.reference_batch_size == 16
+    assert made_of.train.micro_batch == 8 and made_of.train.noise_scale
+    assert plan.config(RunKey("dcl", 32, 32, "sqrt", 7)).objective.negative_group is None
+    assert plan.config(RunKey("dcl", 16, 16, "constant", 7)).optimizer.lr_scaling == "none"
+    # By default the learning rate holds at the recipe's own batch.
+    default = recipe.plan(
+        config, [], grid, tmp_path, examples=64, base_batch=None, micro_batch=None
+    )
+    assert default.base_batch == 32 and default.micro_batch == 8
+
+
+def test_the_recipe_and_the_command_line(tmp_path):
+    assert recipe.find().name == "scaling_small.yaml"
+    plan = recipe.plan(
+        recipe.find(),
+        [],
+        Grid(),
+        tmp_path,
+        examples=command.EXAMPLES,
+        base_batch=None,
+        micro_batch=None,
+    )
+    assert (plan.base_batch, plan.micro_batch, plan.block_size) == (128, 64, 64)
+    told = json.dumps(plan.told())
+    assert "root" not in plan.told()["recipe"]["data"] and str(tmp_path) not in told
+    known, overrides = command.split(
+        ["lab", "scaling", "x.yaml", "--data.seed", "1", "--seeds", "0", "--model.dropout=0.1"]
+    )
+    assert known == ["lab", "scaling", "x.yaml", "--seeds", "0"]
+    assert overrides == ["--data.seed=1", "--model.dropout=0.1"]
+    with pytest.raises(UsageError, match="give it a value"):
+        command.split(["--data.seed"])
+
+
+def test_default_groups_give_way_to_batches():
+    parser = argparse.ArgumentParser()
+    command.add_arguments(parser)
+    for batches, groups in (([128, 512], (64, None)), ([16, 32], (None,)), ([96, 192], (None,))):
+        args = parser.parse_args(["--examples", "3072", "--batch_sizes", *map(str, batches)])
+        assert command.grid_of(args)[0].negative_groups == groups
+
+
+def test_nothing_to_report_on(tmp_path):
+    study = Study(["simjax"], {"device": "cpu"}, "x.yaml", {"base_batch": 64, "micro_batch": 32},
+        "dev/spearman", [{"batch_sizes": [64], "negative_groups": [None], "objectives": ["dcl"],
+        "lr_rules": ["sqrt"], "seeds": [0]}], "a", [],
+    )  # fmt: skip
+    study.write(tmp_path)
+    with pytest.raises(SimjaxError, match="no run is there yet"):
+        report.write(tmp_path, Study.read(tmp_path))
