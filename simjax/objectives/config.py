@@ -1,9 +1,10 @@
-"""The choice of objective."""
+"""The choice of objective, each with options of its own."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from simjax.errors import UsageError
 
@@ -53,7 +54,21 @@ class MaskedLmConfig:
 
 
 @dataclass(frozen=True)
-class ObjectiveConfig:
+class SharedOptions:
+    """What every objective has.
+
+    Attributes:
+        name: The objective.
+        mlm: Masked language modelling that is learned beside it, at the cost of a second pass
+            through the encoder; null learns none.
+    """
+
+    name: str = ""
+    mlm: MaskedLmConfig | None = None
+
+
+@dataclass(frozen=True)
+class ContrastiveConfig(SharedOptions):
     """A contrastive objective: a scalar function of the contrastive log-odds ``v``.
 
     Attributes:
@@ -61,7 +76,8 @@ class ObjectiveConfig:
             InfoNCE's value.
         directions: ``forward`` contrasts each anchor with all keys; ``symmetric`` adds each
             positive against all anchors and takes the mean; ``joint`` puts the negatives of
-            anchor-key, key-anchor, anchor-anchor and key-key into one denominator (GTE).
+            anchor-key, key-anchor, anchor-anchor and key-key into one denominator (GTE); ``views``
+            contrasts each anchor and each positive with all other texts of both kinds (SimCLR).
         temperature: Scores are cosine / temperature.
         learnable_temperature: Learn log(1 / temperature), starting at `temperature`.
         max_scale: Upper bound of 1 / temperature. Up to 40 the log-sum-exp needs no running
@@ -75,13 +91,12 @@ class ObjectiveConfig:
             batch has many; null is the whole batch. It tells what many negatives do from what a
             large batch does.
         guide: A frozen model whose false negatives are left out as well; null asks none.
-        mlm: Masked language modelling that is learned beside it, at the cost of a second pass
-            through the encoder; null learns none.
         uniformity_t: The t of the uniformity that is logged.
     """
 
+    name: Literal["contrastive"] = "contrastive"
     loss: Literal["infonce", "flatnce", "dcl"] = "infonce"
-    directions: Literal["forward", "symmetric", "joint"] = "forward"
+    directions: Literal["forward", "symmetric", "joint", "views"] = "forward"
     temperature: float = 0.05
     learnable_temperature: bool = False
     max_scale: float = 100.0
@@ -89,7 +104,6 @@ class ObjectiveConfig:
     false_negatives: Literal["none", "text", "label"] = "text"
     negative_group: int | None = None
     guide: GuideConfig | None = None
-    mlm: MaskedLmConfig | None = None
     uniformity_t: float = 2.0
 
     def __post_init__(self) -> None:
@@ -113,3 +127,44 @@ class ObjectiveConfig:
             raise UsageError(
                 f"objective.hard_negative_weight: {self.hard_negative_weight} is not above 0"
             )
+
+
+@dataclass(frozen=True)
+class CosineConfig(SharedOptions):
+    """Sentence-BERT's regression: the cosine of a pair is fitted to its score.
+
+    Attributes:
+        score_range: Lowest and highest score of the data, which stand for the cosines 0 and 1;
+            (0, 5) for STS-B.
+    """
+
+    name: Literal["cosine"] = "cosine"
+    score_range: tuple[float, ...] = (0.0, 1.0)
+
+    def __post_init__(self) -> None:
+        check_range(self.score_range)
+
+
+def check_range(score_range: tuple[float, ...]) -> None:
+    """Refuses what is no range.
+
+    Raises:
+        UsageError: It is not two numbers, the lower first.
+    """
+    low, *rest = score_range or (0.0,)
+    if len(rest) != 1 or not -math.inf < low < rest[0] < math.inf:
+        raise UsageError(
+            f"objective.score_range is {list(score_range)}: give two numbers, the lowest score "
+            "and the highest"
+        )
+
+
+ObjectiveConfig: TypeAlias = ContrastiveConfig | CosineConfig
+"""What is minimised."""
+
+
+def frozen_model(objective: ObjectiveConfig) -> str | None:
+    """The model whose embeddings of the texts the objective asks for, if it does."""
+    if isinstance(objective, ContrastiveConfig) and objective.guide is not None:
+        return objective.guide.model
+    return None

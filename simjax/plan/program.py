@@ -11,6 +11,7 @@ import jax.numpy as jnp
 
 from simjax import mesh as meshes
 from simjax.mesh import AnyMesh
+from simjax.objectives.config import frozen_model
 from simjax.plan.rows import Rows, num_views
 from simjax.plan.shapes import Shapes, abstract_heads, assumed_vocabulary, shape_of
 from simjax.train.config import RunConfig
@@ -95,8 +96,8 @@ def abstract_batch(config: RunConfig, mesh: AnyMesh, rows: Rows) -> Batch:
     packed = (rows.rows, data.row_length)
     block = Block(array(*packed), array(*packed), array(*packed), array(size * views))
     guide = None
-    if config.objective.guide is not None:
-        guide = _guide_vectors((blocks, size, views), config.objective.guide.model, sharding)
+    if (frozen := frozen_model(config.objective)) is not None:
+        guide = _guide_vectors((blocks, size, views), frozen, sharding)
     return Batch(block, array(size, views), array(size), array(), guide=guide)
 
 

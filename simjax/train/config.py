@@ -19,7 +19,7 @@ from simjax.mesh import MeshConfig
 from simjax.models.dropout import dropped_levels
 from simjax.models.encoder import EncoderConfig, Remat
 from simjax.models.pooling import Pooling
-from simjax.objectives.config import ObjectiveConfig
+from simjax.objectives.config import ContrastiveConfig, ObjectiveConfig
 from simjax.train import recipe
 from simjax.train.average import Evaluated
 from simjax.train.lora import LoraConfig
@@ -145,7 +145,7 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    objective: ObjectiveConfig = field(default_factory=ContrastiveConfig)
     optimizer: OptimizerConfig = field(default_factory=AdamW)
     train: TrainConfig = field(default_factory=TrainConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -244,13 +244,16 @@ def _check_views(config: RunConfig) -> None:
         if model.dropout is None and model.pretrained is None:
             rates = [model.encoder.hidden_dropout, model.encoder.attention_dropout]
         check_dropout("the encoder", *rates)
-    guide = config.objective.guide
+    objective = config.objective
+    if not isinstance(objective, ContrastiveConfig):
+        return
+    guide = objective.guide
     if data.views == "dropout" and guide is not None and guide.margin == 0:
         raise UsageError(
             "objective.guide.margin is 0 and data.views is dropout: nothing is closer to a text "
             "than itself, so the guide would leave out nothing; give a margin above 0"
         )
-    if config.objective.false_negatives == "label" and not any(
+    if objective.false_negatives == "label" and not any(
         source.label for source in data.all_sources
     ):
         raise UsageError(
@@ -343,10 +346,20 @@ def _check_noise(config: RunConfig) -> None:
     for key, given in {
         "mesh.gather layer": config.mesh.gather == "layer",
         "objective.mlm": config.objective.mlm is not None,
-        "objective.learnable_temperature": config.objective.learnable_temperature,
+        f"objective.name {config.objective.name}": not _is_contrastive(config),
+        "objective.learnable_temperature": _learns_temperature(config),
     }.items():
         if given:
             raise UsageError(f"train.noise_scale does not go with {key}; remove one of them")
+
+
+def _is_contrastive(config: RunConfig) -> bool:
+    return isinstance(config.objective, ContrastiveConfig)
+
+
+def _learns_temperature(config: RunConfig) -> bool:
+    objective = config.objective
+    return isinstance(objective, ContrastiveConfig) and objective.learnable_temperature
 
 
 def evaluated_parameters(config: RunConfig) -> Evaluated:

@@ -26,6 +26,7 @@ from simjax.data import pipeline
 from simjax.data.pipeline import PackedBatch
 from simjax.errors import DivergedError
 from simjax.eval import report, tasks
+from simjax.objectives.config import ContrastiveConfig
 from simjax.processes import roll_call
 from simjax.train import config as run_config
 from simjax.train import finish, lora, resume, summary, throughput
@@ -365,6 +366,8 @@ class _Loop:
                 *(shape.hidden_size, shape.embedding_width, shape.vocab_size),
                 mlm.rate * window.tokens,
             )
+        if not isinstance(run.config.objective, ContrastiveConfig):
+            return operations
         keys = data.batch_size * (run.source.num_views - 1)
         return operations + window.steps * throughput.pair_operations(
             data.batch_size, keys, run.model.embedding_size

@@ -24,10 +24,12 @@ from simjax.models import hf
 from simjax.models.encoder import EncoderConfig
 from simjax.models.sentence_model import SentenceModel
 from simjax.models.tokenizer import check_same_ids, check_tokenizer, load_tokenizer
+from simjax.objectives.config import ContrastiveConfig, frozen_model
 from simjax.sentence_encoder import SentenceEncoder
 from simjax.train import guide, memory, trained
 from simjax.train.config import RunConfig, check_dropout
 from simjax.train.folder import has_checkpoints
+from simjax.train.requirements import check_examples
 from simjax.train.state import TrainState, abstract_state, init_state
 from simjax.train.step import Step, blocks_per_device
 from simjax.train.system import make_heads, vocabulary_of
@@ -155,15 +157,16 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
     model, max_length = make_model(config, tokenizer)
     check_tensor(config.mesh, model.config)
     store = pipeline.prepare(config.data, tokenizer)
-    wanted = config.objective.guide
-    guided = None if wanted is None else guide.embeddings(wanted.model, config.data, store)
+    asked_for = frozen_model(config.objective)
+    frozen = None if asked_for is None else guide.embeddings(asked_for, config.data, store)
     source = BatchSource(
         store,
         config.data,
-        guide=None if guided is None else guided.vectors,
+        guide=None if frozen is None else frozen.vectors,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
+    check_examples(config.objective, source)
     total_steps = config.train.steps or max(1, round(config.train.epochs * source.steps_per_epoch))
     if config.train.profile is not None and config.train.profile[0] > total_steps:
         raise UsageError(
@@ -206,7 +209,7 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
         total_steps,
         micro_batch,
         update.mask,
-        None if guided is None else guided.fingerprint,
+        None if frozen is None else frozen.fingerprint,
     )
 
 
@@ -282,7 +285,8 @@ def _check_shape(config: RunConfig, shape: EncoderConfig) -> None:
 
 
 def _check_groups(config: RunConfig, share: int) -> None:
-    size = config.objective.negative_group
+    objective = config.objective
+    size = objective.negative_group if isinstance(objective, ContrastiveConfig) else None
     if size is not None and share % size:
         raise UsageError(
             f"objective.negative_group: {size} does not divide the {share} examples that each "

@@ -14,10 +14,12 @@ from simjax.models import hf
 from simjax.models.encoder import EncoderConfig, Remat
 from simjax.models.lm_head import LanguageModelHead, token_losses
 from simjax.models.sentence_model import SentenceModel, merge, split
-from simjax.objectives.config import MaskedLmConfig
-from simjax.objectives.contrastive import Views
+from simjax.objectives.config import CosineConfig, MaskedLmConfig
+from simjax.objectives.contrastive import Contrastive, Views
 from simjax.objectives.masked_lm import MaskedLm, Vocabulary
-from simjax.objectives.system import ContrastiveSystem
+from simjax.objectives.objective import Objective
+from simjax.objectives.regression import CosineRegression
+from simjax.objectives.system import EmbeddingSystem
 from simjax.train import lora
 from simjax.train.config import RunConfig
 from simjax.types import Batch, Params
@@ -33,8 +35,8 @@ def make_system(
     num_positives: int,
     vocabulary: Vocabulary | None,
     heads: Mapping[str, LanguageModelHead],
-) -> ContrastiveSystem:
-    """The system of a configuration: one tower and its contrastive objective.
+) -> EmbeddingSystem:
+    """The system of a configuration: one tower and its objective.
 
     Args:
         config: Of the run.
@@ -69,18 +71,28 @@ def make_system(
             dropout=dropout,
             remat=config.train.remat,
         )
-    return ContrastiveSystem(
-        encode=encode,
-        objective=config.objective,
-        views=Views(
+    return EmbeddingSystem(encode, make_objective(config, num_positives), dropout, separable)
+
+
+def make_objective(config: RunConfig, num_positives: int) -> Objective:
+    """The loss of a configuration.
+
+    Args:
+        config: Of the run.
+        num_positives: Positives of an example.
+    """
+    objective = config.objective
+    if isinstance(objective, CosineConfig):
+        return CosineRegression(objective)
+    return Contrastive(
+        objective,
+        Views(
             positives=num_positives,
             one_distribution=config.data.views == "dropout",
             group=config.data.block,
         ),
-        dropout=dropout,
         dtype=jnp.dtype(config.model.dtype),
         exchange=config.mesh.keys,
-        separable=separable,
     )
 
 

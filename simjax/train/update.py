@@ -15,7 +15,7 @@ from simjax.models.config import EncoderConfig
 from simjax.models.lm_head import LanguageModelHead
 from simjax.models.sentence_model import SentenceModel, split
 from simjax.objectives.masked_lm import Vocabulary
-from simjax.objectives.system import ContrastiveSystem
+from simjax.objectives.system import EmbeddingSystem
 from simjax.train import lora, optimizer, trained
 from simjax.train.config import RunConfig
 from simjax.train.schedule import Schedule
@@ -42,7 +42,7 @@ class Update:
 
     config: RunConfig
     mesh: AnyMesh
-    system: ContrastiveSystem
+    system: EmbeddingSystem
     params: Params
     tx: optax.GradientTransformation
     schedule: Schedule
@@ -110,7 +110,8 @@ def make_update(
     graphdef, model_params = split(model)
     system = make_system(config, graphdef, model.config, num_positives, vocabulary, heads)
     adapted = lora.with_adapters(model_params, config.model.lora, config.seed)
-    params = system.init(adapted, **{name: split(head)[1] for name, head in heads.items()})
+    learned = {name: split(head)[1] for name, head in heads.items()}
+    params = system.init(adapted, model.embedding_size, config.seed, **learned)
     tx, schedule = optimizer.make(config.optimizer, total_steps, config.data.batch_size)
     mask, frozen = None, config.train.freeze
     if config.model.lora is not None:

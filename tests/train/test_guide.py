@@ -19,7 +19,7 @@ from simjax.data.identity import normalised
 from simjax.data.pipeline import BatchSource
 from simjax.data.sources import Source
 from simjax.errors import SimjaxError
-from simjax.objectives.config import GuideConfig, ObjectiveConfig
+from simjax.objectives.config import ContrastiveConfig, GuideConfig
 from simjax.sentence_encoder import SentenceEncoder
 from simjax.train import guide, setup
 from simjax.train.config import RunConfig
@@ -149,7 +149,7 @@ def test_batches_carry_the_vectors_of_their_texts(data, tmp_path):
 
 def test_a_run_goes_by_its_guide_and_keeps_to_it(data, tmp_path, model, whole):
     """A margin that few keys keep leaves some anchors without negatives."""
-    objective = ObjectiveConfig(guide=GuideConfig(model, margin=0.99), loss="dcl")
+    objective = ContrastiveConfig(guide=GuideConfig(model, margin=0.99), loss="dcl")
     config = config_for(data, tmp_path / "run", objective=objective)
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=1))
     train(config)
@@ -170,7 +170,7 @@ def test_a_run_goes_by_its_guide_and_keeps_to_it(data, tmp_path, model, whole):
 
 
 def test_a_guide_that_is_not_there_is_named(data, tmp_path):
-    objective = ObjectiveConfig(guide=GuideConfig(str(tmp_path / "nothing")))
+    objective = ContrastiveConfig(guide=GuideConfig(str(tmp_path / "nothing")))
     with pytest.raises(SimjaxError, match=r"objective.guide.model: .*nothing: no such folder"):
         train(config_for(data, tmp_path / "run", objective=objective))
 
