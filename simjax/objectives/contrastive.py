@@ -21,7 +21,6 @@ from simjax.objectives.guide import Guided
 from simjax.objectives.objective import Examples, Metrics
 from simjax.objectives.sides import Sides, unit
 from simjax.ops import Exchange, PairStats, Reduction, reduce_pairs, row_loss
-from simjax.ops.pairs import ABSENT
 from simjax.types import NO_TEXT, Params
 
 
@@ -66,6 +65,7 @@ class Contrastive:
     exchange: Exchange | None = None
 
     passes = 1
+    towers = 1
 
     def init(self, width: int, key: Key[Array, ""]) -> Params:
         """The logarithm of 1 / temperature, where it is learned."""
@@ -150,15 +150,8 @@ def contrastive_loss(
         assert guide is not None  # of the same batch
         has_positive = ids[:, 1 : 1 + views.positives] != NO_TEXT
         guided = Guided.of(guide, has_positive, config.guide, dtype)
-    sides = Sides(
-        anchors=vectors[:, 0],
-        positives=vectors[:, 1 : 1 + views.positives],
-        hard=vectors[:, 1 + views.positives :],
-        example=jnp.where(ids[:, 0] == NO_TEXT, ABSENT, example),
-        ids=ids,
-        labels=labels,
-        guided=guided,
-    )
+    examples = Examples(embeddings, ids, labels, None, example, guide)
+    sides = Sides.of(vectors, examples, views.positives, guided)
     scale = jnp.asarray(scale, jnp.float32)
     cosine = _cosines(sides.anchors, sides.positives)
     hard_lse, hard_max = _own_hard_negatives(sides, scale, config)
@@ -293,12 +286,7 @@ def _own_hard_negatives(
     if sides.hard.shape[1] == 0:
         nothing = jnp.full_like(sides.anchors[:, 0], -jnp.inf)
         return nothing, nothing
-    real = sides.hard_ids != NO_TEXT
-    if config.false_negatives == "text":
-        taken = jnp.concatenate([sides.ids[:, :1], sides.positive_ids], axis=1)
-        real &= (sides.hard_ids[:, :, None] != taken[:, None, :]).all(axis=-1)
-    if sides.guided is not None:
-        real &= sides.guided.hard_negatives
+    real = sides.hard_negatives(config.false_negatives)
     cosine = _cosines(sides.anchors, sides.hard)
     logits = scale * cosine + math.log(config.hard_negative_weight)
     return (

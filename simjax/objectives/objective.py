@@ -23,7 +23,7 @@ class Examples:
 
     Attributes:
         vectors: Embeddings, of any length, zero for absent texts; view by view, and all views once
-            more for each further pass (`Objective.passes`).
+            more for each further pass (`Objective.passes`) or tower (`Objective.towers`).
         ids: Dense text ids, `NO_TEXT` where an example lacks a view.
         labels: Classes, -1 if unknown.
         scores: Scores, NaN where there is none; None where a data set has no scores.
@@ -65,6 +65,10 @@ class Objective(Protocol):
     def passes(self) -> int:
         """Times that every text is encoded, each with a dropout of its own."""
 
+    @property
+    def towers(self) -> int:
+        """1, or 2: encoders that start alike and each encode every text, the exported one last."""
+
     def init(self, width: int, key: Key[Array, ""]) -> Params:
         """What it learns itself, for embeddings of a width: a nested dict, maybe empty."""
 
@@ -91,3 +95,22 @@ def global_mean(
     total = jnp.maximum(global_sum(weights.sum()), 1e-12)
     part = jnp.where(weights > 0, values * weights, 0.0).sum() / total
     return part, global_sum(jax.lax.stop_gradient(part))
+
+
+class Unlearned:
+    """What objectives that learn nothing themselves have in common."""
+
+    passes = 1
+    towers = 1
+
+    def init(self, width: int, key: Key[Array, ""]) -> Params:
+        """Nothing."""
+        return {}
+
+    def constrain(self, params: Params) -> Params:
+        """Nothing is bounded."""
+        return params
+
+    def figures(self, params: Params) -> Metrics:
+        """None."""
+        return {}

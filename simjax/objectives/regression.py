@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float
 
 from simjax.objectives.config import CosineConfig
-from simjax.objectives.objective import Examples, Metrics, global_mean
+from simjax.objectives.objective import Examples, Metrics, Unlearned, global_mean
 from simjax.objectives.sides import unit
 from simjax.types import Params
 
 
 @dataclass(frozen=True)
-class CosineRegression:
+class CosineRegression(Unlearned):
     """Mean of (cos(u, v) - y)^2, y the score as a share of its range.
 
     Reimers and Gurevych 2019 (arXiv 1908.10084), section 3; sentence-transformers'
@@ -25,20 +25,6 @@ class CosineRegression:
     """
 
     config: CosineConfig
-
-    passes = 1
-
-    def init(self, width: int, key: Key[Array, ""]) -> Params:
-        """Nothing."""
-        return {}
-
-    def constrain(self, params: Params) -> Params:
-        """Nothing is bounded."""
-        return params
-
-    def figures(self, params: Params) -> Metrics:
-        """None."""
-        return {}
 
     def loss(self, params: Params, examples: Examples) -> tuple[Float[Array, ""], Metrics]:
         """Over pairs that have a score."""

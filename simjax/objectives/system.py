@@ -29,7 +29,7 @@ class Encode(Protocol):
 
 @dataclass(frozen=True)
 class EmbeddingSystem:
-    """One tower and a loss of its embeddings.
+    """One tower, or two that are not tied, and a loss of their embeddings.
 
     Attributes:
         encode: The tower.
@@ -54,10 +54,21 @@ class EmbeddingSystem:
         """
         # The encoder draws from the seed's own key, and heads from the next.
         key = jax.random.fold_in(jax.random.key(seed), 2)
-        return {"model": model, "objective": self.objective.init(width, key)} | heads
+        found = {"model": model, "objective": self.objective.init(width, key)} | heads
+        if self.objective.towers == 2:
+            found["other"] = jax.tree.map(_another, model)
+        return found
+
+    @property
+    def encodings(self) -> int:
+        """Times that every text is encoded, for the objective."""
+        return self.objective.towers * self.objective.passes
 
     def layers(self, params: Any) -> Any:
-        """The part of a tree like the parameters' whose leaves are stacked layer by layer."""
+        """The part of a tree like the parameters' whose leaves are stacked layer by layer.
+
+        A second tower's is like it.
+        """
         return params["model"]["encoder"]["layers"]
 
     def figures(self, params: Params) -> Metrics:
@@ -76,11 +87,12 @@ class EmbeddingSystem:
         gather_layer: GatherLayer = None,
     ) -> Float[Array, "K E W D"]:
         """Embeds some blocks; the result for a block does not depend on the others."""
+        towers = ("model",) if self.objective.towers == 1 else ("other", "model")
         found = []
-        for number in range(self.objective.passes):
+        for number, tower in enumerate(towers * self.objective.passes):
             # Blocks' own keys are folded from it, so none has this number.
             own = jax.random.fold_in(key, jnp.uint32(2**32 - 1 - number)) if number else key
-            texts = self.encode(params["model"], batch, own if self.dropout else None, gather_layer)
+            texts = self.encode(params[tower], batch, own if self.dropout else None, gather_layer)
             found.append(texts.reshape(*batch.ids.shape, texts.shape[-1]))
         return found[0] if len(found) == 1 else jnp.concatenate(found, axis=2)
 
@@ -89,3 +101,8 @@ class EmbeddingSystem:
     ) -> tuple[Float[Array, ""], Metrics]:
         """This device's part of the loss of the global batch, and the batch's metrics."""
         return self.objective.loss(params["objective"], Examples.of(embeddings, batch))
+
+
+def _another(x: Any) -> Any:
+    # Of a state that is donated no two leaves may be one array.
+    return x if isinstance(x, jax.ShapeDtypeStruct) else jnp.array(x)

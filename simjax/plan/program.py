@@ -17,6 +17,7 @@ from simjax.plan.shapes import Shapes, abstract_heads, assumed_vocabulary, shape
 from simjax.train.config import RunConfig
 from simjax.train.state import TrainState
 from simjax.train.step import blocks_per_device
+from simjax.train.system import Facts
 from simjax.train.update import Update, check_tensor, make_update
 from simjax.types import Batch, Block
 
@@ -76,8 +77,7 @@ def make_program(config: RunConfig, mesh: AnyMesh, shapes: Shapes, rows: Rows) -
         mesh,
         shapes.model,
         abstract_heads(config, shapes.encoder),
-        positives,
-        assumed_vocabulary(config, shapes.encoder),
+        Facts(positives, vocabulary=assumed_vocabulary(config, shapes.encoder)),
         config.train.steps or _STEPS,
     )
     batch = abstract_batch(config, mesh, rows)
@@ -97,7 +97,7 @@ def abstract_batch(config: RunConfig, mesh: AnyMesh, rows: Rows) -> Batch:
     block = Block(array(*packed), array(*packed), array(*packed), array(size * views))
     guide = None
     if (frozen := frozen_model(config.objective)) is not None:
-        guide = _guide_vectors((blocks, size, views), frozen, sharding)
+        guide = _guide_vectors((blocks, size, views), frozen[1], sharding)
     return Batch(block, array(size, views), array(size), array(), guide=guide)
 
 

@@ -360,9 +360,10 @@ class _Loop:
         run, window = self.run_, self._window
         data = run.config.data
         operations = throughput.encoder_operations(run.model.config, window.tokens, data.row_length)
+        operations *= run.encodings
         if (mlm := run.config.objective.mlm) is not None:
             shape = run.model.config
-            operations = 2 * operations + throughput.head_operations(
+            operations += operations / run.encodings + throughput.head_operations(
                 *(shape.hidden_size, shape.embedding_width, shape.vocab_size),
                 mlm.rate * window.tokens,
             )

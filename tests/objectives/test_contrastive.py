@@ -100,15 +100,16 @@ class Definition:
         s_ip = self.score((i, 0), (i, p))
         others = list(itertools.product(range(self.n), range(1, self.views)))
         terms = []
-        if direction in ("forward", "joint"):
+        if direction in ("forward", "joint", "anchors with all"):
             terms += [self.score((i, 0), t) for t in others if self.negative((i, 0), t)]
             terms += list(self.own_hard(i))
-        if direction in ("backward", "joint"):
+        if direction in ("backward", "joint", "positives with all"):
             anchors = [(j, 0) for j in range(self.n)]
             terms += [self.score((i, p), a) for a in anchors if self.negative(a, (i, p))]
-        if direction == "joint":
+        if direction in ("joint", "anchors with all"):
             anchors = [(j, 0) for j in range(self.n)]
             terms += [self.score((i, 0), a) for a in anchors if self.negative((i, 0), a)]
+        if direction in ("joint", "positives with all"):
             terms += [self.score((i, p), t) for t in others if self.negative((i, p), t)]
         if not terms:
             return -np.inf
@@ -119,6 +120,7 @@ class Definition:
             "forward": ["forward"],
             "symmetric": ["forward", "backward"],
             "joint": ["joint"],
+            "views": ["anchors with all", "positives with all"],
         }[self.config.directions]
         return float(np.mean([self.mean(direction) for direction in directions]))
 
@@ -150,7 +152,7 @@ def shared_ids(n, views, seed=1):
 
 
 @pytest.mark.sampled(2)
-@pytest.mark.parametrize("directions", ["forward", "symmetric", "joint"])
+@pytest.mark.parametrize("directions", ["forward", "symmetric", "joint", "views"])
 @pytest.mark.parametrize(
     ("loss", "rule", "positives"),
     [
@@ -229,7 +231,7 @@ def test_hard_negatives_weigh_as_in_supervised_simcse(weight):
     np.testing.assert_allclose(grad, gradient, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("directions", ["forward", "symmetric", "joint"])
+@pytest.mark.parametrize("directions", ["forward", "symmetric", "joint", "views"])
 def test_dcl_and_flatnce_have_one_gradient_and_infonce_is_weighted_by_sigmoid(directions):
     x = embeddings()
     flat, dcl = (
@@ -243,7 +245,7 @@ def test_dcl_and_flatnce_have_one_gradient_and_infonce_is_weighted_by_sigmoid(di
 
 
 @pytest.mark.parametrize("loss", ["infonce", "dcl", "flatnce"])
-@pytest.mark.parametrize("directions", ["forward", "symmetric", "joint"])
+@pytest.mark.parametrize("directions", ["forward", "symmetric", "joint", "views"])
 def test_rows_without_negatives_are_zero_and_never_nan(loss, directions):
     x = embeddings(n=4)
     ids = np.zeros((4, 2), np.int32)  # one text everywhere
@@ -255,7 +257,7 @@ def test_rows_without_negatives_are_zero_and_never_nan(loss, directions):
 
 @pytest.mark.sampled(5)
 @pytest.mark.parametrize("loss", ["infonce", "dcl", "flatnce"])
-@pytest.mark.parametrize("directions", ["forward", "symmetric", "joint"])
+@pytest.mark.parametrize("directions", ["forward", "symmetric", "joint", "views"])
 @pytest.mark.parametrize("temperature", [0.05, 0.01])  # the bounded form, and the online one
 def test_an_embedding_that_is_no_number_makes_the_loss_none(loss, directions, temperature):
     """It must not pass for a row without negatives, whose loss is 0."""

@@ -77,7 +77,7 @@ class Guided(Definition):
 
 
 @pytest.mark.sampled(4)
-@pytest.mark.parametrize("directions", ["forward", "symmetric", "joint"])
+@pytest.mark.parametrize("directions", ["forward", "symmetric", "joint", "views"])
 @pytest.mark.parametrize("positives", [1, 2])
 @pytest.mark.parametrize(
     "guide",

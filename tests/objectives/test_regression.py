@@ -1,27 +1,13 @@
 """Cosines fitted to scores, beside a float64 statement and sentence-transformers' loss."""
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 
 from simjax.errors import UsageError
 from simjax.objectives.config import CosineConfig
-from simjax.objectives.objective import Examples
 from simjax.objectives.regression import CosineRegression
-
-
-def examples(vectors, scores):
-    n = len(vectors)
-    return Examples(
-        vectors=jnp.asarray(vectors),
-        ids=jnp.arange(2 * n, dtype=jnp.int32).reshape(n, 2),
-        labels=jnp.full(n, -1, jnp.int32),
-        scores=jnp.asarray(scores),
-        number=jnp.arange(n, dtype=jnp.int32),
-        frozen=None,
-    )
+from tests.objectives.drawn import assert_sharded_is_whole, examples, value_and_grad
 
 
 def drawn(n=12):
@@ -37,10 +23,8 @@ def test_value_and_gradient_are_those_of_sentence_transformers():
     vectors, scores = drawn()
     objective = CosineRegression(CosineConfig(score_range=(0.0, 5.0)))
 
-    def loss(vectors):
-        return objective.loss({}, examples(vectors, scores))[0]
-
-    value, grad = jax.value_and_grad(loss)(jnp.asarray(vectors))
+    given = examples(vectors, scores=scores)
+    value, _, grad = value_and_grad(objective, {}, given)
     theirs = torch.tensor(vectors.astype(np.float64), requires_grad=True)
     peer = CosineSimilarityLoss(SentenceTransformer(modules=[torch.nn.Identity()]))
     wanted = peer.compute_loss_from_embeddings(
@@ -49,16 +33,15 @@ def test_value_and_gradient_are_those_of_sentence_transformers():
     wanted.backward()
     np.testing.assert_allclose(value, wanted.item(), rtol=1e-5)
     np.testing.assert_allclose(grad, theirs.grad.numpy(), rtol=1e-4, atol=1e-7)
+    assert_sharded_is_whole(objective, {}, given)
 
 
 def test_pairs_without_a_score_do_not_count():
     vectors, scores = drawn()
     objective = CosineRegression(CosineConfig(score_range=(0.0, 5.0)))
-    some = objective.loss({}, examples(vectors[:7], scores[:7]))[1]["loss"]
+    some, _, _ = value_and_grad(objective, {}, examples(vectors[:7], scores=scores[:7]))
     scores[7:] = np.nan
-    loss, slope = jax.value_and_grad(lambda x: objective.loss({}, examples(x, scores))[0])(
-        jnp.asarray(vectors)
-    )
+    loss, _, slope = value_and_grad(objective, {}, examples(vectors, scores=scores))
     np.testing.assert_allclose(loss, some, rtol=1e-6)
     assert np.isfinite(slope).all() and not slope[7:].any()
 

@@ -18,7 +18,7 @@ pytestmark = pytest.mark.usefixtures("strict_promotion")
 EXAMPLES, VIEWS, WIDTH = 32, 3, 10
 AXES = ("slice", "data", "fsdp")
 OBJECTIVES = list(
-    itertools.product(["infonce", "flatnce", "dcl"], ["forward", "symmetric", "joint"])
+    itertools.product(["infonce", "flatnce", "dcl"], ["forward", "symmetric", "joint", "views"])
 )
 
 
