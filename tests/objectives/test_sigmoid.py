@@ -13,7 +13,7 @@ from tests.objectives.drawn import assert_sharded_is_whole, examples, value_and_
 def dense(vectors, ids, scale, bias, rule):
     """-mean_i sum_j log sigmoid(z_ij (t x_i . y_j + b)) with z = 1 on the diagonal."""
     x = vectors.astype(np.float64)
-    x /= np.linalg.norm(x, axis=-1, keepdims=True)
+    x /= np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-30)
     n, views = ids.shape
     total = 0.0
     for i in range(n):
