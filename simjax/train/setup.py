@@ -98,9 +98,12 @@ class Run:
         kept = {key: config[key] for key in ("seed", "model", "objective", "optimizer")}
         store = self.source.store
         kept |= {"data": data, "token_store": store.fingerprint, "steps": self.total_steps}
+        if kept["objective"]["name"] == "contrastive":
+            # Runs from before there were others have no name for it, and go on.
+            kept["objective"] = {k: v for k, v in kept["objective"].items() if k != "name"}
         if self.frozen is not None:
             # What the model says counts, and not where it lies.
-            kept["objective"] = _renamed(config["objective"], self.frozen)
+            kept["objective"] = _renamed(kept["objective"], self.frozen)
         if self.config.tokenizer.source == "train":
             kept["vocab_size"] = self.config.tokenizer.vocab_size
         if self.config.train.freeze:
