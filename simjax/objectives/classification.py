@@ -6,12 +6,16 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Bool, Float, Key
 
+from simjax.errors import UsageError
 from simjax.mesh import global_sum
 from simjax.objectives.config import SoftmaxConfig
 from simjax.objectives.objective import Examples, Metrics, global_mean
 from simjax.types import Params
+
+_FAR = -1e9
+"""The logit of a class that does not compete: no probability in float32, and no NaN."""
 
 _STDDEV = 0.02
 """Of the linear layer's first weights, as BERT's heads have it."""
@@ -27,11 +31,11 @@ class SoftmaxClassification:
 
     Attributes:
         config: The form of it.
-        classes: Number of classes.
+        classes: Names of the classes.
     """
 
     config: SoftmaxConfig
-    classes: int
+    classes: tuple[str, ...]
 
     towers = 1
 
@@ -42,10 +46,10 @@ class SoftmaxClassification:
 
     def init(self, width: int, key: Key[Array, ""]) -> Params:
         """The linear layer."""
-        kernel = _STDDEV * jax.random.normal(key, (3 * width, self.classes), jnp.float32)
+        kernel = _STDDEV * jax.random.normal(key, (3 * width, len(self.classes)), jnp.float32)
         layer = {"kernel": kernel}
         if self.config.use_bias:
-            layer["bias"] = jnp.zeros(self.classes, jnp.float32)
+            layer["bias"] = jnp.zeros(len(self.classes), jnp.float32)
         return {"classifier": layer}
 
     def constrain(self, params: Params) -> Params:
@@ -61,7 +65,9 @@ class SoftmaxClassification:
         known = examples.labels >= 0
         label = jnp.where(known, examples.labels, 0)
         passes = jnp.split(examples.vectors, self.passes, axis=1)
-        predicted = [self._log_probabilities(params["classifier"], views) for views in passes]
+        rivals = self._rivals()[label]
+        layer = params["classifier"]
+        predicted = [self._log_probabilities(layer, views, rivals) for views in passes]
         entropies = [-jnp.take_along_axis(p, label[:, None], axis=1)[:, 0] for p in predicted]
         values = sum(entropies[1:], entropies[0])
         drop = self.config.r_drop
@@ -70,17 +76,42 @@ class SoftmaxClassification:
                 values = values / 2
             p, q = predicted
             # KL(p, q) + KL(q, p) = sum (p - q) (log p - log q)
-            values = values + drop.weight / 2 * ((jnp.exp(p) - jnp.exp(q)) * (p - q)).sum(axis=1)
+            gaps = jnp.where(rivals, (jnp.exp(p) - jnp.exp(q)) * (p - q), 0.0)
+            values = values + drop.weight / 2 * gaps.sum(axis=1)
         weights = known.astype(jnp.float32)
         part, loss = global_mean(values, weights)
         right = (predicted[0].argmax(axis=1) == label).astype(jnp.float32)
         sums = global_sum(((right * weights).sum(), weights.sum()))
         return part, {"loss": loss, "accuracy": sums[0] / jnp.maximum(sums[1], 1.0)}
 
+    def _rivals(self) -> Bool[Array, "C C"]:
+        """Which classes compete with which."""
+        spaces = self.config.label_spaces
+        if not spaces:
+            return jnp.ones((len(self.classes),) * 2, bool)
+        number = jnp.asarray([space_of(name, spaces) for name in self.classes])
+        return number[:, None] == number[None, :]
+
     def _log_probabilities(
-        self, layer: Params, views: Float[Array, "n 2 D"]
+        self, layer: Params, views: Float[Array, "n 2 D"], rivals: Bool[Array, "n C"]
     ) -> Float[Array, "n C"]:
         u, v = (views[:, view].astype(jnp.float32) for view in (0, 1))
         features = jnp.concatenate([u, v, jnp.abs(u - v)], axis=1)
         logits = jnp.matmul(features, layer["kernel"], precision="highest")
-        return jax.nn.log_softmax(logits + layer.get("bias", 0.0), axis=1)
+        logits = jnp.where(rivals, logits + layer.get("bias", 0.0), _FAR)
+        return jax.nn.log_softmax(logits, axis=1)
+
+
+def space_of(name: str, spaces: tuple[tuple[str, ...], ...]) -> int:
+    """The label space that a class is in.
+
+    Raises:
+        UsageError: It is in none, or in several.
+    """
+    found = [number for number, space in enumerate(spaces) if name in space]
+    if len(found) != 1:
+        raise UsageError(
+            f"objective.label_spaces has the class {name!r} of the data {len(found)} times: every "
+            "class is in one of them"
+        )
+    return found[0]

@@ -95,11 +95,15 @@ class SoftmaxConfig(SharedOptions):
     Attributes:
         use_bias: Whether the linear layer has one.
         r_drop: A second pass that must agree with the first; null makes one pass.
+        label_spaces: Classes that only compete with each other, where sources of different labels
+            share the layer, as in RoFormer-Sim: [["0", "1"], ["entailment", "neutral",
+            "contradiction"]]. By default all compete.
     """
 
     name: Literal["softmax"] = "softmax"
     use_bias: bool = True
     r_drop: RDropConfig | None = None
+    label_spaces: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)

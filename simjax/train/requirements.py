@@ -7,6 +7,7 @@ from jaxtyping import Float
 
 from simjax.data.pipeline import BatchSource
 from simjax.errors import SimjaxError, UsageError
+from simjax.objectives.classification import space_of
 from simjax.objectives.config import (
     AngleConfig,
     CosentConfig,
@@ -48,6 +49,9 @@ def check_examples(
         _check_range(source, objective.score_range)
     if isinstance(objective, SoftmaxConfig):
         _check_classes(name, source)
+        if objective.label_spaces:
+            for label in source.store.label_names:
+                space_of(label, objective.label_spaces)
     margins = isinstance(objective, DistillationConfig) and objective.target == "margin"
     if (isinstance(objective, TripletConfig) or margins) and (
         source.num_positives != 1 or source.num_views < 3

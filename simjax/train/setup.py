@@ -186,7 +186,7 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
 
     vocabulary = None if config.objective.mlm is None else vocabulary_of(tokenizer)
     heads = make_heads(config, model.config)
-    facts = Facts(source.num_positives, len(store.label_names), vocabulary)
+    facts = Facts(source.num_positives, store.label_names, vocabulary)
     update = make_update(config, mesh, model, heads, facts, total_steps)
     state = update.abstract_state()
     batch = memory.abstract_batch(source, mesh)

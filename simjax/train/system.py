@@ -54,12 +54,12 @@ class Facts:
 
     Attributes:
         positives: Positives of an example.
-        classes: Number of classes.
+        classes: Names of the classes.
         vocabulary: What masked tokens are drawn from, where some are.
     """
 
     positives: int
-    classes: int = 0
+    classes: tuple[str, ...] = ()
     vocabulary: Vocabulary | None = None
 
 

@@ -5,17 +5,18 @@ import numpy as np
 import pytest
 import torch
 
-from simjax.objectives.classification import SoftmaxClassification
+from simjax.errors import UsageError
+from simjax.objectives.classification import SoftmaxClassification, space_of
 from simjax.objectives.config import RDropConfig, SoftmaxConfig
 from tests.objectives.drawn import assert_sharded_is_whole, examples, value_and_grad
 
-WIDTH, CLASSES = 12, 3
+WIDTH, CLASSES = 12, ("yes", "no", "maybe")
 
 
 def drawn(views, n=16):
     rng = np.random.default_rng(1)
     vectors = rng.normal(size=(n, views, WIDTH)).astype(np.float32)
-    return vectors, rng.integers(0, CLASSES, n).astype(np.int32)
+    return vectors, rng.integers(0, len(CLASSES), n).astype(np.int32)
 
 
 def with_params(config):
@@ -38,7 +39,7 @@ def test_value_and_gradient_are_those_of_sentence_transformers():
     objective, params = with_params(SoftmaxConfig())
     given = examples(vectors, labels=labels)
     loss, of_params, of_vectors = value_and_grad(objective, params, given)
-    peer = SoftmaxLoss(Given(modules=[torch.nn.Identity()]), WIDTH, CLASSES).double()
+    peer = SoftmaxLoss(Given(modules=[torch.nn.Identity()]), WIDTH, len(CLASSES)).double()
     layer = params["classifier"]
     with torch.no_grad():
         peer.classifier.weight.copy_(torch.tensor(np.asarray(layer["kernel"]).T))
@@ -99,3 +100,31 @@ def test_examples_without_a_class_do_not_count():
     loss, _, slope = value_and_grad(objective, params, examples(vectors, labels=labels))
     np.testing.assert_allclose(loss, some, rtol=1e-6)
     assert not slope[9:].any()
+
+
+@pytest.mark.parametrize("r_drop", [None, RDropConfig(2.0)])
+def test_classes_compete_within_their_space(r_drop):
+    """As if each space had a layer of its own: the layer's columns for its classes."""
+    vectors, labels = drawn(4 if r_drop else 2)
+    config = SoftmaxConfig(r_drop=r_drop, label_spaces=(("yes", "no"), ("maybe", "never")))
+    objective, params = with_params(config)
+    given = examples(vectors, labels=labels, views=2)
+    loss, _, grad = value_and_grad(objective, params, given)
+    total = 0.0
+    for space in ([0, 1], [2]):
+        own = np.isin(labels, space)
+        cut = SoftmaxClassification(SoftmaxConfig(r_drop=r_drop), tuple(CLASSES[n] for n in space))
+        layer = jax.tree.map(lambda x, space=space: x[..., np.asarray(space)], params)
+        renumbered = np.searchsorted(space, labels[own]).astype(np.int32)
+        part = examples(vectors[own], labels=renumbered, views=2)
+        total += own.sum() * value_and_grad(cut, layer, part)[0]
+    np.testing.assert_allclose(loss, total / len(labels), rtol=1e-5)
+    assert np.isfinite(grad).all() and not grad[labels == 2].any()
+    assert_sharded_is_whole(objective, params, given)
+
+
+def test_a_class_is_in_one_space():
+    with pytest.raises(UsageError, match="'maybe' of the data 0 times"):
+        space_of("maybe", (("yes",), ("no",)))
+    with pytest.raises(UsageError, match="'yes' of the data 2 times"):
+        space_of("yes", (("yes",), ("yes", "no")))
