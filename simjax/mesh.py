@@ -275,6 +275,15 @@ def own_part(x: jax.Array, axis: int, like: jax.Array) -> jax.Array:
     return jax.lax.dynamic_slice_in_dim(x, start, size, axis)
 
 
+def equal_part(x: jax.Array, like: jax.Array) -> jax.Array:
+    """This device's equal part of what all devices have alike, where ``like`` differs on them.
+
+    The parts add up to ``x``, so that they are differentiated as other parts of a loss are.
+    """
+    axes = axes_of(like)
+    return vary(x, axes) / jax.lax.axis_size(axes) if axes else x
+
+
 def global_sum(tree: Tree) -> Tree:
     """The sum over devices that an array differs on; the array itself outside of `shard_map`."""
 

@@ -34,9 +34,10 @@ class DataConfig:
     root: str | None = None
     """Folder that `source.path` is relative to; by default the variable SIMJAX_DATA, else the
     current folder."""
-    views: Literal["columns", "dropout"] = "columns"
+    views: Literal["columns", "dropout", "single"] = "columns"
     """`columns`: the views of an example are its columns. `dropout`: its first text, `num_views`
-    times, told apart by dropout alone."""
+    times, told apart by dropout alone. `single`: its first text, once, for objectives that compare
+    two encoders."""
     num_views: int = 2
     """Times that a text is encoded with `views: dropout`."""
     batch_size: int = 512

@@ -112,6 +112,8 @@ class BatchSource:
         self.num_positives: int
         if config.views == "dropout":
             self.num_views, self.num_positives = config.num_views, config.num_views - 1
+        elif config.views == "single":
+            self.num_views, self.num_positives = 1, 0
         else:
             self.num_views, self.num_positives = store.examples.shape[1], store.positives
         # A data set without scores leaves the compiled step without an argument that it ignores.
@@ -186,9 +188,10 @@ class BatchSource:
 
     def _texts(self, examples: Int[np.ndarray, "*B"]) -> Int[np.ndarray, "*B V"]:
         """Text numbers of each view of each example."""
-        if self.config.views == "dropout":
-            return np.repeat(self.store.examples[examples][..., :1], self.num_views, axis=-1)
-        return self.store.examples[examples]
+        texts = self.store.examples[examples]
+        if self.config.views == "columns":
+            return texts
+        return np.repeat(texts[..., :1], self.num_views, axis=-1)
 
     def _lengths(self, texts: Int[np.ndarray, "*B V"]) -> Int[np.ndarray, "*B V"]:
         return np.where(texts == NO_TEXT, 0, self.store.lengths[texts])
@@ -237,7 +240,7 @@ def _make_order(store: TokenStore, config: DataConfig) -> BatchOrder:
     weights = [source.weight for source in config.all_sources]
     texts = None
     if config.no_duplicates:
-        examples = store.examples[:, : 1 if config.views == "dropout" else None]
+        examples = store.examples[:, : None if config.views == "columns" else 1]
         texts = np.where(examples == NO_TEXT, NO_TEXT, store.text_ids[examples])
     return BatchOrder(
         store.sizes,

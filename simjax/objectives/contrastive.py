@@ -6,24 +6,22 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple, TypeAlias, TypedDict
+from typing import NamedTuple, TypedDict
 
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from simjax.mesh import global_sum
 from simjax.objectives import losses
-from simjax.objectives.config import ObjectiveConfig
+from simjax.objectives.config import ContrastiveConfig
 from simjax.objectives.groups import over_groups
 from simjax.objectives.guide import Guided
+from simjax.objectives.objective import Examples, Metrics
 from simjax.objectives.sides import Sides, unit
 from simjax.ops import Exchange, PairStats, Reduction, reduce_pairs, row_loss
-from simjax.ops.pairs import ABSENT
-from simjax.types import NO_TEXT
-
-Metrics: TypeAlias = dict[str, Float[Array, ""]]
+from simjax.types import NO_TEXT, Params
 
 
 class _Options(TypedDict):
@@ -50,13 +48,74 @@ class Views:
     group: int
 
 
+@dataclass(frozen=True)
+class Contrastive:
+    """`contrastive_loss` as an objective, with its temperature fixed or learned.
+
+    Attributes:
+        config: The loss.
+        views: How the texts of an example are used.
+        dtype: What the operands of the score products are rounded to.
+        exchange: How devices see each other's keys; None goes by their size.
+    """
+
+    config: ContrastiveConfig
+    views: Views
+    dtype: DTypeLike = jnp.float32
+    exchange: Exchange | None = None
+
+    passes = 1
+    towers = 1
+
+    def init(self, width: int, key: Key[Array, ""]) -> Params:
+        """The logarithm of 1 / temperature, where it is learned."""
+        if not self.config.learnable_temperature:
+            return {}
+        return {"log_scale": jnp.float32(-math.log(self.config.temperature))}
+
+    def scale(self, params: Params) -> Float[Array, ""]:
+        """1 / temperature."""
+        if not self.config.learnable_temperature:
+            return jnp.float32(1 / self.config.temperature)
+        return jnp.exp(params["log_scale"])
+
+    def constrain(self, params: Params) -> Params:
+        """A learned scale is held at `max_scale`.
+
+        The parameter itself is clamped, as CLIP's is (arXiv 2103.00020, section 2.5): clamping
+        its use would leave it without a gradient once it is beyond the bound.
+        """
+        if not self.config.learnable_temperature:
+            return params
+        return {"log_scale": jnp.minimum(params["log_scale"], math.log(self.config.max_scale))}
+
+    def figures(self, params: Params) -> Metrics:
+        """The scale."""
+        return {"scale": self.scale(params)}
+
+    def loss(self, params: Params, examples: Examples) -> tuple[Float[Array, ""], Metrics]:
+        """As of `contrastive_loss`."""
+        return contrastive_loss(
+            examples.vectors,
+            examples.ids,
+            examples.labels,
+            examples.number,
+            self.scale(params),
+            self.config,
+            self.views,
+            guide=examples.frozen,
+            dtype=self.dtype,
+            exchange=self.exchange,
+        )
+
+
 def contrastive_loss(
     embeddings: Float[Array, "n V D"],
     ids: Int[Array, "n V"],
     labels: Int[Array, "n"],
     example: Int[Array, "n"],
     scale: Float[Array, ""] | float,
-    config: ObjectiveConfig,
+    config: ContrastiveConfig,
     views: Views,
     *,
     guide: Float[Array, "n V G"] | None = None,
@@ -91,15 +150,8 @@ def contrastive_loss(
         assert guide is not None  # of the same batch
         has_positive = ids[:, 1 : 1 + views.positives] != NO_TEXT
         guided = Guided.of(guide, has_positive, config.guide, dtype)
-    sides = Sides(
-        anchors=vectors[:, 0],
-        positives=vectors[:, 1 : 1 + views.positives],
-        hard=vectors[:, 1 + views.positives :],
-        example=jnp.where(ids[:, 0] == NO_TEXT, ABSENT, example),
-        ids=ids,
-        labels=labels,
-        guided=guided,
-    )
+    examples = Examples(embeddings, ids, labels, None, example, guide)
+    sides = Sides.of(vectors, examples, views.positives, guided)
     scale = jnp.asarray(scale, jnp.float32)
     cosine = _cosines(sides.anchors, sides.positives)
     hard_lse, hard_max = _own_hard_negatives(sides, scale, config)
@@ -132,16 +184,19 @@ def contrastive_loss(
         forward = _merge(stats.rows[0], hard_lse)[:, None]
         assert stats.cols[0] is not None  # asked for
         backward = _by_positive(stats.cols[0], sides)
-        if config.directions == "joint":
+        if config.directions == "symmetric":
+            lse = [forward, backward]
+        else:
             rows_alone = replace(scores, columns=False)
             one_side = partial(reduce_pairs, reductions=[rows_alone], one_side=True, **options)
-            within = over_groups(partial(_within_sides, one_side), group, sides)
-            within = _merge(within[0][:, None], _by_positive(within[1], sides))
-            v = _merge(forward, backward, within) - scale * cosine
-            terms = [_Term(v, sides.has_positive, joint=True)]
-        else:
-            both = (lse - scale * cosine for lse in (forward, backward))
-            terms = [_Term(v, sides.has_positive) for v in both]
+            anchors, keys = over_groups(partial(_within_sides, one_side), group, sides)
+            anchors, keys = anchors[:, None], _by_positive(keys, sides)
+            if config.directions == "views":
+                lse = [_merge(forward, anchors), _merge(backward, keys)]
+            else:
+                lse = [_merge(forward, backward, anchors, keys)]
+        joint = config.directions == "joint"
+        terms = [_Term(x - scale * cosine, sides.has_positive, joint=joint) for x in lse]
         parts = [term.values(config.loss).sum() / term.global_weight(config.loss) for term in terms]
         loss = sum(parts[1:], parts[0]) / len(parts)
     hardest = jnp.maximum(stats.row_max, hard_max)
@@ -222,7 +277,7 @@ def _cosines(x: Float[Array, "n D"], y: Float[Array, "n k D"]) -> Float[Array, "
 
 
 def _own_hard_negatives(
-    sides: Sides, scale: Float[Array, ""], config: ObjectiveConfig
+    sides: Sides, scale: Float[Array, ""], config: ContrastiveConfig
 ) -> tuple[Float[Array, "n"], Float[Array, "n"]]:
     """Log-sum-exp of an anchor's own hard negatives with their weight, and their largest cosine.
 
@@ -231,12 +286,7 @@ def _own_hard_negatives(
     if sides.hard.shape[1] == 0:
         nothing = jnp.full_like(sides.anchors[:, 0], -jnp.inf)
         return nothing, nothing
-    real = sides.hard_ids != NO_TEXT
-    if config.false_negatives == "text":
-        taken = jnp.concatenate([sides.ids[:, :1], sides.positive_ids], axis=1)
-        real &= (sides.hard_ids[:, :, None] != taken[:, None, :]).all(axis=-1)
-    if sides.guided is not None:
-        real &= sides.guided.hard_negatives
+    real = sides.hard_negatives(config.false_negatives)
     cosine = _cosines(sides.anchors, sides.hard)
     logits = scale * cosine + math.log(config.hard_negative_weight)
     return (

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from simjax.objectives.guide import Guided, view_by_view
-from simjax.ops import AnchorIds, Guide, KeyIds
+from simjax.objectives.objective import Examples
+from simjax.ops import AnchorIds, FalseNegatives, Guide, KeyIds
 from simjax.ops.pairs import ABSENT, NO_ANCHOR, NO_POSITIVE
 from simjax.types import NO_TEXT
 
@@ -37,6 +38,47 @@ class Sides:
     ids: Int[Array, "n V"]
     labels: Int[Array, "n"]
     guided: Guided | None = None
+
+    @classmethod
+    def of(
+        cls,
+        vectors: Float[Array, "n V D"],
+        examples: Examples,
+        positives: int,
+        guided: Guided | None = None,
+    ) -> Sides:
+        """The sides of examples whose first view is the anchor, the next ones its positives.
+
+        Args:
+            vectors: Unit vectors.
+            examples: What else is known of them.
+            positives: How many.
+            guided: What a guide makes of them.
+        """
+        return cls(
+            anchors=vectors[:, 0],
+            positives=vectors[:, 1 : 1 + positives],
+            hard=vectors[:, 1 + positives :],
+            example=jnp.where(examples.ids[:, 0] == NO_TEXT, ABSENT, examples.number),
+            ids=examples.ids,
+            labels=examples.labels,
+            guided=guided,
+        )
+
+    @property
+    def has_anchor(self) -> Bool[Array, "n"]:
+        """Which examples there are."""
+        return self.example != ABSENT
+
+    def hard_negatives(self, rule: FalseNegatives) -> Bool[Array, "n H"]:
+        """Which of the examples' own hard negatives are negatives, under a rule."""
+        real = self.hard_ids != NO_TEXT
+        if rule == "text":
+            taken = jnp.concatenate([self.ids[:, :1], self.positive_ids], axis=1)
+            real &= (self.hard_ids[:, :, None] != taken[:, None, :]).all(axis=-1)
+        if self.guided is not None:
+            real &= self.guided.hard_negatives
+        return real
 
     @property
     def num_positives(self) -> int:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import jax
 import jax.numpy as jnp
-from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key
 
-from simjax.objectives.config import ObjectiveConfig
-from simjax.objectives.contrastive import Metrics, Views, contrastive_loss
+from simjax.objectives.objective import Examples, Metrics, Objective
 from simjax.objectives.separable import GatherLayer, Separable
-from simjax.ops import Exchange
 from simjax.types import Batch, Params
 
 
@@ -31,55 +28,56 @@ class Encode(Protocol):
 
 
 @dataclass(frozen=True)
-class ContrastiveSystem:
-    """One tower whose views of an example are drawn together, and others pushed apart.
+class EmbeddingSystem:
+    """One tower, or two that are not tied, and a loss of their embeddings.
 
     Attributes:
         encode: The tower.
         objective: The loss.
-        views: How the texts of an example are used.
         dropout: Whether the tower drops out in training.
-        dtype: What the operands of the score products are rounded to.
-        exchange: How devices see each other's keys; None goes by their size.
         separable: A loss that is learned beside it.
     """
 
     encode: Encode
-    objective: ObjectiveConfig
-    views: Views
+    objective: Objective
     dropout: bool
-    dtype: DTypeLike = jnp.float32
-    exchange: Exchange | None = None
     separable: Separable | None = None
 
-    def init(self, model: Params, **heads: Params) -> Params:
-        """All that is trained, from the parameters of the tower and of heads by their names."""
-        learned = {}
-        if self.objective.learnable_temperature:
-            learned["log_scale"] = jnp.float32(-math.log(self.objective.temperature))
-        return {"model": model, "objective": learned} | heads
+    def init(self, model: Params, width: int, seed: int, **heads: Params) -> Params:
+        """All that is trained.
+
+        Args:
+            model: Parameters of the tower.
+            width: Of its embeddings.
+            seed: Of what the objective draws.
+            heads: Parameters of other parts, by their names.
+        """
+        # The encoder draws from the seed's own key, and heads from the next.
+        key = jax.random.fold_in(jax.random.key(seed), 2)
+        found = {"model": model, "objective": self.objective.init(width, key)} | heads
+        if self.objective.towers == 2:
+            found["other"] = jax.tree.map(_another, model)
+        return found
+
+    @property
+    def encodings(self) -> int:
+        """Times that every text is encoded, for the objective."""
+        return self.objective.towers * self.objective.passes
 
     def layers(self, params: Any) -> Any:
-        """The part of a tree like the parameters' whose leaves are stacked layer by layer."""
+        """The part of a tree like the parameters' whose leaves are stacked layer by layer.
+
+        A second tower's is like it.
+        """
         return params["model"]["encoder"]["layers"]
 
-    def scale(self, params: Params) -> Float[Array, ""]:
-        """1 / temperature."""
-        if not self.objective.learnable_temperature:
-            return jnp.float32(1 / self.objective.temperature)
-        return jnp.exp(params["objective"]["log_scale"])
+    def figures(self, params: Params) -> Metrics:
+        """What is learned and logged."""
+        return self.objective.figures(params["objective"])
 
     def constrain(self, params: Params) -> Params:
-        """Parameters after an update, a learned scale held at the objective's `max_scale`.
-
-        The parameter itself is clamped, as CLIP's is (arXiv 2103.00020, section 2.5): clamping
-        its use would leave it without a gradient once it is beyond the bound.
-        """
-        if not self.objective.learnable_temperature:
-            return params
-        top = math.log(self.objective.max_scale)
-        held = jnp.minimum(params["objective"]["log_scale"], top)
-        return params | {"objective": {"log_scale": held}}
+        """Parameters after an update, within their bounds."""
+        return params | {"objective": self.objective.constrain(params["objective"])}
 
     def encode_blocks(
         self,
@@ -87,30 +85,24 @@ class ContrastiveSystem:
         batch: Batch,
         key: Key[Array, ""],
         gather_layer: GatherLayer = None,
-    ) -> Float[Array, "K E V D"]:
+    ) -> Float[Array, "K E W D"]:
         """Embeds some blocks; the result for a block does not depend on the others."""
-        texts = self.encode(params["model"], batch, key if self.dropout else None, gather_layer)
-        return texts.reshape(*batch.ids.shape, texts.shape[-1])
+        towers = ("model",) if self.objective.towers == 1 else ("other", "model")
+        found = []
+        for number, tower in enumerate(towers * self.objective.passes):
+            # Blocks' own keys are folded from it, so none has this number.
+            own = jax.random.fold_in(key, jnp.uint32(2**32 - 1 - number)) if number else key
+            texts = self.encode(params[tower], batch, own if self.dropout else None, gather_layer)
+            found.append(texts.reshape(*batch.ids.shape, texts.shape[-1]))
+        return found[0] if len(found) == 1 else jnp.concatenate(found, axis=2)
 
     def loss(
-        self, params: Params, embeddings: Float[Array, "K E V D"], batch: Batch
+        self, params: Params, embeddings: Float[Array, "K E W D"], batch: Batch
     ) -> tuple[Float[Array, ""], Metrics]:
         """This device's part of the loss of the global batch, and the batch's metrics."""
-        blocks, size, views, width = embeddings.shape
-        ids, labels, place = (jnp.asarray(x) for x in (batch.ids, batch.labels, batch.place))
-        example = place[:, None] * size + jnp.arange(size, dtype=place.dtype)
-        guide = batch.guide
-        if guide is not None:
-            guide = jnp.reshape(guide, (blocks * size, views, -1))
-        return contrastive_loss(
-            embeddings.reshape(blocks * size, views, width),
-            ids.reshape(blocks * size, views),
-            labels.reshape(-1),
-            example.reshape(-1),
-            self.scale(params),
-            self.objective,
-            self.views,
-            guide=guide,
-            dtype=self.dtype,
-            exchange=self.exchange,
-        )
+        return self.objective.loss(params["objective"], Examples.of(embeddings, batch))
+
+
+def _another(x: Any) -> Any:
+    # Of a state that is donated no two leaves may be one array.
+    return x if isinstance(x, jax.ShapeDtypeStruct) else jnp.array(x)

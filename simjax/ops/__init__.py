@@ -2,6 +2,7 @@
 
 from simjax.ops.api import reduce_pairs, row_loss
 from simjax.ops.pairs import AnchorIds, FalseNegatives, Guide, KeyIds
+from simjax.ops.ranking import ranking_loss
 from simjax.ops.reductions import PairStats, Reduction
 from simjax.ops.sharded import Exchange
 from simjax.ops.uniformity import AlignUniform, align_uniform, alignment
@@ -17,6 +18,7 @@ __all__ = [
     "Reduction",
     "align_uniform",
     "alignment",
+    "ranking_loss",
     "reduce_pairs",
     "row_loss",
 ]

@@ -14,7 +14,8 @@ from simjax import mesh as meshes
 from simjax.errors import UsageError
 from simjax.models.config import EncoderConfig
 from simjax.models.encoder import Remat
-from simjax.objectives.config import ObjectiveConfig
+from simjax.objectives.config import ContrastiveConfig
+from simjax.objectives.contrastive import Contrastive
 from simjax.objectives.masked_lm import room
 from simjax.ops.sharded import Exchange, choose_exchange
 from simjax.plan.program import Program
@@ -98,7 +99,7 @@ class Layout:
     positives: int
     mean_tokens: float
     remat: Remat | None
-    objective: ObjectiveConfig
+    objective: ContrastiveConfig
 
     @property
     def directions(self) -> str:
@@ -167,10 +168,14 @@ def layout_of(program: Program) -> Layout:
     """The sizes of a step.
 
     Raises:
-        UsageError: What negatives take is not known, since they are kept to groups.
+        UsageError: What the objective takes is not known: negatives are kept to groups, or there
+            are none.
     """
     config, mesh, rows = program.config, program.mesh, program.rows
-    if config.objective.negative_group is not None:
+    objective, learned = config.objective, program.update.system.objective
+    if not isinstance(objective, ContrastiveConfig) or not isinstance(learned, Contrastive):
+        raise UsageError(f"objective.name {objective.name} is not planned for: only contrastive is")
+    if objective.negative_group is not None:
         raise UsageError("objective.negative_group is for studies, and not planned for: remove it")
     parts = meshes.batch_parts(mesh)
     return Layout(
@@ -191,10 +196,10 @@ def layout_of(program: Program) -> Layout:
         rows=rows.rows,
         row_length=config.data.row_length,
         views=rows.views,
-        positives=program.update.system.views.positives,
+        positives=learned.views.positives,
         mean_tokens=rows.tokens,
         remat=config.train.remat,
-        objective=config.objective,
+        objective=objective,
     )
 
 

@@ -11,11 +11,13 @@ import jax.numpy as jnp
 
 from simjax import mesh as meshes
 from simjax.mesh import AnyMesh
+from simjax.objectives.config import frozen_model
 from simjax.plan.rows import Rows, num_views
 from simjax.plan.shapes import Shapes, abstract_heads, assumed_vocabulary, shape_of
 from simjax.train.config import RunConfig
 from simjax.train.state import TrainState
 from simjax.train.step import blocks_per_device
+from simjax.train.system import Facts
 from simjax.train.update import Update, check_tensor, make_update
 from simjax.types import Batch, Block
 
@@ -75,8 +77,7 @@ def make_program(config: RunConfig, mesh: AnyMesh, shapes: Shapes, rows: Rows) -
         mesh,
         shapes.model,
         abstract_heads(config, shapes.encoder),
-        positives,
-        assumed_vocabulary(config, shapes.encoder),
+        Facts(positives, vocabulary=assumed_vocabulary(config, shapes.encoder)),
         config.train.steps or _STEPS,
     )
     batch = abstract_batch(config, mesh, rows)
@@ -95,8 +96,8 @@ def abstract_batch(config: RunConfig, mesh: AnyMesh, rows: Rows) -> Batch:
     packed = (rows.rows, data.row_length)
     block = Block(array(*packed), array(*packed), array(*packed), array(size * views))
     guide = None
-    if config.objective.guide is not None:
-        guide = _guide_vectors((blocks, size, views), config.objective.guide.model, sharding)
+    if (frozen := frozen_model(config.objective)) is not None:
+        guide = _guide_vectors((blocks, size, views), frozen[1], sharding)
     return Batch(block, array(size, views), array(size), array(), guide=guide)
 
 

@@ -19,7 +19,10 @@ from simjax.mesh import MeshConfig
 from simjax.models.dropout import dropped_levels
 from simjax.models.encoder import EncoderConfig, Remat
 from simjax.models.pooling import Pooling
-from simjax.objectives.config import ObjectiveConfig
+from simjax.objectives.config import (
+    ContrastiveConfig,
+    ObjectiveConfig,
+)
 from simjax.train import recipe
 from simjax.train.average import Evaluated
 from simjax.train.lora import LoraConfig
@@ -31,6 +34,7 @@ from simjax.train.optimizer_config import (
     OptimizerConfig,
     ScheduleFreeAdamW,
 )
+from simjax.train.view_checks import check_views
 
 Dtype: TypeAlias = Literal["float32", "bfloat16"]
 
@@ -145,7 +149,7 @@ class RunConfig:
     model: ModelConfig = field(default_factory=ModelConfig)
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    objective: ObjectiveConfig = field(default_factory=ContrastiveConfig)
     optimizer: OptimizerConfig = field(default_factory=AdamW)
     train: TrainConfig = field(default_factory=TrainConfig)
     mesh: MeshConfig = field(default_factory=MeshConfig)
@@ -187,7 +191,7 @@ def validate(config: RunConfig) -> None:
         if not 0 <= seed < 2**32:
             raise UsageError(f"{key} is {seed}: give a whole number from 0 to {2**32 - 1:,}")
     _check_model(config)
-    _check_views(config)
+    check_views(config)
     _check_length(config)
     _check_micro_batch(config)
     _check_average(config)
@@ -234,40 +238,6 @@ def _check_model(config: RunConfig) -> None:
         raise UsageError(
             f"data.max_length is {config.data.max_length} and model.encoder.max_positions "
             f"{model.encoder.max_positions}: texts must not be longer than the encoder allows"
-        )
-
-
-def _check_views(config: RunConfig) -> None:
-    model, data = config.model, config.data
-    if data.views == "dropout":
-        rates = [model.dropout]
-        if model.dropout is None and model.pretrained is None:
-            rates = [model.encoder.hidden_dropout, model.encoder.attention_dropout]
-        check_dropout("the encoder", *rates)
-    guide = config.objective.guide
-    if data.views == "dropout" and guide is not None and guide.margin == 0:
-        raise UsageError(
-            "objective.guide.margin is 0 and data.views is dropout: nothing is closer to a text "
-            "than itself, so the guide would leave out nothing; give a margin above 0"
-        )
-    if config.objective.false_negatives == "label" and not any(
-        source.label for source in data.all_sources
-    ):
-        raise UsageError(
-            "objective.false_negatives is label and data.source.label names no column; name one"
-        )
-
-
-def check_dropout(encoder: str, *rates: float | None) -> None:
-    """Refuses an encoder that gives equal views of a text; a rate of None is not known yet.
-
-    Raises:
-        UsageError: All rates are 0.
-    """
-    if all(rate == 0 for rate in rates):
-        raise UsageError(
-            f"data.views is dropout and the dropout of {encoder} is 0: the views of a text would "
-            "be equal; give model.dropout a rate above 0"
         )
 
 
@@ -343,10 +313,20 @@ def _check_noise(config: RunConfig) -> None:
     for key, given in {
         "mesh.gather layer": config.mesh.gather == "layer",
         "objective.mlm": config.objective.mlm is not None,
-        "objective.learnable_temperature": config.objective.learnable_temperature,
+        f"objective.name {config.objective.name}": not _is_contrastive(config),
+        "objective.learnable_temperature": _learns_temperature(config),
     }.items():
         if given:
             raise UsageError(f"train.noise_scale does not go with {key}; remove one of them")
+
+
+def _is_contrastive(config: RunConfig) -> bool:
+    return isinstance(config.objective, ContrastiveConfig)
+
+
+def _learns_temperature(config: RunConfig) -> bool:
+    objective = config.objective
+    return isinstance(objective, ContrastiveConfig) and objective.learnable_temperature
 
 
 def evaluated_parameters(config: RunConfig) -> Evaluated:

@@ -26,6 +26,7 @@ from simjax.data import pipeline
 from simjax.data.pipeline import PackedBatch
 from simjax.errors import DivergedError
 from simjax.eval import report, tasks
+from simjax.objectives.config import ContrastiveConfig
 from simjax.processes import roll_call
 from simjax.train import config as run_config
 from simjax.train import finish, lora, resume, summary, throughput
@@ -359,12 +360,15 @@ class _Loop:
         run, window = self.run_, self._window
         data = run.config.data
         operations = throughput.encoder_operations(run.model.config, window.tokens, data.row_length)
+        operations *= run.encodings
         if (mlm := run.config.objective.mlm) is not None:
             shape = run.model.config
-            operations = 2 * operations + throughput.head_operations(
+            operations += operations / run.encodings + throughput.head_operations(
                 *(shape.hidden_size, shape.embedding_width, shape.vocab_size),
                 mlm.rate * window.tokens,
             )
+        if not isinstance(run.config.objective, ContrastiveConfig):
+            return operations
         keys = data.batch_size * (run.source.num_views - 1)
         return operations + window.steps * throughput.pair_operations(
             data.batch_size, keys, run.model.embedding_size

@@ -80,17 +80,20 @@ def program_bytes(program: Any) -> int:
     return int(of_all_processes(np.asarray([taken])).max())
 
 
-def most_bytes(shape: EncoderConfig, state: TrainState, batch: Batch, micro_blocks: int) -> int:
+def most_bytes(
+    shape: EncoderConfig, state: TrainState, batch: Batch, micro_blocks: int, encodings: int = 1
+) -> int:
     """More than a step takes, by formula: states of every layer, in float32, kept for all tokens.
 
-    For each token and layer 20 vectors of the hidden size, 6 of the feed-forward part's, and 4
+    The activations are of as many encodings of a micro-batch as the objective asks for. For each
+    token and layer 20 vectors of the hidden size, 6 of the feed-forward part's, and 4
     rows of scores; for the parameters two copies of the state beside it; twice that.
     """
     _, rows, length = batch.block.tokens.shape
     a_token = 20 * shape.hidden_size + 6 * shape.kernels_in + 4 * shape.num_heads * length
-    activations = 4 * micro_blocks * rows * length * (shape.num_layers + 1) * a_token
+    activations = 4 * encodings * micro_blocks * rows * length * (shape.num_layers + 1) * a_token
     # The loss has all keys and their gradients, and this device's share of anchors.
-    embeddings = 64 * batch.ids.size * shape.hidden_size
+    embeddings = 64 * encodings * batch.ids.size * shape.hidden_size
     own = sum(_shard_bytes(leaf) for leaf in jax.tree.leaves(state))
     # Parameters that are split are gathered, and have whole gradients before these are scattered.
     whole = sum(4 * leaf.size for leaf in jax.tree.leaves(state.params))

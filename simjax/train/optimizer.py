@@ -27,6 +27,7 @@ from simjax.train.optimizer_config import (
     Lars,
     Muon,
     OptimizerConfig,
+    RMSProp,
     ScheduleFreeAdamW,
 )
 from simjax.train.schedule import Schedule, make_schedule
@@ -86,6 +87,14 @@ def _transformation(config: OptimizerConfig, rate: Schedule) -> optax.GradientTr
             return optax.chain(
                 optax.add_decayed_weights(config.weight_decay, decay_mask),
                 optax.sgd(rate, config.momentum, nesterov=config.nesterov),
+            )
+        case RMSProp():
+            momentum = config.momentum or None
+            return optax.chain(
+                optax.add_decayed_weights(config.weight_decay, decay_mask),
+                optax.scale_by_rms(config.decay, config.eps, eps_in_sqrt=False),
+                *([] if momentum is None else [optax.trace(momentum)]),
+                optax.scale_by_learning_rate(rate),
             )
         case _:
             assert_never(config)

@@ -32,6 +32,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "b2": _FRACTION,
     "eps": _ABOVE_0,
     "momentum": _FRACTION,
+    "decay": _FRACTION,
     "trust_coefficient": _ABOVE_0,
     "decay_exponent": (lambda x: 0 < x <= 1, "give a number above 0, at most 1"),
     "clip_rms": _ABOVE_0_OR_NULL,
@@ -52,7 +53,8 @@ class SharedOptions:
         lr_scaling: how the peak grows with batch_size / reference_batch_size: none, its square
             root, or linear.
         reference_batch_size: batch size at which ``learning_rate`` holds as it stands.
-        schedule: what follows the warm-up: linear or cosine decay to 0, or constant.
+        schedule: what follows the warm-up: linear or cosine decay to 0, constant, or stairs: five
+            equal parts at 1, 0.8, 0.6, 0.4 and 0.2 of the peak.
         warmup: below 1 a fraction of all steps (rounded up), from 1 on a number of steps.
         weight_decay: decay of kernels and embeddings, times the learning rate; biases, norms and
             temperatures never decay. Part of the gradient in sgd and lars, of the update whose
@@ -66,7 +68,7 @@ class SharedOptions:
     learning_rate: float = 5e-5
     lr_scaling: Literal["none", "sqrt", "linear"] = "none"
     reference_batch_size: int = 256
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    schedule: Literal["linear", "cosine", "constant", "stairs"] = "linear"
     warmup: float = 0.1
     weight_decay: float = 0.01
     clip_norm: float | None = 1.0
@@ -232,5 +234,24 @@ class SGD(SharedOptions):
     nesterov: bool = False
 
 
-OptimizerConfig: TypeAlias = AdamW | Lamb | Lars | Adafactor | Muon | ScheduleFreeAdamW | SGD
+@dataclass(frozen=True)
+class RMSProp(SharedOptions):
+    """RMSprop, PyTorch's: gradients over the root of a moving mean of their squares.
+
+    Attributes:
+        decay: of the mean of squares.
+        momentum: decay of the sum of the updates.
+        eps: added to the root.
+    """
+
+    name: Literal["rmsprop"] = "rmsprop"
+    learning_rate: float = 1e-5
+    decay: float = 0.99
+    momentum: float = 0.0
+    eps: float = 1e-8
+
+
+OptimizerConfig: TypeAlias = (
+    AdamW | Lamb | Lars | Adafactor | Muon | ScheduleFreeAdamW | SGD | RMSProp
+)
 """An optimiser and its options; `optimizer.name` says which."""

@@ -24,14 +24,17 @@ from simjax.models import hf
 from simjax.models.encoder import EncoderConfig
 from simjax.models.sentence_model import SentenceModel
 from simjax.models.tokenizer import check_same_ids, check_tokenizer, load_tokenizer
+from simjax.objectives.config import ContrastiveConfig, frozen_model
 from simjax.sentence_encoder import SentenceEncoder
-from simjax.train import guide, memory, trained
-from simjax.train.config import RunConfig, check_dropout
+from simjax.train import frozen, memory, trained
+from simjax.train.config import RunConfig
 from simjax.train.folder import has_checkpoints
+from simjax.train.requirements import check_examples
 from simjax.train.state import TrainState, abstract_state, init_state
 from simjax.train.step import Step, blocks_per_device
-from simjax.train.system import make_heads, vocabulary_of
+from simjax.train.system import Facts, make_heads, vocabulary_of
 from simjax.train.update import check_tensor, make_update
+from simjax.train.view_checks import check_dropout
 from simjax.types import Params
 
 if TYPE_CHECKING:
@@ -55,7 +58,8 @@ class Run:
         chosen_micro_batch: Examples that a device encodes at a time, where its whole share of a
             batch would not have fitted.
         mask: Which of the parameters are trained, as of `trained.trained_mask`; None is all.
-        guide: Fingerprint of what the guide says of the texts, where there is one.
+        frozen: Fingerprint of a frozen model's embeddings of the texts, where one is asked.
+        encodings: Times that every text is encoded in a step, for the objective.
     """
 
     config: RunConfig
@@ -69,7 +73,8 @@ class Run:
     total_steps: int
     chosen_micro_batch: int | None = None
     mask: Any = None
-    guide: str | None = None
+    frozen: str | None = None
+    encodings: int = 1
 
     def init_state(self) -> TrainState:
         """The state before the first step."""
@@ -93,10 +98,12 @@ class Run:
         kept = {key: config[key] for key in ("seed", "model", "objective", "optimizer")}
         store = self.source.store
         kept |= {"data": data, "token_store": store.fingerprint, "steps": self.total_steps}
-        if self.guide is not None:
-            # What the guide says counts, and not where it lies.
-            told = config["objective"]["guide"] | {"model": self.guide}
-            kept["objective"] = config["objective"] | {"guide": told}
+        if kept["objective"]["name"] == "contrastive":
+            # Runs from before there were others have no name for it, and go on.
+            kept["objective"] = {k: v for k, v in kept["objective"].items() if k != "name"}
+        if self.frozen is not None:
+            # What the model says counts, and not where it lies.
+            kept["objective"] = _renamed(kept["objective"], self.frozen)
         if self.config.tokenizer.source == "train":
             kept["vocab_size"] = self.config.tokenizer.vocab_size
         if self.config.train.freeze:
@@ -127,6 +134,12 @@ class Run:
         )
 
 
+def _renamed(objective: dict[str, Any], fingerprint: str) -> dict[str, Any]:
+    if objective.get("guide") is None:
+        return objective | {"teacher": fingerprint}
+    return objective | {"guide": objective["guide"] | {"model": fingerprint}}
+
+
 _DATA_IDENTITY = (
     "views",
     "num_views",
@@ -155,15 +168,16 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
     model, max_length = make_model(config, tokenizer)
     check_tensor(config.mesh, model.config)
     store = pipeline.prepare(config.data, tokenizer)
-    wanted = config.objective.guide
-    guided = None if wanted is None else guide.embeddings(wanted.model, config.data, store)
+    asked_for = frozen_model(config.objective)
+    told = None if asked_for is None else frozen.embeddings(*asked_for, config.data, store)
     source = BatchSource(
         store,
         config.data,
-        guide=None if guided is None else guided.vectors,
+        guide=None if told is None else told.vectors,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
+    check_examples(config, model.embedding_size, source, None if told is None else told.vectors)
     total_steps = config.train.steps or max(1, round(config.train.epochs * source.steps_per_epoch))
     if config.train.profile is not None and config.train.profile[0] > total_steps:
         raise UsageError(
@@ -172,7 +186,8 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
 
     vocabulary = None if config.objective.mlm is None else vocabulary_of(tokenizer)
     heads = make_heads(config, model.config)
-    update = make_update(config, mesh, model, heads, source.num_positives, vocabulary, total_steps)
+    facts = Facts(source.num_positives, store.label_names, vocabulary)
+    update = make_update(config, mesh, model, heads, facts, total_steps)
     state = update.abstract_state()
     batch = memory.abstract_batch(source, mesh)
     free = memory.room(list(mesh.devices.flat))
@@ -183,7 +198,9 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
             None if config.train.micro_batch is None else asked,
             config.data.block,
             free,
-            lambda blocks: memory.most_bytes(model.config, state, batch, blocks),
+            lambda blocks: memory.most_bytes(
+                model.config, state, batch, blocks, update.system.encodings
+            ),
             lambda blocks: memory.step_bytes(update.step(blocks), state, batch),
         )
     if config.train.noise_scale and fit.micro_blocks == share and meshes.batch_parts(mesh) == 1:
@@ -206,7 +223,8 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
         total_steps,
         micro_batch,
         update.mask,
-        None if guided is None else guided.fingerprint,
+        None if told is None else told.fingerprint,
+        update.system.encodings,
     )
 
 
@@ -282,7 +300,8 @@ def _check_shape(config: RunConfig, shape: EncoderConfig) -> None:
 
 
 def _check_groups(config: RunConfig, share: int) -> None:
-    size = config.objective.negative_group
+    objective = config.objective
+    size = objective.negative_group if isinstance(objective, ContrastiveConfig) else None
     if size is not None and share % size:
         raise UsageError(
             f"objective.negative_group: {size} does not divide the {share} examples that each "

@@ -52,8 +52,8 @@ class System(Protocol):
     def layers(self, params: Any) -> Any:
         """The stacked part of the parameters."""
 
-    def scale(self, params: Params) -> Float[Array, ""]:
-        """1 / temperature."""
+    def figures(self, params: Params) -> Metrics:
+        """What is learned and logged."""
 
     def constrain(self, params: Params) -> Params:
         """Parameters after an update, within their bounds."""
@@ -164,7 +164,7 @@ def accumulate_separable(
         micro_blocks: Blocks taken at a time; None, all at once.
         gather_layer: As of `Separable.sums`.
     """
-    # No block has this number, so the key is none that the coupled loss draws from.
+    # No block has this number, nor any pass, so nothing else draws from the key.
     key = jax.random.fold_in(key, jnp.uint32(2**32 - 1))
 
     def loss(picked: Params, part: Batch) -> tuple[Float[Array, ""], Sums]:
@@ -300,8 +300,7 @@ def make_step(
         metrics |= {
             "grad_norm": norm,
             "learning_rate": schedule(state.step),
-            "scale": system.scale(state.params),
-        }
+        } | system.figures(state.params)
         return TrainState(params, opt_state, state.step + 1, mean), metrics
 
     places = shardings(specs, mesh)

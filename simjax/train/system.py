@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import jax
@@ -14,10 +15,31 @@ from simjax.models import hf
 from simjax.models.encoder import EncoderConfig, Remat
 from simjax.models.lm_head import LanguageModelHead, token_losses
 from simjax.models.sentence_model import SentenceModel, merge, split
-from simjax.objectives.config import MaskedLmConfig
-from simjax.objectives.contrastive import Views
+from simjax.objectives.classification import SoftmaxClassification
+from simjax.objectives.config import (
+    AngleConfig,
+    ContrastiveConfig,
+    CosentConfig,
+    CosineConfig,
+    DistillationConfig,
+    InBatchTensionConfig,
+    MaskedLmConfig,
+    SigmoidConfig,
+    SoftmaxConfig,
+    TensionConfig,
+    TripletConfig,
+)
+from simjax.objectives.contrastive import Contrastive, Views
+from simjax.objectives.distillation import Distillation
 from simjax.objectives.masked_lm import MaskedLm, Vocabulary
-from simjax.objectives.system import ContrastiveSystem
+from simjax.objectives.matryoshka import Matryoshka
+from simjax.objectives.objective import Objective
+from simjax.objectives.ranking import Ranking
+from simjax.objectives.regression import CosineRegression
+from simjax.objectives.sigmoid import Sigmoid
+from simjax.objectives.system import EmbeddingSystem
+from simjax.objectives.tension import InBatchTension, Tension
+from simjax.objectives.triplet import Triplet
 from simjax.train import lora
 from simjax.train.config import RunConfig
 from simjax.types import Batch, Params
@@ -26,22 +48,35 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
+@dataclass(frozen=True)
+class Facts:
+    """What the data decide of a system.
+
+    Attributes:
+        positives: Positives of an example.
+        classes: Names of the classes.
+        vocabulary: What masked tokens are drawn from, where some are.
+    """
+
+    positives: int
+    classes: tuple[str, ...] = ()
+    vocabulary: Vocabulary | None = None
+
+
 def make_system(
     config: RunConfig,
     graphdef: Any,
     encoder: EncoderConfig,
-    num_positives: int,
-    vocabulary: Vocabulary | None,
+    facts: Facts,
     heads: Mapping[str, LanguageModelHead],
-) -> ContrastiveSystem:
-    """The system of a configuration: one tower and its contrastive objective.
+) -> EmbeddingSystem:
+    """The system of a configuration: one tower and its objective.
 
     Args:
         config: Of the run.
         graphdef: Structure of the model.
         encoder: Its shape.
-        num_positives: Positives of an example.
-        vocabulary: What masked tokens are drawn from, where some are.
+        facts: What is known of the data.
         heads: What is trained with the encoder and not exported.
     """
     dropout = encoder.hidden_dropout > 0 or encoder.attention_dropout > 0
@@ -60,28 +95,56 @@ def make_system(
 
     separable = None
     if config.objective.mlm is not None:
-        assert vocabulary is not None  # of the tokenizer
+        assert facts.vocabulary is not None  # of the tokenizer
         separable = masked_lm(
             config.objective.mlm,
             model_of,
             heads["lm_head"],
-            vocabulary,
+            facts.vocabulary,
             dropout=dropout,
             remat=config.train.remat,
         )
-    return ContrastiveSystem(
-        encode=encode,
-        objective=config.objective,
-        views=Views(
-            positives=num_positives,
-            one_distribution=config.data.views == "dropout",
-            group=config.data.block,
-        ),
-        dropout=dropout,
-        dtype=jnp.dtype(config.model.dtype),
-        exchange=config.mesh.keys,
-        separable=separable,
-    )
+    return EmbeddingSystem(encode, make_objective(config, facts), dropout, separable)
+
+
+def make_objective(config: RunConfig, facts: Facts) -> Objective:
+    """The loss of a configuration.
+
+    Args:
+        config: Of the run.
+        facts: What is known of the data.
+    """
+    objective = _plain_objective(config, facts)
+    nested = config.objective.matryoshka
+    return objective if nested is None else Matryoshka(objective, nested)
+
+
+def _plain_objective(config: RunConfig, facts: Facts) -> Objective:
+    wanted, dtype, exchange = config.objective, jnp.dtype(config.model.dtype), config.mesh.keys
+    match wanted:
+        case ContrastiveConfig():
+            views = Views(
+                positives=facts.positives,
+                one_distribution=config.data.views == "dropout",
+                group=config.data.block,
+            )
+            return Contrastive(wanted, views, dtype, exchange)
+        case SigmoidConfig():
+            return Sigmoid(wanted, facts.positives, dtype, exchange)
+        case TensionConfig():
+            return Tension(wanted, config.data.block)
+        case InBatchTensionConfig():
+            return InBatchTension.of(wanted, dtype, exchange)
+        case CosineConfig():
+            return CosineRegression(wanted)
+        case CosentConfig() | AngleConfig():
+            return Ranking(wanted)
+        case SoftmaxConfig():
+            return SoftmaxClassification(wanted, facts.classes)
+        case TripletConfig():
+            return Triplet(wanted)
+        case DistillationConfig():
+            return Distillation(wanted)
 
 
 def masked_lm(

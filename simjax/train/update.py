@@ -14,14 +14,13 @@ from simjax.mesh import AnyMesh, MeshConfig
 from simjax.models.config import EncoderConfig
 from simjax.models.lm_head import LanguageModelHead
 from simjax.models.sentence_model import SentenceModel, split
-from simjax.objectives.masked_lm import Vocabulary
-from simjax.objectives.system import ContrastiveSystem
+from simjax.objectives.system import EmbeddingSystem
 from simjax.train import lora, optimizer, trained
 from simjax.train.config import RunConfig
 from simjax.train.schedule import Schedule
 from simjax.train.state import TrainState, abstract_state, state_specs
 from simjax.train.step import Step, StepOptions, make_step
-from simjax.train.system import make_system
+from simjax.train.system import Facts, make_system
 from simjax.types import Params
 
 
@@ -42,7 +41,7 @@ class Update:
 
     config: RunConfig
     mesh: AnyMesh
-    system: ContrastiveSystem
+    system: EmbeddingSystem
     params: Params
     tx: optax.GradientTransformation
     schedule: Schedule
@@ -89,8 +88,7 @@ def make_update(
     mesh: AnyMesh,
     model: SentenceModel,
     heads: Mapping[str, LanguageModelHead],
-    num_positives: int,
-    vocabulary: Vocabulary | None,
+    facts: Facts,
     total_steps: int,
 ) -> Update:
     """The update of a configuration.
@@ -100,17 +98,17 @@ def make_update(
         mesh: The devices.
         model: What training starts from, or its shapes (`nnx.eval_shape`).
         heads: What is trained with it and not exported, or their shapes.
-        num_positives: Positives of an example.
-        vocabulary: What masked tokens are drawn from, where some are.
+        facts: What is known of the data.
         total_steps: Of the run, which the learning rate spans.
 
     Raises:
         UsageError: A pattern of parameters matches none, or warm-up is longer than the run.
     """
     graphdef, model_params = split(model)
-    system = make_system(config, graphdef, model.config, num_positives, vocabulary, heads)
+    system = make_system(config, graphdef, model.config, facts, heads)
     adapted = lora.with_adapters(model_params, config.model.lora, config.seed)
-    params = system.init(adapted, **{name: split(head)[1] for name, head in heads.items()})
+    learned = {name: split(head)[1] for name, head in heads.items()}
+    params = system.init(adapted, model.embedding_size, config.seed, **learned)
     tx, schedule = optimizer.make(config.optimizer, total_steps, config.data.batch_size)
     mask, frozen = None, config.train.freeze
     if config.model.lora is not None:

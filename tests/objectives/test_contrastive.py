@@ -11,7 +11,7 @@ import torch
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
 from simjax.errors import UsageError
-from simjax.objectives.config import ObjectiveConfig
+from simjax.objectives.config import ContrastiveConfig
 from simjax.objectives.contrastive import Views, contrastive_loss
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
@@ -100,15 +100,16 @@ class Definition:
         s_ip = self.score((i, 0), (i, p))
         others = list(itertools.product(range(self.n), range(1, self.views)))
         terms = []
-        if direction in ("forward", "joint"):
+        if direction in ("forward", "joint", "anchors with all"):
             terms += [self.score((i, 0), t) for t in others if self.negative((i, 0), t)]
             terms += list(self.own_hard(i))
-        if direction in ("backward", "joint"):
+        if direction in ("backward", "joint", "positives with all"):
             anchors = [(j, 0) for j in range(self.n)]
             terms += [self.score((i, p), a) for a in anchors if self.negative(a, (i, p))]
-        if direction == "joint":
+        if direction in ("joint", "anchors with all"):
             anchors = [(j, 0) for j in range(self.n)]
             terms += [self.score((i, 0), a) for a in anchors if self.negative((i, 0), a)]
+        if direction in ("joint", "positives with all"):
             terms += [self.score((i, p), t) for t in others if self.negative((i, p), t)]
         if not terms:
             return -np.inf
@@ -119,6 +120,7 @@ class Definition:
             "forward": ["forward"],
             "symmetric": ["forward", "backward"],
             "joint": ["joint"],
+            "views": ["anchors with all", "positives with all"],
         }[self.config.directions]
         return float(np.mean([self.mean(direction) for direction in directions]))
 
@@ -150,7 +152,7 @@ def shared_ids(n, views, seed=1):
 
 
 @pytest.mark.sampled(2)
-@pytest.mark.parametrize("directions", ["forward", "symmetric", "joint"])
+@pytest.mark.parametrize("directions", ["forward", "symmetric", "joint", "views"])
 @pytest.mark.parametrize(
     ("loss", "rule", "positives"),
     [
@@ -167,7 +169,7 @@ def test_the_loss_is_its_definition_in_float64(directions, loss, rule, positives
     ids = shared_ids(10, 4)
     x = np.where((ids == -1)[..., None], 0, x).astype(np.float32)
     labels = np.random.default_rng(2).integers(-1, 4, 10).astype(np.int32)
-    config = ObjectiveConfig(
+    config = ContrastiveConfig(
         loss=loss, directions=directions, false_negatives=rule, hard_negative_weight=2.5
     )
     value, _ = ours(x, config, ids=ids, labels=labels, positives=positives)
@@ -205,7 +207,7 @@ def test_it_is_the_multiple_negatives_ranking_loss(directions, theirs, views):
     x = embeddings(views=views)
     peer = MultipleNegativesRankingLoss(model=None, scale=20.0, **theirs)
     expected, gradient = torch_gradient(x, lambda v: peer.compute_loss_from_embeddings(v, None))
-    config = ObjectiveConfig(directions=directions, false_negatives="none")
+    config = ContrastiveConfig(directions=directions, false_negatives="none")
     value, grad = ours(x, config)
     np.testing.assert_allclose(float(value), expected, rtol=1e-6)
     np.testing.assert_allclose(grad, gradient, rtol=1e-4, atol=1e-6)
@@ -223,31 +225,31 @@ def test_hard_negatives_weigh_as_in_supervised_simcse(weight):
         return torch.nn.functional.cross_entropy(logits, torch.arange(len(x)))
 
     expected, gradient = torch_gradient(x, simcse)
-    config = ObjectiveConfig(hard_negative_weight=weight, false_negatives="none")
+    config = ContrastiveConfig(hard_negative_weight=weight, false_negatives="none")
     value, grad = ours(x, config)
     np.testing.assert_allclose(float(value), expected, rtol=1e-6)
     np.testing.assert_allclose(grad, gradient, rtol=1e-4, atol=1e-6)
 
 
-@pytest.mark.parametrize("directions", ["forward", "symmetric", "joint"])
+@pytest.mark.parametrize("directions", ["forward", "symmetric", "joint", "views"])
 def test_dcl_and_flatnce_have_one_gradient_and_infonce_is_weighted_by_sigmoid(directions):
     x = embeddings()
     flat, dcl = (
-        ours(x, ObjectiveConfig(loss=loss, directions=directions)) for loss in ("flatnce", "dcl")
+        ours(x, ContrastiveConfig(loss=loss, directions=directions)) for loss in ("flatnce", "dcl")
     )
     np.testing.assert_array_equal(flat[1], dcl[1])
-    infonce = ours(x, ObjectiveConfig(directions=directions))
+    infonce = ours(x, ContrastiveConfig(directions=directions))
     if directions != "joint":  # which counts the positive twice, and FlatNCE's v does not
         np.testing.assert_allclose(float(flat[0]), float(infonce[0]), rtol=1e-6)
     assert not np.allclose(infonce[1], dcl[1])
 
 
 @pytest.mark.parametrize("loss", ["infonce", "dcl", "flatnce"])
-@pytest.mark.parametrize("directions", ["forward", "symmetric", "joint"])
+@pytest.mark.parametrize("directions", ["forward", "symmetric", "joint", "views"])
 def test_rows_without_negatives_are_zero_and_never_nan(loss, directions):
     x = embeddings(n=4)
     ids = np.zeros((4, 2), np.int32)  # one text everywhere
-    value, grad = ours(x, ObjectiveConfig(loss=loss, directions=directions), ids=ids)
+    value, grad = ours(x, ContrastiveConfig(loss=loss, directions=directions), ids=ids)
     limit = np.log(2) if directions == "joint" and loss == "infonce" else 0.0
     np.testing.assert_allclose(float(value), limit, rtol=1e-6)
     assert np.all(np.asarray(grad) == 0)
@@ -255,12 +257,12 @@ def test_rows_without_negatives_are_zero_and_never_nan(loss, directions):
 
 @pytest.mark.sampled(5)
 @pytest.mark.parametrize("loss", ["infonce", "dcl", "flatnce"])
-@pytest.mark.parametrize("directions", ["forward", "symmetric", "joint"])
+@pytest.mark.parametrize("directions", ["forward", "symmetric", "joint", "views"])
 @pytest.mark.parametrize("temperature", [0.05, 0.01])  # the bounded form, and the online one
 def test_an_embedding_that_is_no_number_makes_the_loss_none(loss, directions, temperature):
     """It must not pass for a row without negatives, whose loss is 0."""
     x = embeddings(n=4, views=3)
-    config = ObjectiveConfig(loss=loss, directions=directions, temperature=temperature)
+    config = ContrastiveConfig(loss=loss, directions=directions, temperature=temperature)
     for view in range(3):
         spoilt = x.copy()
         spoilt[1, view, 0] = np.nan
@@ -274,12 +276,12 @@ def test_infonce_counts_rows_without_negatives_and_dcl_does_not():
     alone = ids.copy()
     alone[0, 0] = alone[1, 0] = alone[2, 0] = 5  # these three share an anchor text ...
     alone[3, 1] = 5  # ... which is also the positive of the fourth
-    config = ObjectiveConfig(loss="dcl")
+    config = ContrastiveConfig(loss="dcl")
     metrics = metrics_of(x, config, alone)
     assert metrics["without_negatives"] == 3
     labels = np.full(4, -1)
     for loss in ("dcl", "infonce"):
-        config = ObjectiveConfig(loss=loss)
+        config = ContrastiveConfig(loss=loss)
         value, _ = ours(x, config, ids=alone)
         expected = Definition(x, config, alone, labels, 1).loss()
         np.testing.assert_allclose(float(value), expected, rtol=1e-5)
@@ -296,7 +298,7 @@ def test_the_gradient_of_a_dominant_positive_is_not_cancelled():
     logits = unit[:, 0] @ unit[:, 1].T / 0.05
     torch.nn.functional.cross_entropy(logits, torch.arange(64)).backward()
     exact = leaf.grad.numpy()
-    _, grad = ours(x, ObjectiveConfig())
+    _, grad = ours(x, ContrastiveConfig())
     error = np.linalg.norm(grad - exact) / np.linalg.norm(exact)
     assert error < 2e-5
 
@@ -306,7 +308,7 @@ def test_metrics_are_what_their_names_say():
     ids = distinct_ids(8, 2)
     ids[3, 0] = ids[4, 0]
     unit = x.astype(np.float64) / np.linalg.norm(x, axis=-1, keepdims=True)
-    config = ObjectiveConfig()
+    config = ContrastiveConfig()
     metrics = metrics_of(x, config, ids)
     squared = ((unit[:, 0] - unit[:, 1]) ** 2).sum(-1)
     np.testing.assert_allclose(metrics["alignment"], squared.mean(), rtol=1e-5)
@@ -337,7 +339,7 @@ def test_metrics_are_what_their_names_say():
 
 def test_a_learned_scale_has_the_gradient_of_torch():
     x = embeddings()
-    config = ObjectiveConfig(learnable_temperature=True, false_negatives="none")
+    config = ContrastiveConfig(learnable_temperature=True, false_negatives="none")
     args = (jnp.asarray(distinct_ids(12, 2)), jnp.full(12, -1), jnp.arange(12))
 
     def loss(scale):
@@ -365,4 +367,4 @@ def test_a_learned_scale_has_the_gradient_of_torch():
 )
 def test_a_config_that_makes_no_sense_is_refused(options, key):
     with pytest.raises(UsageError, match=key):
-        ObjectiveConfig(**options)
+        ContrastiveConfig(**options)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from simjax.errors import UsageError
-from simjax.objectives.config import GuideConfig, ObjectiveConfig
+from simjax.objectives.config import ContrastiveConfig, GuideConfig
 from simjax.objectives.contrastive import Views, contrastive_loss
 from simjax.objectives.groups import over_groups
 from tests.objectives.test_contrastive import Definition, embeddings, shared_ids
@@ -37,7 +37,7 @@ def test_the_loss_is_its_definition_in_float64(directions, loss, guide):
     x, ids = embeddings(n=EXAMPLES, views=4), shared_ids(EXAMPLES, 4)
     x = np.where((ids == -1)[..., None], 0, x).astype(np.float32)
     seen = guide_vectors(EXAMPLES, 4)
-    config = ObjectiveConfig(
+    config = ContrastiveConfig(
         loss=loss, directions=directions, guide=guide, negative_group=GROUP, hard_negative_weight=2
     )
     labels = np.full(EXAMPLES, -1, np.int32)
@@ -60,7 +60,7 @@ def test_the_loss_is_its_definition_in_float64(directions, loss, guide):
 
 @pytest.mark.parametrize("directions", ["forward", "joint"])
 def test_groups_on_several_devices_are_those_of_one(directions):
-    config = ObjectiveConfig(directions=directions, negative_group=8)
+    config = ContrastiveConfig(directions=directions, negative_group=8)
     assert_same(on_mesh((2, 2), config, "all_gather"), on_mesh((1,), config, "all_gather"))
 
 
@@ -77,4 +77,4 @@ def test_what_comes_of_groups_is_put_together_view_by_view():
 
 def test_an_empty_group_is_refused():
     with pytest.raises(UsageError, match=r"objective\.negative_group is 0"):
-        ObjectiveConfig(negative_group=0)
+        ContrastiveConfig(negative_group=0)

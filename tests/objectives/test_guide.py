@@ -8,7 +8,7 @@ import torch
 from sentence_transformers.sentence_transformer.losses import gist_embed
 
 from simjax.errors import UsageError
-from simjax.objectives.config import GuideConfig, ObjectiveConfig
+from simjax.objectives.config import ContrastiveConfig, GuideConfig
 from simjax.objectives.contrastive import Views, contrastive_loss
 from tests.objectives.test_contrastive import Definition, distinct_ids, embeddings, shared_ids
 
@@ -77,7 +77,7 @@ class Guided(Definition):
 
 
 @pytest.mark.sampled(4)
-@pytest.mark.parametrize("directions", ["forward", "symmetric", "joint"])
+@pytest.mark.parametrize("directions", ["forward", "symmetric", "joint", "views"])
 @pytest.mark.parametrize("positives", [1, 2])
 @pytest.mark.parametrize(
     "guide",
@@ -88,7 +88,7 @@ def test_the_loss_is_its_definition_in_float64(directions, positives, guide):
     ids = shared_ids(10, 4)
     x = np.where((ids == -1)[..., None], 0, embeddings(n=10, views=4)).astype(np.float32)
     vectors = np.where((ids == -1)[..., None], 0, guide_vectors(10, 4)).astype(np.float32)
-    config = ObjectiveConfig(directions=directions, guide=guide, hard_negative_weight=2.5)
+    config = ContrastiveConfig(directions=directions, guide=guide, hard_negative_weight=2.5)
     value, _ = ours(x, vectors, config, ids=ids, positives=positives)
     safe = np.where((ids == -1)[..., None], 1.0, x)  # absent texts are asked about nowhere
     stated = Guided(safe, vectors, config, ids, positives)
@@ -121,7 +121,7 @@ def test_it_is_the_gist_embed_loss(monkeypatch, views, strategy, margin):
     expected = peer([{}] * views, torch.zeros(0))
     expected.backward()
     guide = GuideConfig("m", margin, strategy)
-    config = ObjectiveConfig(guide=guide, false_negatives="none")
+    config = ContrastiveConfig(guide=guide, false_negatives="none")
     value, grad = ours(x, vectors, config, ids=distinct_ids(12, views))
     np.testing.assert_allclose(float(value), expected.item(), rtol=1e-6)
     np.testing.assert_allclose(grad, leaf.grad.numpy(), rtol=1e-4, atol=1e-6)
@@ -131,10 +131,10 @@ def test_it_is_the_gist_embed_loss(monkeypatch, views, strategy, margin):
 def test_a_key_as_close_as_the_positive_stays_a_negative(dtype):
     """Rounding of the guide's vectors must not decide it: here all pairs are equally close."""
     vectors = np.repeat(guide_vectors(12, 2)[:1], 12, axis=0)
-    config = ObjectiveConfig(guide=GuideConfig("m"))
+    config = ContrastiveConfig(guide=GuideConfig("m"))
     x, ids = embeddings(), distinct_ids(12, 2)
     value, _ = ours(x, vectors, config, ids=ids, dtype=dtype)
-    plain, _ = ours(x, vectors, ObjectiveConfig(), ids=ids, dtype=dtype)
+    plain, _ = ours(x, vectors, ContrastiveConfig(), ids=ids, dtype=dtype)
     assert float(value) == float(plain) > 0
 
 

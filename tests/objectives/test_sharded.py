@@ -11,14 +11,14 @@ import pytest
 from jax import P
 from jax.sharding import AxisType, Mesh
 
-from simjax.objectives.config import GuideConfig, ObjectiveConfig
+from simjax.objectives.config import ContrastiveConfig, GuideConfig
 from simjax.objectives.contrastive import Views, contrastive_loss
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 EXAMPLES, VIEWS, WIDTH = 32, 3, 10
 AXES = ("slice", "data", "fsdp")
 OBJECTIVES = list(
-    itertools.product(["infonce", "flatnce", "dcl"], ["forward", "symmetric", "joint"])
+    itertools.product(["infonce", "flatnce", "dcl"], ["forward", "symmetric", "joint", "views"])
 )
 
 
@@ -63,24 +63,27 @@ def assert_same(ours, expected):
 @pytest.mark.parametrize("exchange", ["all_gather", pytest.param("ring", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("objective", OBJECTIVES, ids="-".join)
 def test_three_axes_are_one_device(objective, exchange):
-    config = ObjectiveConfig(*objective, hard_negative_weight=2.0)
+    config = ContrastiveConfig(*objective, hard_negative_weight=2.0)
     assert_same(on_mesh((2, 2, 2), config, exchange), on_mesh((1,), config, "all_gather"))
 
 
 @pytest.mark.parametrize("exchange", ["all_gather", "ring"])
 @pytest.mark.parametrize("shape", [(2,), (4,), (8,), (4, 2)], ids=str)
 def test_the_gradient_does_not_depend_on_the_device_count(shape, exchange):
-    config = ObjectiveConfig("infonce", "symmetric", temperature=0.02, learnable_temperature=True)
+    config = ContrastiveConfig("infonce", "symmetric", temperature=0.02, learnable_temperature=True)
     assert_same(on_mesh(shape, config, exchange), on_mesh((1,), config, "all_gather"))
 
 
 @pytest.mark.parametrize("exchange", ["all_gather", "ring"])
 @pytest.mark.parametrize("directions", ["forward", "joint"])
 def test_a_guide_sees_the_keys_of_all_devices(directions, exchange):
-    config = ObjectiveConfig(directions=directions, guide=GuideConfig("any", margin=0.2))
+    config = ContrastiveConfig(directions=directions, guide=GuideConfig("any", margin=0.2))
     alone = on_mesh((1,), config, "all_gather")
     assert_same(on_mesh((2, 2), config, exchange), alone)
     assert (
-        abs(alone[0][0] - on_mesh((1,), ObjectiveConfig(directions=directions), "all_gather")[0][0])
+        abs(
+            alone[0][0]
+            - on_mesh((1,), ContrastiveConfig(directions=directions), "all_gather")[0][0]
+        )
         > 0.1
     )

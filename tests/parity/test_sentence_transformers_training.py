@@ -24,7 +24,7 @@ from simjax import mesh as meshes
 from simjax.data.config import DataConfig
 from simjax.data.sources import Source
 from simjax.mesh import MeshConfig
-from simjax.objectives.config import ObjectiveConfig
+from simjax.objectives.config import ContrastiveConfig
 from simjax.train.config import ModelConfig, RunConfig, TrainConfig
 from simjax.train.optimizer_config import AdamW
 from simjax.train.setup import Run, set_up
@@ -62,7 +62,7 @@ def recipe(
             max_length=max_length,
             cache=str(output / "cache"),
         ),
-        objective=ObjectiveConfig(temperature=1 / 20, false_negatives="none"),
+        objective=ContrastiveConfig(temperature=1 / 20, false_negatives="none"),
         optimizer=AdamW(
             learning_rate=learning_rate,
             schedule="linear",

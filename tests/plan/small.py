@@ -10,7 +10,7 @@ import jax
 from simjax.data.config import DataConfig
 from simjax.mesh import MeshConfig, make_mesh
 from simjax.models.encoder import EncoderConfig
-from simjax.objectives.config import ObjectiveConfig
+from simjax.objectives.config import ContrastiveConfig
 from simjax.plan import rows
 from simjax.plan.program import Program, make_program
 from simjax.plan.shapes import abstract_model
@@ -51,7 +51,7 @@ def recipe(
             row_length=64,
             max_length=48,
         ),
-        objective=ObjectiveConfig(**objective or {}),
+        objective=ContrastiveConfig(**objective or {}),
         train=dataclasses.replace(TrainConfig(micro_batch=micro_batch, remat=remat), **train or {}),
         mesh=mesh or MeshConfig(data=1),
     )

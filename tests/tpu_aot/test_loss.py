@@ -11,7 +11,7 @@ import pytest
 from jax import P
 
 from simjax.mesh import AXES
-from simjax.objectives.config import ObjectiveConfig
+from simjax.objectives.config import ContrastiveConfig
 from simjax.objectives.contrastive import Views, contrastive_loss
 from simjax.ops.sharded import bytes_held, bytes_sent
 from simjax.plan import collectives
@@ -39,7 +39,7 @@ def compiled(name: str, exchange: str | None, own: int = OWN) -> Any:
                 jnp.full(len(ids), -1),
                 example,
                 20.0,
-                ObjectiveConfig(directions="symmetric"),
+                ContrastiveConfig(directions="symmetric"),
                 Views(positives=1, one_distribution=True, group=1),
                 dtype=jnp.bfloat16,
                 exchange=exchange,

@@ -14,7 +14,6 @@ from optax import contrib
 from simjax import mesh as meshes
 from simjax.checkpoint.manager import Checkpoints
 from simjax.mesh import MeshConfig
-from simjax.objectives.system import ContrastiveSystem
 from simjax.sentence_encoder import SentenceEncoder
 from simjax.train import average, loop, optimizer
 from simjax.train.config import TrainConfig
@@ -51,11 +50,10 @@ def test_a_moving_average_follows_its_formula():
         np.testing.assert_allclose(mean["x"], wanted, rtol=1e-5, atol=1e-6)
 
 
-class Squares(ContrastiveSystem):
+class Squares:
     """Embeddings that are the parameters, and the sum of their squares."""
 
-    def __init__(self) -> None:
-        pass
+    separable = None
 
     def encode_blocks(self, params, batch, key, gather_layer=None):
         ones = jnp.ones((*batch.place.shape, 1, 1, 1))
@@ -65,8 +63,8 @@ class Squares(ContrastiveSystem):
         part = (embeddings**2).sum()
         return part, {"loss": meshes.global_sum(part)}
 
-    def scale(self, params):
-        return jnp.float32(1)
+    def figures(self, params):
+        return {}
 
     def layers(self, params):
         return {}

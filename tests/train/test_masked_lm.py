@@ -12,7 +12,7 @@ from sentence_transformers import SentenceTransformer
 from transformers import BertConfig, BertForMaskedLM, BertTokenizerFast
 
 from simjax.errors import UsageError
-from simjax.objectives.config import MaskedLmConfig, ObjectiveConfig
+from simjax.objectives.config import ContrastiveConfig, MaskedLmConfig
 from simjax.sentence_encoder import SentenceEncoder
 from simjax.train import loop
 from simjax.train.config import ModelConfig, TokenizerConfig
@@ -29,7 +29,7 @@ from tests.train.tiny_run import (
     train,
 )
 
-OBJECTIVE = ObjectiveConfig(mlm=MaskedLmConfig(weight=1.0, rate=0.3))
+OBJECTIVE = ContrastiveConfig(mlm=MaskedLmConfig(weight=1.0, rate=0.3))
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 
 from simjax.errors import UsageError
 from simjax.mesh import MeshConfig
-from simjax.objectives.config import MaskedLmConfig, ObjectiveConfig
+from simjax.objectives.config import ContrastiveConfig, MaskedLmConfig
 from simjax.train import config as run_config
 from simjax.train import noise
 from simjax.train.setup import set_up
@@ -19,7 +19,7 @@ from tests.train.tiny_run import BATCH, config_for, figures, train
 from tests.train.towers import EXAMPLES, Layout, Tower, batch_of
 
 BLOCKS = 16
-TOWER = Tower(ObjectiveConfig(directions="symmetric"))
+TOWER = Tower(ContrastiveConfig(directions="symmetric"))
 ONE_BY_ONE = Layout(1, 1, 1, noise=True)
 
 
@@ -85,7 +85,7 @@ def test_independent_parts_are_estimated_without_bias():
 @pytest.mark.parametrize("group", [EXAMPLES, None], ids=["within micro-batches", "everywhere"])
 def test_beside_the_covariance_of_many_batches(group, capsys):
     """Unbiased where negatives do not cross micro-batches; the bias elsewhere is told."""
-    tower = Tower(ObjectiveConfig(negative_group=group), dropout=0.0)
+    tower = Tower(ContrastiveConfig(negative_group=group), dropout=0.0)
     run = tower.gradient(ONE_BY_ONE)[0]
     grads, estimates = [], []
     for seed in range(400):
@@ -117,8 +117,8 @@ def test_a_run_logs_it(data, tmp_path):
     ("changes", "says"),
     [
         ({"mesh": MeshConfig(fsdp=2, gather="layer")}, "mesh.gather layer"),
-        ({"objective": ObjectiveConfig(mlm=MaskedLmConfig())}, "objective.mlm"),
-        ({"objective": ObjectiveConfig(learnable_temperature=True)}, "learnable_temperature"),
+        ({"objective": ContrastiveConfig(mlm=MaskedLmConfig())}, "objective.mlm"),
+        ({"objective": ContrastiveConfig(learnable_temperature=True)}, "learnable_temperature"),
     ],
 )
 def test_what_it_does_not_go_with(data, tmp_path, changes, says):

@@ -25,6 +25,7 @@ from simjax.train.optimizer_config import (
     Lars,
     Muon,
     OptimizerConfig,
+    RMSProp,
     ScheduleFreeAdamW,
 )
 from simjax.train.schedule import Schedule
@@ -43,6 +44,7 @@ CONFIGS = {
     "muon": Muon(**SETTINGS),
     "schedule_free_adamw": ScheduleFreeAdamW(**SETTINGS),
     "sgd": SGD(**SETTINGS),
+    "rmsprop": RMSProp(**SETTINGS),
 }
 
 
@@ -142,6 +144,9 @@ def theirs(config: OptimizerConfig, rate: Schedule, name: str) -> optax.Gradient
             return contrib.schedule_free_adamw(rate, weight_decay=decay)
         case SGD():
             return optax.chain(optax.add_decayed_weights(decay), optax.sgd(rate, 0.9))
+        case RMSProp():
+            scaled = optax.rmsprop(rate, 0.99, config.eps, eps_in_sqrt=False)
+            return optax.chain(optax.add_decayed_weights(decay), scaled)
 
 
 # Queries, keys and values are one array, and share a norm, everywhere but in Muon.
@@ -218,6 +223,21 @@ def test_sgd_follows_pytorch():
         peer.step()
     got = walk(optimizer.make(config, 10, 256)[0], params, grads)["kernel"]
     np.testing.assert_allclose(got, tensor.detach(), rtol=1e-6, atol=1e-6)
+
+
+def test_rmsprop_follows_pytorch():
+    config = RMSProp(
+        learning_rate=0.1, warmup=0, schedule="constant", weight_decay=0.1, momentum=0.5
+    )
+    params = {"kernel": jnp.asarray(np.random.default_rng(0).normal(size=(4, 3)), jnp.float32)}
+    grads = gradients(params)
+    tensor = torch.tensor(np.asarray(params["kernel"]), requires_grad=True)
+    peer = torch.optim.RMSprop([tensor], lr=0.1, momentum=0.5, weight_decay=0.1)
+    for grad in grads:
+        tensor.grad = torch.tensor(np.asarray(grad["kernel"]))
+        peer.step()
+    got = walk(optimizer.make(config, 10, 256)[0], params, grads)["kernel"]
+    np.testing.assert_allclose(got, tensor.detach(), rtol=1e-5, atol=1e-6)
 
 
 def test_muon_makes_each_of_queries_keys_and_values_nearly_orthogonal():
@@ -306,6 +326,7 @@ TRAINED: dict[str, dict[str, Any]] = {
     "muon": {"learning_rate": 0.05},
     "schedule_free_adamw": {"learning_rate": 0.02},
     "sgd": {"learning_rate": 0.3},
+    "rmsprop": {"learning_rate": 0.01},
 }
 
 

@@ -19,6 +19,15 @@ def test_the_ends_of_the_schedule():
     assert float(make_schedule(AdamW(warmup=0.0), 5, 256)(0)) == float(np.float32(5e-5))
 
 
+def test_stairs_fall_by_fifths():
+    rate = make_schedule(AdamW(learning_rate=1e-5, warmup=0, schedule="stairs"), 10, 256)
+    wanted = [1e-5, 1e-5, 8e-6, 8e-6, 6e-6, 6e-6, 4e-6, 4e-6, 2e-6, 2e-6, 2e-6]
+    np.testing.assert_allclose([float(rate(n)) for n in range(11)], wanted, rtol=1e-6)
+    warm = make_schedule(AdamW(learning_rate=1.0, warmup=5, schedule="stairs"), 10, 256)
+    wanted = [0, 0.2, 0.4, 0.6, 0.8, 1, 0.8, 0.6, 0.4, 0.2]
+    np.testing.assert_allclose([float(warm(n)) for n in range(10)], wanted, rtol=1e-6)
+
+
 @pytest.mark.parametrize(("warmup", "steps"), [(0.0, 0), (0.1, 3), (0.11, 3), (1, 1), (21, 21)])
 def test_warmup_is_a_fraction_or_a_number_of_steps(warmup, steps):
     assert warmup_steps(AdamW(warmup=warmup), 21) == steps

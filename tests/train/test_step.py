@@ -16,7 +16,7 @@ import pytest
 from simjax import mesh as meshes
 from simjax.errors import UsageError
 from simjax.mesh import MeshConfig
-from simjax.objectives.config import MaskedLmConfig, ObjectiveConfig
+from simjax.objectives.config import ContrastiveConfig, MaskedLmConfig
 from simjax.train import optimizer
 from simjax.train.optimizer_config import AdamW
 from simjax.train.state import TrainState, init_state, state_specs
@@ -35,16 +35,16 @@ BLOCKS = 16
 TOWERS = {
     "symmetric": Tower(),
     "joint, learned temperature": Tower(
-        ObjectiveConfig(directions="joint", learnable_temperature=True, hard_negative_weight=2.0)
+        ContrastiveConfig(directions="joint", learnable_temperature=True, hard_negative_weight=2.0)
     ),
-    "forward": Tower(ObjectiveConfig()),
-    "bfloat16": Tower(ObjectiveConfig(), dtype=jnp.bfloat16),
+    "forward": Tower(ContrastiveConfig()),
+    "bfloat16": Tower(ContrastiveConfig(), dtype=jnp.bfloat16),
     "gated": Tower(family="modernbert"),
     "gated, bfloat16": Tower(family="modernbert", dtype=jnp.bfloat16),
     "scores by distance": Tower(family="mpnet"),
-    "masked tokens": Tower(ObjectiveConfig(mlm=MaskedLmConfig(weight=0.5, rate=0.3))),
+    "masked tokens": Tower(ContrastiveConfig(mlm=MaskedLmConfig(weight=0.5, rate=0.3))),
     "masked tokens, bfloat16": Tower(
-        ObjectiveConfig(mlm=MaskedLmConfig(weight=0.5, rate=0.3)), dtype=jnp.bfloat16
+        ContrastiveConfig(mlm=MaskedLmConfig(weight=0.5, rate=0.3)), dtype=jnp.bfloat16
     ),
 }
 WHOLE = Layout()
@@ -216,7 +216,7 @@ def test_so_in_bfloat16_with_a_separable_loss(layout):
 
 
 def test_the_encoder_drops_out_before_masked_tokens_as_well():
-    tower = Tower(ObjectiveConfig(mlm=MaskedLmConfig(weight=0.5, rate=0.3)), dropout=0.0)
+    tower = Tower(ContrastiveConfig(mlm=MaskedLmConfig(weight=0.5, rate=0.3)), dropout=0.0)
     metrics, _ = tower.compiled(WHOLE, BLOCKS).result
     dropped, _ = compiled("masked tokens", WHOLE).result
     assert abs(metrics["mlm_loss"] - dropped["mlm_loss"]) > 1e-4
@@ -307,10 +307,10 @@ def test_memory_does_not_grow_with_the_batch_but_for_its_embeddings():
 
 @cache
 def update(
-    objective: ObjectiveConfig | None = None,
+    objective: ContrastiveConfig | None = None,
 ) -> tuple[Callable[[], TrainState], Callable[..., Any]]:
     """A state before the first step, made anew by each call, and the compiled update."""
-    tower = Tower(objective or ObjectiveConfig())
+    tower = Tower(objective or ContrastiveConfig())
     mesh = meshes.make_mesh(MeshConfig(2, 2), jax.devices()[:4])
     tx, schedule = optimizer.make(AdamW(warmup=0), 10, 32)
     options = StepOptions(None, "step", 1.0, 0)
@@ -359,19 +359,20 @@ def test_a_step_whose_gradient_is_not_finite_changes_nothing_but_the_count():
 
 def test_a_learned_scale_comes_back_from_its_bound():
     system = TOWERS["joint, learned temperature"].system
-    top = np.float32(np.log(system.objective.max_scale))
+    largest = system.objective.config.max_scale
+    top = np.float32(np.log(largest))
     params = {"model": {}, "objective": {"log_scale": jnp.float32(top + 1)}}
     held = system.constrain(params)
     assert held["objective"]["log_scale"] == top
     # There its gradient is whole: neither cut off nor halved.
-    slope = jax.grad(lambda params: system.scale(params))(held)["objective"]["log_scale"]
-    np.testing.assert_allclose(slope, system.objective.max_scale, rtol=1e-6)
+    slope = jax.grad(lambda params: system.figures(params)["scale"])(held)["objective"]["log_scale"]
+    np.testing.assert_allclose(slope, largest, rtol=1e-6)
     below = {"model": {}, "objective": {"log_scale": jnp.float32(1)}}
     assert system.constrain(below)["objective"]["log_scale"] == 1
 
 
 def test_the_step_holds_a_learned_scale_at_its_bound():
-    start, step = update(ObjectiveConfig(learnable_temperature=True, max_scale=20.0))
+    start, step = update(ContrastiveConfig(learnable_temperature=True, max_scale=20.0))
     state = start()
     learned = state.params["objective"]
     learned["log_scale"] = learned["log_scale"] + 1  # as a large step would leave it

@@ -19,10 +19,10 @@ from simjax.models.encoder import EncoderConfig
 from simjax.models.families import Family
 from simjax.models.lm_head import LanguageModelHead
 from simjax.models.sentence_model import SentenceModel, merge, split
-from simjax.objectives.config import ObjectiveConfig
-from simjax.objectives.contrastive import Views
+from simjax.objectives.config import ContrastiveConfig
+from simjax.objectives.contrastive import Contrastive, Views
 from simjax.objectives.masked_lm import Vocabulary
-from simjax.objectives.system import ContrastiveSystem
+from simjax.objectives.system import EmbeddingSystem
 from simjax.train import optimizer
 from simjax.train.optimizer_config import AdamW
 from simjax.train.state import shardings, state_specs
@@ -84,15 +84,15 @@ class Layout:
 class Tower:
     """A random tower and its objective."""
 
-    objective: ObjectiveConfig = field(
-        default_factory=lambda: ObjectiveConfig(directions="symmetric")
+    objective: ContrastiveConfig = field(
+        default_factory=lambda: ContrastiveConfig(directions="symmetric")
     )
     dtype: Any = jnp.float32
     dropout: float = 0.1
     family: Family = "bert"
 
     @cached_property
-    def _parts(self) -> tuple[ContrastiveSystem, Params]:
+    def _parts(self) -> tuple[EmbeddingSystem, Params]:
         shape = EncoderConfig(
             family=self.family,
             **({"window": 4, "global_every": 2} if self.family == "modernbert" else {}),
@@ -121,16 +121,12 @@ class Tower:
                 self.objective.mlm, partial(merge, graphdef), head, vocabulary, dropout=dropout
             )
             heads["lm_head"] = split(head)[1]
-        system = ContrastiveSystem(
-            *(encode, self.objective, views),
-            dropout=dropout,
-            dtype=self.dtype,
-            separable=separable,
-        )
-        return system, system.init(params, **heads)
+        objective = Contrastive(self.objective, views, self.dtype)
+        system = EmbeddingSystem(encode, objective, dropout, separable)
+        return system, system.init(params, WIDTH, 0, **heads)
 
     @property
-    def system(self) -> ContrastiveSystem:
+    def system(self) -> EmbeddingSystem:
         return self._parts[0]
 
     @property
@@ -146,7 +142,8 @@ class Tower:
         tx, _ = optimizer.make(AdamW(), 10, 32)
         specs = state_specs(self.params, tx, mesh)
         options = StepOptions(layout.micro_blocks, layout.gather, 1.0, 0, noise=layout.noise)
-        system = replace(self.system, exchange=layout.keys)
+        objective = replace(self.system.objective, exchange=layout.keys)
+        system = replace(self.system, objective=objective)
         return jax.jit(value_and_grad(system, specs.params, mesh, options)), mesh, specs
 
     def compiled(self, layout: Layout, blocks: int) -> Compiled:

@@ -139,11 +139,11 @@ def _ours(x: Any, *, dtype: str, symmetric: bool) -> Any:
     """The objective as the training step computes it, its metrics left out."""
     import jax.numpy as jnp
 
-    from simjax.objectives.config import ObjectiveConfig
+    from simjax.objectives.config import ContrastiveConfig
     from simjax.objectives.contrastive import Views, contrastive_loss
 
     size = x.shape[0]
-    config = ObjectiveConfig(
+    config = ContrastiveConfig(
         temperature=1 / SCALE, directions="symmetric" if symmetric else "forward"
     )
     example = jnp.arange(size, dtype=jnp.int32)

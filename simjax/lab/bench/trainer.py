@@ -17,7 +17,7 @@ from simjax.errors import SimjaxError
 from simjax.lab.bench.peers import StepOptions
 from simjax.lab.bench.texts import Origin, examples
 from simjax.mesh import MeshConfig
-from simjax.objectives.config import ObjectiveConfig
+from simjax.objectives.config import ContrastiveConfig
 from simjax.train.config import Dtype, ModelConfig, RunConfig, TrainConfig
 from simjax.train.optimizer_config import AdamW
 from simjax.train.setup import set_up
@@ -54,7 +54,7 @@ def run_config(
             max_length=options.max_length,
             cache=str(scratch / "stores"),
         ),
-        objective=ObjectiveConfig(temperature=1 / options.scale, false_negatives="none"),
+        objective=ContrastiveConfig(temperature=1 / options.scale, false_negatives="none"),
         optimizer=AdamW(
             learning_rate=options.learning_rate,
             schedule="constant",

@@ -53,7 +53,7 @@ class ArmSystem:
         Metrics: `loss` is softplus(v), `mean_v` the mean of v, `mean_weight` that of sigmoid(v).
         """
         x, y = (unit(embeddings[:, :, view].reshape(-1, embeddings.shape[-1])) for view in (0, 1))
-        scale = self.scale(params)
+        scale = jnp.float32(1 / self.temperature)
         losses = arms.row_losses(self.form, arms.scores(x, y, scale, self.how))
         v = jax.lax.stop_gradient(arms.log_odds(arms.scores(x, y, scale, arms.FLOAT32)))
         metrics = {
@@ -67,9 +67,9 @@ class ArmSystem:
         """The part of a tree like the parameters' whose leaves are stacked layer by layer."""
         return params["encoder"]["layers"]
 
-    def scale(self, params: Params) -> Float[Array, ""]:
+    def figures(self, params: Params) -> dict[str, Float[Array, ""]]:
         """1 / temperature."""
-        return jnp.float32(1 / self.temperature)
+        return {"scale": jnp.float32(1 / self.temperature)}
 
     def constrain(self, params: Params) -> Params:
         """Nothing is bounded."""

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias, get_args, get_type_hints
 
 from simjax.errors import UsageError
-from simjax.objectives.config import ObjectiveConfig
+from simjax.objectives.config import ContrastiveConfig
 
 LrRule: TypeAlias = Literal["constant", "sqrt", "linear"]
 """How the peak learning rate goes with the batch, from the one that the recipe's rate is for."""
 LR_RULES: tuple[LrRule, ...] = get_args(LrRule)
-OBJECTIVES: tuple[str, ...] = get_args(get_type_hints(ObjectiveConfig)["loss"])
+OBJECTIVES: tuple[str, ...] = get_args(get_type_hints(ContrastiveConfig)["loss"])
 OBJECTIVE_NAMES = {"infonce": "InfoNCE", "flatnce": "FlatNCE", "dcl": "DCL"}
 
 

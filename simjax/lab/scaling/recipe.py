@@ -9,6 +9,7 @@ from typing import Any
 
 from simjax.errors import SimjaxError, UsageError
 from simjax.lab.scaling.grid import Grid, RunKey, run_keys
+from simjax.objectives.config import ContrastiveConfig
 from simjax.train import config as run_config
 from simjax.train.config import RunConfig
 
@@ -94,8 +95,10 @@ class Plan:
         import jax
 
         recipe = self.recipe
-        refused = recipe.mesh.gather == "layer" or recipe.objective.mlm is not None
-        if refused or recipe.objective.learnable_temperature:
+        objective = recipe.objective
+        assert isinstance(objective, ContrastiveConfig)  # checked when the recipe was read
+        refused = recipe.mesh.gather == "layer" or objective.mlm is not None
+        if refused or objective.learnable_temperature:
             return False
         return batch > self.micro_batch or jax.device_count() > 1
 
@@ -160,6 +163,11 @@ def plan(
         if key in VARIED:
             raise UsageError(f"--{key}: the study sets this; use {VARIED[key]}")
     recipe = run_config.load(path, overrides)
+    if not isinstance(recipe.objective, ContrastiveConfig):
+        raise UsageError(
+            f"{path}: objective.name is {recipe.objective.name}: the study compares the losses of "
+            "contrastive"
+        )
     if recipe.evaluation.metric is None:
         raise UsageError(
             f"{path}: evaluation.metric is null: name the score that tells how good a run is"

@@ -1,4 +1,4 @@
-"""A guide's embeddings of the training texts, made once and kept beside the token stores."""
+"""A frozen model's embeddings of the training texts, made once and kept beside the token stores."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from simjax.inference.progress import progress
 from simjax.models import hf
 from simjax.sentence_encoder import SentenceEncoder
 
-LOCK = "guide.lock"
+LOCK = "frozen.lock"
 _DECISIVE = (".json", ".txt", ".safetensors", ".model")
 _ROWS = 1 << 16
 _TOLERANCE = 1e-3
 
 
 class Embedded(NamedTuple):
-    """A guide's view of the training texts.
+    """A frozen model's view of the training texts.
 
     Attributes:
         fingerprint: Same fingerprint, same vectors.
@@ -42,11 +42,12 @@ class Embedded(NamedTuple):
     vectors: Float32[np.ndarray, "ids G"]
 
 
-def fingerprint(name: str, store: TokenStore) -> str:
-    """Same fingerprint, same vectors: what is in the guide's folder counts, its place does not.
+def fingerprint(key: str, name: str, store: TokenStore) -> str:
+    """Same fingerprint, same vectors: what is in the model's folder counts, its place does not.
 
     Args:
-        name: The guide: folder or hub id.
+        key: Of the recipe, for complaints.
+        name: The model: folder or hub id.
         store: What it embeds.
 
     Raises:
@@ -55,7 +56,8 @@ def fingerprint(name: str, store: TokenStore) -> str:
     try:
         folder = hf.resolve(name)
     except SimjaxError as error:
-        raise SimjaxError(f"objective.guide.model: {error}") from error
+        raise SimjaxError(f"{key}: {error}") from error
+    # "guide" since the first models that were asked for were guides, and their runs go on.
     digest = hashlib.sha256(f"guide {store.fingerprint}\n".encode())
     for path in sorted(folder.rglob("*")):
         if path.suffix in _DECISIVE and path.is_file():
@@ -65,7 +67,7 @@ def fingerprint(name: str, store: TokenStore) -> str:
     return digest.hexdigest()[:32]
 
 
-def embeddings(name: str, config: DataConfig, store: TokenStore) -> Embedded:
+def embeddings(key: str, name: str, config: DataConfig, store: TokenStore) -> Embedded:
     """Unit vectors of all texts of a store.
 
     They are made on the devices of this process, unless the cache has them; a start that was
@@ -74,7 +76,8 @@ def embeddings(name: str, config: DataConfig, store: TokenStore) -> Embedded:
     puts them in place when they are whole.
 
     Args:
-        name: The guide: folder or hub id.
+        key: Of the recipe, for complaints.
+        name: The model: folder or hub id.
         config: What the store was made of.
         store: As of `pipeline.prepare`.
 
@@ -82,8 +85,8 @@ def embeddings(name: str, config: DataConfig, store: TokenStore) -> Embedded:
         SimjaxError: There is no such model, the texts have changed since the store was made, or
             the cache cannot be written.
     """
-    digest = fingerprint(name, store)
-    path = config.cache_path / f"guide-{digest}.npy"
+    digest = fingerprint(key, name, store)
+    path = config.cache_path / f"frozen-{digest}.npy"
     count = len(store.digests)
     vectors = _open(path, count)
     if vectors is None:
@@ -115,11 +118,11 @@ def _open(path: Path, count: int) -> Float32[np.ndarray, "ids G"] | None:
 def _make(path: Path, name: str, config: DataConfig, store: TokenStore) -> None:
     # A name of this process's own: nothing is lost where a lock does not hold.
     draft = path.with_name(f"{path.stem}.{socket.gethostname()}-{jax.process_index()}.npy")
-    guide = SentenceEncoder.from_pretrained(name, devices=jax.local_devices())
+    model = SentenceEncoder.from_pretrained(name, devices=jax.local_devices())
     shown = jax.process_index() == 0
-    with progress(len(store.digests), what="guide", shown=shown) as advance:
+    with progress(len(store.digests), what="texts", shown=shown) as advance:
         encode_to_file(
-            guide,
+            model,
             pipeline.distinct_texts(config, store),
             draft,
             name="the training texts",
@@ -127,7 +130,7 @@ def _make(path: Path, name: str, config: DataConfig, store: TokenStore) -> None:
             resumed=advance,
             advance=advance,
         )
-    del guide
+    del model
     # Its weights would count as taken when what is left of the devices is asked for.
     gc.collect()
     made = formats.load_array(draft)

@@ -19,9 +19,9 @@ from simjax.data.identity import normalised
 from simjax.data.pipeline import BatchSource
 from simjax.data.sources import Source
 from simjax.errors import SimjaxError
-from simjax.objectives.config import GuideConfig, ObjectiveConfig
+from simjax.objectives.config import ContrastiveConfig, GuideConfig
 from simjax.sentence_encoder import SentenceEncoder
-from simjax.train import guide, setup
+from simjax.train import frozen, setup
 from simjax.train.config import RunConfig
 from tests.train.tiny_run import config_for, figures, train
 
@@ -41,6 +41,10 @@ def model(whole) -> str:
     return whole[0].output
 
 
+def embedded(model, config, store):
+    return frozen.embeddings("objective.guide.model", model, config.data, store).vectors
+
+
 def mixture(data: Path, tmp_path: Path) -> RunConfig:
     """Two sources that share texts, with prompts, which the guide does not see."""
     (tmp_path / "lines.txt").write_text("\n".join(LINES) + "\n")
@@ -56,7 +60,7 @@ def mixture(data: Path, tmp_path: Path) -> RunConfig:
 def test_every_id_has_the_vector_of_its_text(data, tmp_path, model, monkeypatch):
     config = mixture(data, tmp_path)
     store = pipeline.prepare(config.data, setup.make_tokenizer(config))
-    vectors = np.array(guide.embeddings(model, config.data, store).vectors)
+    vectors = np.array(embedded(model, config, store))
     texts = list(pipeline.distinct_texts(config.data, store))
     assert texts[:4] == ["ba lan", "CE  mer", "di nis", "fo pot"]
     assert len({normalised(text) for text in texts}) == len(texts) == len(store.digests)
@@ -67,19 +71,19 @@ def test_every_id_has_the_vector_of_its_text(data, tmp_path, model, monkeypatch)
         raise AssertionError("made anew")
 
     with monkeypatch.context() as patch:
-        patch.setattr(guide, "encode_to_file", refuse)
-        np.testing.assert_array_equal(guide.embeddings(model, config.data, store).vectors, vectors)
+        patch.setattr(frozen, "encode_to_file", refuse)
+        np.testing.assert_array_equal(embedded(model, config, store), vectors)
     cache = Path(config.data.cache or "")
-    (file,) = cache.glob("guide-*")
+    (file,) = cache.glob("frozen-*")
     whole = file.read_bytes()
     file.write_bytes(whole[:-40])
-    np.testing.assert_array_equal(guide.embeddings(model, config.data, store).vectors, vectors)
+    np.testing.assert_array_equal(embedded(model, config, store), vectors)
     assert file.read_bytes() == whole
     other = Path(shutil.copytree(Path(model) / "export", tmp_path / "other"))
     spoil(other)
-    theirs = guide.embeddings(str(other), config.data, store).vectors
+    theirs = embedded(str(other), config, store)
     assert np.abs(theirs - vectors).max() > 1e-3
-    np.testing.assert_array_equal(guide.embeddings(model, config.data, store).vectors, vectors)
+    np.testing.assert_array_equal(embedded(model, config, store), vectors)
 
 
 def test_where_nothing_is_locked_each_process_makes_its_own(data, tmp_path, model, monkeypatch):
@@ -87,20 +91,20 @@ def test_where_nothing_is_locked_each_process_makes_its_own(data, tmp_path, mode
     config = mixture(data, tmp_path)
     store = pipeline.prepare(config.data, setup.make_tokenizer(config))
     monkeypatch.setattr(lock, "acquired", lambda file: True)
-    made, expected = guide.encode_to_file, []
+    made, expected = frozen.encode_to_file, []
 
     def meanwhile(*args: Any, **options: Any) -> Any:
-        monkeypatch.setattr(guide, "encode_to_file", made)
+        monkeypatch.setattr(frozen, "encode_to_file", made)
         with monkeypatch.context() as elsewhere:
-            elsewhere.setattr(guide.socket, "gethostname", lambda: "elsewhere")
-            expected.append(np.array(guide.embeddings(model, config.data, store).vectors))
+            elsewhere.setattr(frozen.socket, "gethostname", lambda: "elsewhere")
+            expected.append(np.array(embedded(model, config, store)))
         return made(*args, **options)
 
-    monkeypatch.setattr(guide, "encode_to_file", meanwhile)
-    vectors = guide.embeddings(model, config.data, store).vectors
+    monkeypatch.setattr(frozen, "encode_to_file", meanwhile)
+    vectors = embedded(model, config, store)
     np.testing.assert_array_equal(vectors, expected[0])
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
-    assert len(list(Path(config.data.cache or "").glob("guide-*"))) == 1
+    assert len(list(Path(config.data.cache or "").glob("frozen-*"))) == 1
 
 
 def test_the_weights_of_a_guide_do_not_stay(data, tmp_path, model):
@@ -109,7 +113,7 @@ def test_the_weights_of_a_guide_do_not_stay(data, tmp_path, model):
     gc.collect()
     before = sum(array.nbytes for array in jax.live_arrays())
     for _ in range(2):
-        guide.embeddings(model, config.data, store)
+        embedded(model, config, store)
         assert sum(array.nbytes for array in jax.live_arrays()) <= before + 1024
 
 
@@ -122,7 +126,7 @@ def test_a_guide_that_is_broken_is_refused(data, tmp_path, model):
         tensors[name] = np.zeros_like(tensors[name])
     save_file(tensors, broken / "model.safetensors")
     with pytest.raises(SimjaxError, match=r"broken: its embedding of training text 0 has length 0"):
-        guide.embeddings(str(broken), config.data, store)
+        embedded(str(broken), config, store)
 
 
 def test_batches_carry_the_vectors_of_their_texts(data, tmp_path):
@@ -149,7 +153,7 @@ def test_batches_carry_the_vectors_of_their_texts(data, tmp_path):
 
 def test_a_run_goes_by_its_guide_and_keeps_to_it(data, tmp_path, model, whole):
     """A margin that few keys keep leaves some anchors without negatives."""
-    objective = ObjectiveConfig(guide=GuideConfig(model, margin=0.99), loss="dcl")
+    objective = ContrastiveConfig(guide=GuideConfig(model, margin=0.99), loss="dcl")
     config = config_for(data, tmp_path / "run", objective=objective)
     config = dataclasses.replace(config, train=dataclasses.replace(config.train, epochs=1))
     train(config)
@@ -170,7 +174,7 @@ def test_a_run_goes_by_its_guide_and_keeps_to_it(data, tmp_path, model, whole):
 
 
 def test_a_guide_that_is_not_there_is_named(data, tmp_path):
-    objective = ObjectiveConfig(guide=GuideConfig(str(tmp_path / "nothing")))
+    objective = ContrastiveConfig(guide=GuideConfig(str(tmp_path / "nothing")))
     with pytest.raises(SimjaxError, match=r"objective.guide.model: .*nothing: no such folder"):
         train(config_for(data, tmp_path / "run", objective=objective))
 

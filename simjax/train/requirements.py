@@ -1,0 +1,127 @@
+"""What an objective asks of the examples, held to the data before the first step."""
+
+from __future__ import annotations
+
+import numpy as np
+from jaxtyping import Float
+
+from simjax.data.pipeline import BatchSource
+from simjax.errors import SimjaxError, UsageError
+from simjax.objectives.classification import space_of
+from simjax.objectives.config import (
+    AngleConfig,
+    CosentConfig,
+    CosineConfig,
+    DistillationConfig,
+    SoftmaxConfig,
+    TensionConfig,
+    TripletConfig,
+)
+from simjax.train.config import RunConfig
+
+
+def check_examples(
+    config: RunConfig,
+    width: int,
+    source: BatchSource,
+    frozen: Float[np.ndarray, "ids G"] | None = None,
+) -> None:
+    """Refuses data that an objective cannot learn from.
+
+    Args:
+        config: Of the run.
+        width: Of the embeddings.
+        source: The data.
+        frozen: A teacher's or guide's vectors of the texts, where one is asked.
+
+    Raises:
+        SimjaxError: An example's score or class is missing or out of its range, with its number.
+        UsageError: The examples have other views than the objective compares, or the embeddings
+            another width than it needs.
+    """
+    objective = config.objective
+    name = f"objective.name is {objective.name}"
+    if isinstance(objective, CosineConfig | CosentConfig | AngleConfig | SoftmaxConfig):
+        _check_views(name, "two texts", 2, source)
+    if isinstance(objective, CosineConfig | CosentConfig | AngleConfig):
+        _check_scores(name, source)
+    if isinstance(objective, CosineConfig):
+        _check_range(source, objective.score_range)
+    if isinstance(objective, SoftmaxConfig):
+        _check_classes(name, source)
+        if objective.label_spaces:
+            for label in source.store.label_names:
+                space_of(label, objective.label_spaces)
+    margins = isinstance(objective, DistillationConfig) and objective.target == "margin"
+    if (isinstance(objective, TripletConfig) or margins) and (
+        source.num_positives != 1 or source.num_views < 3
+    ):
+        others = source.num_views - 1 - source.num_positives
+        raise UsageError(
+            f"{name}, which compares an anchor, one positive and hard negatives, and the examples "
+            f"have {source.num_positives} positives and {others} hard negatives: name the columns "
+            "in data.source"
+        )
+    if isinstance(objective, AngleConfig) and width % 2:
+        raise UsageError(f"{name}, which needs embeddings of an even width, not {width}")
+    if isinstance(objective, TensionConfig) and config.data.block <= objective.negatives:
+        raise UsageError(
+            f"objective.negatives is {objective.negatives} and data.block_size is "
+            f"{config.data.block}: the negatives of a sentence are others of its block, so give a "
+            "larger block"
+        )
+    nested = objective.matryoshka
+    if nested is not None and max(nested.dimensions) > width:
+        raise UsageError(
+            f"objective.matryoshka.dimensions has {max(nested.dimensions)} and the embeddings are "
+            f"{width} wide"
+        )
+    if isinstance(objective, DistillationConfig) and frozen is not None:
+        theirs = frozen.shape[1]
+        if objective.target in ("embedding", "cosine") and theirs != width:
+            raise UsageError(
+                f"objective.teacher: its embeddings are {theirs} wide and the student's {width}; "
+                "with objective.target similarity or margin they may differ"
+            )
+
+
+def _check_views(name: str, what: str, views: int, source: BatchSource) -> None:
+    if source.num_views != views:
+        raise UsageError(
+            f"{name}, which compares {what}, and the examples have {source.num_views}: name one "
+            "anchor and one positive column in data.source"
+        )
+
+
+def _check_scores(name: str, source: BatchSource) -> None:
+    missing = np.flatnonzero(np.isnan(source.store.scores))
+    if len(missing):
+        raise SimjaxError(
+            f"{name}, and example {missing[0] + 1} has no score: name the column of scores in "
+            "data.source.score"
+        )
+
+
+def _check_range(source: BatchSource, score_range: tuple[float, ...]) -> None:
+    low, high = score_range
+    scores = source.store.scores
+    outside = np.flatnonzero((scores < low) | (scores > high))
+    if len(outside):
+        raise SimjaxError(
+            f"objective.score_range is {low:g} to {high:g}, and example {outside[0] + 1} has the "
+            f"score {scores[outside[0]]:g}: give the range of the data"
+        )
+
+
+def _check_classes(name: str, source: BatchSource) -> None:
+    missing = np.flatnonzero(source.store.labels < 0)
+    if len(missing):
+        raise SimjaxError(
+            f"{name}, and example {missing[0] + 1} has no class: name the column of classes in "
+            "data.source.label"
+        )
+    if len(source.store.label_names) < 2:
+        raise SimjaxError(
+            f"{name}, and all examples are of the class {source.store.label_names[0]!r}: there is "
+            "nothing to tell apart"
+        )

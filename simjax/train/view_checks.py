@@ -1,0 +1,93 @@
+"""What data, encoder and objective ask of each other, as far as the recipe tells."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from simjax.errors import UsageError
+from simjax.objectives.config import (
+    ContrastiveConfig,
+    DistillationConfig,
+    InBatchTensionConfig,
+    SoftmaxConfig,
+    TensionConfig,
+)
+
+if TYPE_CHECKING:
+    from simjax.train.config import RunConfig
+
+
+def check_views(config: RunConfig) -> None:
+    """Refuses views, dropout and objectives that do not go together.
+
+    Raises:
+        UsageError: Naming the keys at odds.
+    """
+    model, data, objective = config.model, config.data, config.objective
+    rates = [model.dropout]
+    if model.dropout is None and model.pretrained is None:
+        rates = [model.encoder.hidden_dropout, model.encoder.attention_dropout]
+    if data.views == "dropout":
+        check_dropout("the encoder", *rates)
+    two = isinstance(objective, TensionConfig | InBatchTensionConfig)
+    if two != (data.views == "single"):
+        raise UsageError(
+            f"data.views is {data.views} and objective.name {objective.name}: views single are for "
+            "tension and tension_in_batch, and these for them; change one of the two"
+        )
+    if two and config.mesh.gather == "layer":
+        raise UsageError("mesh.gather layer does not go with objectives of two encoders; use step")
+    if isinstance(objective, SoftmaxConfig):
+        _check_softmax(objective, rates)
+    if (
+        isinstance(objective, DistillationConfig)
+        and objective.target in ("embedding", "cosine")
+        and objective.matryoshka is not None
+    ):
+        raise UsageError(
+            f"objective.matryoshka does not go with objective.target {objective.target}, which "
+            "needs the teacher's width; use similarity or margin"
+        )
+    if isinstance(objective, ContrastiveConfig):
+        _check_contrastive(config, objective)
+
+
+def _check_softmax(objective: SoftmaxConfig, rates: list[float | None]) -> None:
+    if objective.matryoshka is not None:
+        raise UsageError(
+            "objective.matryoshka does not go with objective.name softmax, whose layer is of one "
+            "width; remove it"
+        )
+    if objective.r_drop is not None and all(rate == 0 for rate in rates):
+        raise UsageError(
+            "objective.r_drop is given and the dropout of the encoder is 0: its two passes would "
+            "be equal; give model.dropout a rate above 0"
+        )
+
+
+def _check_contrastive(config: RunConfig, objective: ContrastiveConfig) -> None:
+    guide = objective.guide
+    if config.data.views == "dropout" and guide is not None and guide.margin == 0:
+        raise UsageError(
+            "objective.guide.margin is 0 and data.views is dropout: nothing is closer to a text "
+            "than itself, so the guide would leave out nothing; give a margin above 0"
+        )
+    if objective.false_negatives == "label" and not any(
+        source.label for source in config.data.all_sources
+    ):
+        raise UsageError(
+            "objective.false_negatives is label and data.source.label names no column; name one"
+        )
+
+
+def check_dropout(encoder: str, *rates: float | None) -> None:
+    """Refuses an encoder that gives equal views of a text; a rate of None is not known yet.
+
+    Raises:
+        UsageError: All rates are 0.
+    """
+    if all(rate == 0 for rate in rates):
+        raise UsageError(
+            f"data.views is dropout and the dropout of {encoder} is 0: the views of a text would "
+            "be equal; give model.dropout a rate above 0"
+        )

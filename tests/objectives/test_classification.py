@@ -1,0 +1,130 @@
+"""Classes of pairs: beside sentence-transformers' SoftmaxLoss, and R-Drop beside its formula."""
+
+import jax
+import numpy as np
+import pytest
+import torch
+
+from simjax.errors import UsageError
+from simjax.objectives.classification import SoftmaxClassification, space_of
+from simjax.objectives.config import RDropConfig, SoftmaxConfig
+from tests.objectives.drawn import assert_sharded_is_whole, examples, value_and_grad
+
+WIDTH, CLASSES = 12, ("yes", "no", "maybe")
+
+
+def drawn(views, n=16):
+    rng = np.random.default_rng(1)
+    vectors = rng.normal(size=(n, views, WIDTH)).astype(np.float32)
+    return vectors, rng.integers(0, len(CLASSES), n).astype(np.int32)
+
+
+def with_params(config):
+    objective = SoftmaxClassification(config, CLASSES)
+    params = objective.init(WIDTH, jax.random.key(0))
+    params["classifier"] = jax.tree.map(lambda x: x + 0.1, params["classifier"])
+    params["classifier"]["kernel"] *= 5
+    return objective, params
+
+
+def test_value_and_gradient_are_those_of_sentence_transformers():
+    from sentence_transformers import SentenceTransformer
+    from sentence_transformers.sentence_transformer.losses import SoftmaxLoss
+
+    class Given(SentenceTransformer):
+        def forward(self, features, **_):
+            return {"sentence_embedding": features["vectors"]}
+
+    vectors, labels = drawn(2)
+    objective, params = with_params(SoftmaxConfig())
+    given = examples(vectors, labels=labels)
+    loss, of_params, of_vectors = value_and_grad(objective, params, given)
+    peer = SoftmaxLoss(Given(modules=[torch.nn.Identity()]), WIDTH, len(CLASSES)).double()
+    layer = params["classifier"]
+    with torch.no_grad():
+        peer.classifier.weight.copy_(torch.tensor(np.asarray(layer["kernel"]).T))
+        peer.classifier.bias.copy_(torch.tensor(np.asarray(layer["bias"])))
+    theirs = torch.tensor(vectors.astype(np.float64), requires_grad=True)
+    wanted = peer(
+        [{"vectors": theirs[:, 0]}, {"vectors": theirs[:, 1]}], torch.tensor(labels).long()
+    )
+    wanted.backward()
+    np.testing.assert_allclose(loss, wanted.item(), rtol=1e-5)
+    np.testing.assert_allclose(of_vectors, theirs.grad.numpy(), rtol=1e-4, atol=1e-7)
+    found = of_params["classifier"]
+    np.testing.assert_allclose(
+        found["kernel"], peer.classifier.weight.grad.numpy().T, rtol=1e-4, atol=1e-6
+    )
+    np.testing.assert_allclose(
+        found["bias"], peer.classifier.bias.grad.numpy(), rtol=1e-4, atol=1e-6
+    )
+    assert_sharded_is_whole(objective, params, given)
+
+
+def dense_r_drop(vectors, labels, layer, weight, form):
+    """The two cross-entropies and the two divergences, in float64."""
+    kernel = np.asarray(layer["kernel"], np.float64)
+    found = []
+    for u, v in ((vectors[:, 0], vectors[:, 1]), (vectors[:, 2], vectors[:, 3])):
+        u, v = u.astype(np.float64), v.astype(np.float64)
+        logits = np.concatenate([u, v, np.abs(u - v)], 1) @ kernel + np.asarray(
+            layer.get("bias", 0.0), np.float64
+        )
+        found.append(np.exp(logits) / np.exp(logits).sum(1, keepdims=True))
+    p, q = found
+    rows = np.arange(len(labels))
+    entropies = -np.log(p[rows, labels]) - np.log(q[rows, labels])
+    divergence = (p * np.log(p / q)).sum(1) + (q * np.log(q / p)).sum(1)
+    if form == "repository":
+        entropies /= 2
+    return (entropies + weight * divergence / 2).mean()
+
+
+@pytest.mark.parametrize("form", ["paper", "repository"])
+def test_r_drop_adds_the_divergences_of_two_passes(form):
+    vectors, labels = drawn(4)
+    objective, params = with_params(SoftmaxConfig(use_bias=False, r_drop=RDropConfig(4.0, form)))
+    assert objective.passes == 2 and "bias" not in params["classifier"]
+    given = examples(vectors, labels=labels, views=2)
+    loss, _, _ = value_and_grad(objective, params, given)
+    wanted = dense_r_drop(vectors, labels, params["classifier"], 4.0, form)
+    np.testing.assert_allclose(loss, wanted, rtol=1e-5)
+    assert_sharded_is_whole(objective, params, given)
+
+
+def test_examples_without_a_class_do_not_count():
+    vectors, labels = drawn(2)
+    objective, params = with_params(SoftmaxConfig())
+    some, _, _ = value_and_grad(objective, params, examples(vectors[:9], labels=labels[:9]))
+    labels[9:] = -1
+    loss, _, slope = value_and_grad(objective, params, examples(vectors, labels=labels))
+    np.testing.assert_allclose(loss, some, rtol=1e-6)
+    assert not slope[9:].any()
+
+
+@pytest.mark.parametrize("r_drop", [None, RDropConfig(2.0)])
+def test_classes_compete_within_their_space(r_drop):
+    """As if each space had a layer of its own: the layer's columns for its classes."""
+    vectors, labels = drawn(4 if r_drop else 2)
+    config = SoftmaxConfig(r_drop=r_drop, label_spaces=(("yes", "no"), ("maybe", "never")))
+    objective, params = with_params(config)
+    given = examples(vectors, labels=labels, views=2)
+    loss, _, grad = value_and_grad(objective, params, given)
+    total = 0.0
+    for space in ([0, 1], [2]):
+        own = np.isin(labels, space)
+        cut = SoftmaxClassification(SoftmaxConfig(r_drop=r_drop), tuple(CLASSES[n] for n in space))
+        layer = jax.tree.map(lambda x, space=space: x[..., np.asarray(space)], params)
+        renumbered = np.searchsorted(space, labels[own]).astype(np.int32)
+        part = examples(vectors[own], labels=renumbered, views=2)
+        total += own.sum() * value_and_grad(cut, layer, part)[0]
+    np.testing.assert_allclose(loss, total / len(labels), rtol=1e-5)
+    assert np.isfinite(grad).all() and not grad[labels == 2].any()
+    assert_sharded_is_whole(objective, params, given)
+
+
+def test_a_class_is_in_one_space():
+    with pytest.raises(UsageError, match="'maybe' of the data 0 times"):
+        space_of("maybe", (("yes",), ("no",)))
+    with pytest.raises(UsageError, match="'yes' of the data 2 times"):
+        space_of("yes", (("yes",), ("yes", "no")))

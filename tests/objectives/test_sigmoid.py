@@ -1,0 +1,83 @@
+"""SigLIP's loss beside a matrix in float64, with false negatives and hard negatives."""
+
+import jax
+import numpy as np
+import pytest
+
+from simjax.objectives.config import SigmoidConfig
+from simjax.objectives.sigmoid import Sigmoid
+from simjax.types import NO_TEXT
+from tests.objectives.drawn import assert_sharded_is_whole, examples, value_and_grad
+
+
+def dense(vectors, ids, scale, bias, rule):
+    """-mean_i sum_j log sigmoid(z_ij (t x_i . y_j + b)) with z = 1 on the diagonal."""
+    x = vectors.astype(np.float64)
+    x /= np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-30)
+    n, views = ids.shape
+    total = 0.0
+    for i in range(n):
+        for j in range(n):
+            for view in range(1, views):
+                if ids[j, view] == NO_TEXT:
+                    continue
+                score = scale * x[i, 0] @ x[j, view] + bias
+                if i == j and view == 1:
+                    total += np.logaddexp(0, -score)
+                    continue
+                same = ids[j, view] in (ids[i, 0], ids[i, 1])
+                same |= view == 1 and ids[j, 0] == ids[i, 0]
+                if rule == "none" or not same:
+                    total += np.logaddexp(0, score)
+    return total / n
+
+
+def drawn():
+    rng = np.random.default_rng(4)
+    vectors = rng.normal(size=(16, 3, 8)).astype(np.float32)
+    ids = np.arange(48, dtype=np.int32).reshape(16, 3)
+    ids[3, 0] = ids[7, 0]  # one anchor twice
+    ids[5, 1] = ids[9, 1]  # one positive twice
+    ids[2, 2] = ids[2, 1]  # an own hard negative that is the positive
+    ids[8, 2] = NO_TEXT
+    vectors[8, 2] = 0
+    return vectors, ids
+
+
+@pytest.mark.parametrize("rule", ["none", "text"])
+def test_it_is_the_published_sum(rule):
+    vectors, ids = drawn()
+    objective = Sigmoid(SigmoidConfig(false_negatives=rule, bias=-2.0), positives=1)
+    params = objective.init(8, jax.random.key(0))
+    given = examples(vectors, ids=ids)
+    loss, slopes, grad = value_and_grad(objective, params, given)
+    np.testing.assert_allclose(loss, dense(vectors, ids, 10, -2, rule), rtol=1e-5)
+    step = 1e-5
+
+    def slope(of):
+        return (dense(*of(step)) - dense(*of(-step))) / (2 * step)
+
+    np.testing.assert_allclose(
+        slopes["score_bias"], slope(lambda d: (vectors, ids, 10, -2 + d, rule)), rtol=1e-4
+    )
+    np.testing.assert_allclose(
+        slopes["log_scale"], slope(lambda d: (vectors, ids, 10 * np.exp(d), -2, rule)), rtol=1e-4
+    )
+
+    def moved(d):
+        x = vectors.astype(np.float64)
+        x[5, 1, 2] += d
+        return x, ids, 10, -2, rule
+
+    np.testing.assert_allclose(grad[5, 1, 2], slope(moved), rtol=1e-3, atol=1e-6)
+    assert_sharded_is_whole(objective, params, given)
+
+
+def test_a_learned_scale_is_held_and_fixed_ones_are_no_parameters():
+    objective = Sigmoid(SigmoidConfig(max_scale=20.0), positives=1)
+    params = objective.init(8, jax.random.key(0))
+    held = objective.constrain(params | {"log_scale": params["log_scale"] + 9})
+    np.testing.assert_allclose(objective.figures(held)["scale"], 20.0, rtol=1e-6)
+    assert held["score_bias"] == -10
+    fixed = Sigmoid(SigmoidConfig(learnable=False), positives=1)
+    assert fixed.init(8, jax.random.key(0)) == {} and fixed.figures({})["bias"] == -10

@@ -1,0 +1,229 @@
+"""Every objective from data to export: stopped, gone on with, and loaded by others."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from rich.console import Console
+
+from simjax.data.sources import Source
+from simjax.errors import SimjaxError, UsageError
+from simjax.mesh import MeshConfig
+from simjax.objectives.config import (
+    AngleConfig,
+    ContrastiveConfig,
+    CosentConfig,
+    CosineConfig,
+    DistillationConfig,
+    InBatchTensionConfig,
+    MatryoshkaConfig,
+    RDropConfig,
+    SigmoidConfig,
+    SoftmaxConfig,
+    TensionConfig,
+    TripletConfig,
+)
+from simjax.sentence_encoder import SentenceEncoder
+from simjax.train import loop
+from simjax.train.config import RunConfig, TrainConfig, validate
+from tests.train.tiny_run import (
+    StopAfter,
+    assert_same_bits,
+    config_for,
+    lines,
+    state_at,
+    train,
+)
+
+BATCH, BLOCK = 32, 8
+LABELLED = Source(
+    path="scored.csv",
+    anchor="anchor",
+    positives=("positive",),
+    label="label",
+    score="score",
+)
+TRIPLES = Source(
+    path="triples.csv", anchor="anchor", positives=("positive",), negatives=("negative",)
+)
+TEACHER = "teacher"
+OBJECTIVES = {
+    "cosine": (CosineConfig(score_range=(0.0, 5.0)), LABELLED),
+    "cosent": (CosentConfig(), LABELLED),
+    "angle": (AngleConfig(), LABELLED),
+    "softmax": (SoftmaxConfig(r_drop=RDropConfig()), LABELLED),
+    "triplet": (TripletConfig(), TRIPLES),
+    "sigmoid": (SigmoidConfig(), TRIPLES),
+    "tension": (TensionConfig(negatives=3), TRIPLES),
+    "tension_in_batch": (InBatchTensionConfig(), TRIPLES),
+    "matryoshka": (ContrastiveConfig(matryoshka=MatryoshkaConfig((16, 8))), TRIPLES),
+    "views": (ContrastiveConfig(directions="views"), LABELLED),
+    "similarity": (DistillationConfig(teacher=TEACHER), TRIPLES),
+    "margin": (DistillationConfig(teacher=TEACHER, target="margin"), TRIPLES),
+    "embedding": (DistillationConfig(teacher=TEACHER, target="embedding"), TRIPLES),
+}
+
+
+@pytest.fixture(scope="module")
+def teacher(whole) -> str:
+    """A folder of the width of what is trained here."""
+    return str(Path(whole[0].output) / "export")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def scored(data):
+    """The triples' pairs, with classes and scores."""
+    rows = (data / "triples.csv").read_text().splitlines()[1:]
+    random = np.random.default_rng(1)
+    with (data / "scored.csv").open("w") as file:
+        file.write("anchor,positive,label,score\n")
+        for row in rows:
+            anchor, positive, _ = row.split(",")
+            score = int(random.integers(0, 6))
+            file.write(f"{anchor},{positive},{'yes' if score > 2 else 'no'},{score}\n")
+
+
+def config_of(name: str, data: Path, output: Path, teacher: str) -> RunConfig:
+    objective, source = OBJECTIVES[name]
+    if isinstance(objective, DistillationConfig):
+        objective = dataclasses.replace(objective, teacher=teacher)
+    config = config_for(
+        data,
+        output,
+        objective=objective,
+        train=TrainConfig(steps=6, micro_batch=BLOCK, log_every=1),
+        mesh=MeshConfig(data=2),
+    )
+    views = "single" if name.startswith("tension") else "columns"
+    changed = dataclasses.replace(
+        config.data, source=source, views=views, batch_size=BATCH, block_size=BLOCK
+    )
+    return dataclasses.replace(config, data=changed)
+
+
+# One of two encoders is trained and stopped in the fast tier.
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name == "tension" else pytest.param(name, marks=pytest.mark.slow)
+        for name in OBJECTIVES
+    ],
+)
+def test_a_stopped_run_ends_as_one_that_was_not(name, data, tmp_path, teacher, monkeypatch):
+    whole = config_of(name, data, tmp_path / "whole", teacher)
+    train(whole)
+    losses = [line["loss"] for line in lines(Path(whole.output)) if "loss" in line]
+    assert len(losses) == 6 and np.isfinite(losses).all() and len({*losses}) == 6
+    stopped = dataclasses.replace(whole, output=str(tmp_path / "stopped"))
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "StopRequest", StopAfter)
+        patch.setattr(StopAfter, "steps", 3)
+        assert train(stopped)["stopped"]
+    said = io.StringIO()
+    train(stopped, Console(file=said, width=200))
+    assert "going on from step" in said.getvalue()
+    assert_same_bits(state_at(stopped), state_at(whole))
+    export = Path(whole.output) / "export"
+    from sentence_transformers import SentenceTransformer
+
+    texts = ["ba lan ce", "di nis", "fo pot gu ruk"]
+    ours = SentenceEncoder.from_pretrained(str(export)).encode(texts)
+    theirs = SentenceTransformer(str(export), device="cpu").encode(texts)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["cosent", "tension", "softmax", "similarity", "sigmoid"])
+def test_layouts_of_the_devices_give_one_run(name, data, tmp_path, teacher):
+    """Devices, split parameters and micro-batches make no difference but of rounding."""
+    found = []
+    for number, (mesh, micro) in enumerate(
+        ((MeshConfig(data=1), 32), (MeshConfig(data=2), 8), (MeshConfig(data=1, fsdp=4), 8))
+    ):
+        config = config_of(name, data, tmp_path / str(number), teacher)
+        changed = dataclasses.replace(config.train, micro_batch=micro)
+        config = dataclasses.replace(config, mesh=mesh, train=changed)
+        train(config)
+        found.append([line["loss"] for line in lines(Path(config.output)) if "loss" in line])
+    np.testing.assert_allclose(found[1], found[0], rtol=2e-4)
+    np.testing.assert_allclose(found[2], found[0], rtol=2e-4)
+
+
+def refused(config: RunConfig) -> str:
+    with pytest.raises((SimjaxError, UsageError)) as caught:
+        validate(config)
+        train(config)
+    return str(caught.value)
+
+
+def test_data_that_an_objective_cannot_learn_from_is_refused(data, tmp_path, teacher):
+    def asked(name, **changes):
+        config = config_of(name, data, tmp_path / "run", teacher)
+        source = dataclasses.replace(config.data.source, **changes)
+        return dataclasses.replace(config, data=dataclasses.replace(config.data, source=source))
+
+    assert refused(asked("cosent", score=None)) == (
+        "objective.name is cosent, and example 1 has no score: name the column of scores in "
+        "data.source.score"
+    )
+    assert refused(asked("softmax", label=None)).startswith(
+        "objective.name is softmax, and example 1 has no class"
+    )
+    assert "the examples have 1 positives and 0 hard negatives" in refused(
+        asked("triplet", negatives=())
+    )
+    assert "compares two texts, and the examples have 3" in refused(
+        dataclasses.replace(
+            asked("cosine"),
+            data=dataclasses.replace(asked("triplet").data, source=TRIPLES),
+        )
+    )
+    narrow = dataclasses.replace(asked("cosine"), objective=CosineConfig(score_range=(0.0, 1.0)))
+    assert "objective.score_range is 0 to 1, and example" in refused(narrow)
+
+
+def test_keys_that_do_not_go_together_are_refused(data, tmp_path, teacher):
+    def asked(name, objective=None, **changes):
+        config = config_of(name, data, tmp_path / "run", teacher)
+        config = dataclasses.replace(config, **changes)
+        return config if objective is None else dataclasses.replace(config, objective=objective)
+
+    tension = asked("tension")
+    columns = dataclasses.replace(tension.data, views="columns")
+    assert "data.views is columns and objective.name tension" in refused(
+        dataclasses.replace(tension, data=columns)
+    )
+    assert "data.views is single and objective.name cosent" in refused(
+        dataclasses.replace(tension, objective=CosentConfig())
+    )
+    assert "objective.negatives is 9 and data.block_size is 8" in refused(
+        asked("tension", TensionConfig(negatives=9))
+    )
+    assert "mesh.gather layer" in refused(
+        dataclasses.replace(tension, mesh=MeshConfig(data=1, fsdp=2, gather="layer"))
+    )
+    wide = ContrastiveConfig(matryoshka=MatryoshkaConfig((64, 8)))
+    assert "objective.matryoshka.dimensions has 64 and the embeddings are 16 wide" in refused(
+        asked("matryoshka", wide)
+    )
+    assert "does not go with objective.name softmax" in refused(
+        asked("softmax", SoftmaxConfig(matryoshka=MatryoshkaConfig((8,))))
+    )
+    still = asked("softmax")
+    model = dataclasses.replace(still.model, dropout=0.0)
+    assert "objective.r_drop is given and the dropout of the encoder is 0" in refused(
+        dataclasses.replace(still, model=model)
+    )
+    assert "objective.matryoshka does not go with objective.target cosine" in refused(
+        asked(
+            "similarity",
+            DistillationConfig(teacher=teacher, target="cosine", matryoshka=MatryoshkaConfig((8,))),
+        )
+    )
+    encoder = dataclasses.replace(still.model.encoder, hidden_size=8, num_heads=2)
+    narrow = asked("embedding", model=dataclasses.replace(still.model, encoder=encoder))
+    assert "its embeddings are 16 wide and the student's 8" in refused(narrow)
