@@ -13,8 +13,9 @@ from simjax.lab.scaling import tables
 from simjax.lab.scaling.effects import effects
 from simjax.lab.scaling.grid import RunKey, Setting
 from simjax.lab.scaling.runs import figures
-from tests.lab.scaling.made_runs import METRIC, outcomes, records, run
+from tests.lab.scaling.made_runs import GRID, METRIC, outcomes, records, run
 
+WIDER = dataclasses.replace(GRID, negative_groups=(64, None))
 SETTING = Setting("infonce", 64, 32, "constant")
 
 
@@ -60,6 +61,11 @@ def test_noise_and_signal_are_averaged_before_they_are_divided():
     assert str(found) == "256 (128 to 512)"
     row = tables.noise(outcomes(made))[0]
     assert row["in the run's first to last quarter"] == "128, 256" and row["estimate"] == "unbiased"
+    # A group of 64 is two micro-batches of 32, in whatever batch it lies.
+    crossing = Setting("infonce", 256, 64, "sqrt")
+    assert (
+        tables.noise(outcomes([run(RunKey(*crossing, 0), 50.0)], WIDER))[0]["estimate"] == "biased"
+    )
     whole = Setting("infonce", 64, 64, "constant")
     assert tables.noise(outcomes([run(RunKey(*whole, 0), 50.0)]))[0]["estimate"] == "biased"
 
