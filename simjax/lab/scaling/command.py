@@ -54,7 +54,7 @@ def _seed(text: str) -> int:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments; overrides of the recipe are taken by `split`."""
+    """Declare the arguments; overrides of the recipe arrive as `args.rest`."""
     parser.add_argument(
         "config",
         type=Path,
@@ -113,29 +113,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def _words(values: Sequence[object]) -> str:
     return " ".join(map(str, values))
-
-
-def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Part overrides of the recipe, whose names have a dot, from the other arguments.
-
-    Raises:
-        UsageError: An override without a value.
-    """
-    known: list[str] = []
-    overrides: list[str] = []
-    rest = iter(argv)
-    for argument in rest:
-        name, equals, _ = argument.partition("=")
-        if not (name.startswith("--") and "." in name):
-            known.append(argument)
-        elif equals:
-            overrides.append(argument)
-        else:
-            value = next(rest, None)
-            if value is None:
-                raise UsageError(f"{argument}: give it a value")
-            overrides.append(f"{argument}={value}")
-    return known, overrides
 
 
 def grid_of(args: argparse.Namespace) -> tuple[Grid, int]:

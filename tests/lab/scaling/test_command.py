@@ -236,7 +236,7 @@ def test_a_plan_puts_in_what_the_study_varies(config, tmp_path):
     assert default.base_batch == 32 and default.micro_batch == 8
 
 
-def test_the_recipe_and_the_command_line(tmp_path):
+def test_the_recipe_of_the_study(tmp_path):
     assert recipe.find().name == "scaling_small.yaml"
     plan = recipe.plan(
         recipe.find(),
@@ -250,13 +250,6 @@ def test_the_recipe_and_the_command_line(tmp_path):
     assert (plan.base_batch, plan.micro_batch, plan.block_size) == (128, 64, 64)
     told = json.dumps(plan.told())
     assert "root" not in plan.told()["recipe"]["data"] and str(tmp_path) not in told
-    known, overrides = command.split(
-        ["lab", "scaling", "x.yaml", "--data.seed", "1", "--seeds", "0", "--model.dropout=0.1"]
-    )
-    assert known == ["lab", "scaling", "x.yaml", "--seeds", "0"]
-    assert overrides == ["--data.seed=1", "--model.dropout=0.1"]
-    with pytest.raises(UsageError, match="give it a value"):
-        command.split(["--data.seed"])
 
 
 def test_default_groups_give_way_to_batches():
