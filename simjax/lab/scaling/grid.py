@@ -59,6 +59,9 @@ class RunKey:
         parts = f"batch{self.batch}-group{self.group}-{self.lr_rule}-seed{self.seed}"
         return f"{self.objective}-{parts}"
 
+    def __str__(self) -> str:
+        return f"{self.setting}, seed {self.seed}"
+
 
 @dataclass(frozen=True)
 class Grid:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from simjax.lab.precision.records import Record
+from simjax.lab.records import Record
 from simjax.lab.scaling.grid import Grid, RunKey, Setting, run_keys
 from simjax.lab.scaling.tables import Outcomes
 

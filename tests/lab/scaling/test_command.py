@@ -14,9 +14,12 @@ import yaml
 
 from simjax.cli.main import main
 from simjax.errors import SimjaxError, UsageError
-from simjax.lab.scaling import command, inputs, recipe, report, runs
+from simjax.lab.measuring import Stopped
+from simjax.lab.scaling import command, recipe, report
 from simjax.lab.scaling.grid import Grid, RunKey, Setting, check, run_keys, settings
 from simjax.lab.scaling.study import Study
+from simjax.lab.sweep import inputs, runs
+from simjax.lab.sweep.recipe import find
 from tests.lab.scaling.made_runs import run as made
 from tests.train.tiny_run import recipe as tiny_recipe
 from tests.train.tiny_run import write_data
@@ -53,7 +56,7 @@ def no_training(monkeypatch):
         return made(key, score).values | {"scores": {"sts-dev/spearman": score}}
 
     monkeypatch.setattr(runs.Runner, "__call__", values)
-    monkeypatch.setattr(inputs, "digest", lambda plan, grid: "texts")
+    monkeypatch.setattr(inputs, "digest", lambda config: "texts")
     return trained
 
 
@@ -101,7 +104,7 @@ def test_a_stopped_study_goes_on(config, tmp_path, capfd, monkeypatch, no_traini
 
     monkeypatch.setattr(runs.Runner, "__call__", interrupted)
     assert call(config, folder, *GRID) == 0
-    assert "SIGINT: 3 runs are kept; the same command goes on" in capfd.readouterr().err
+    assert "SIGINT: 3 measurements are kept; the same command goes on" in capfd.readouterr().err
     assert not (folder / "report.html").exists()
     with (folder / "runs.jsonl").open("a") as file:
         file.write('{"settings": "torn')
@@ -128,18 +131,18 @@ def test_a_stopped_study_goes_on(config, tmp_path, capfd, monkeypatch, no_traini
     kept = (folder / "runs.jsonl").read_bytes()
     assert call(config, folder, *GRID, "--objective.temperature", "0.1") == 1
     assert "made with another recipe, data, code" in capfd.readouterr().err
-    monkeypatch.setattr("simjax.lab.scaling.study.sources", lambda: "other code")
+    monkeypatch.setattr("simjax.lab.sweep.study.sources", lambda *of: "other code")
     assert call(config, folder, *GRID) == 1
     assert (folder / "runs.jsonl").read_bytes() == kept
 
 
 def test_a_run_that_a_signal_ends_has_no_record(config, tmp_path, capfd, monkeypatch, no_training):
     def stopped(self, key):
-        raise runs.Stopped("SIGTERM")
+        raise Stopped("SIGTERM")
 
     monkeypatch.setattr(runs.Runner, "__call__", stopped)
     assert call(config, tmp_path / "study", *GRID) == 0
-    assert "SIGTERM: 0 runs are kept" in capfd.readouterr().err
+    assert "SIGTERM: 0 measurements are kept" in capfd.readouterr().err
     assert not (tmp_path / "study" / "runs.jsonl").exists()
 
 
@@ -149,7 +152,7 @@ def test_a_run_that_diverges_is_a_record(config, tmp_path, monkeypatch):
         config, ["--optimizer.learning_rate=1.0e+38", "--optimizer.warmup=0"], grid,
         tmp_path / "study", examples=96, base_batch=32, micro_batch=8,
     )  # fmt: skip
-    values = runs.Runner(plan)(RunKey("infonce", 32, 32, "constant", 0))
+    values = runs.Runner(plan.config)(RunKey("infonce", 32, 32, "constant", 0))
     assert values["diverged"] and values["scores"] == {}
 
 
@@ -237,9 +240,9 @@ def test_a_plan_puts_in_what_the_study_varies(config, tmp_path):
 
 
 def test_the_recipe_of_the_study(tmp_path):
-    assert recipe.find().name == "scaling_small.yaml"
+    assert find(recipe.RECIPE).name == "scaling_small.yaml"
     plan = recipe.plan(
-        recipe.find(),
+        find(recipe.RECIPE),
         [],
         Grid(),
         tmp_path,

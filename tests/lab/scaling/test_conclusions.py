@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import pytest
 
-from simjax.lab.scaling import conclusions, plots
-from simjax.lab.scaling.effects import effects
+from simjax.lab.scaling import conclusions, noise, plots
+from simjax.lab.scaling.contrasts import contrasts
 from simjax.lab.scaling.grid import Grid, RunKey
+from simjax.lab.sweep.conclusions import trouble
+from simjax.lab.sweep.contrasts import effects, sentence
 from tests.lab.scaling.made_runs import GRID, METRIC, outcomes, records, run
 
 NEGATIVES = "InfoNCE: negatives of 256 for 32, batch 256 in both"
 
 
 def said(found):
-    every = {one.name: one for one in effects(found)}
-    return {name: conclusions.effect(one, found) for name, one in every.items()}
+    every = {one.contrast.name: one for one in effects(found, contrasts(found))}
+    return {name: sentence(one, found) for name, one in every.items()}
 
 
 def test_a_difference_beyond_the_spread_is_told():
@@ -23,7 +25,7 @@ def test_a_difference_beyond_the_spread_is_told():
     line = said(found)[NEGATIVES]
     assert line.startswith(f"{NEGATIVES}: better. It changes +5.00 (95 % interval +")
     assert "3 seeds, means over 2 pairs of settings" in line
-    two = conclusions.two_effects(effects(found), found)
+    two = conclusions.two_effects(effects(found, contrasts(found)), found)
     assert (
         "more negatives, with the update held: outside of the spread of the seeds in 4 of 4" in two
     )
@@ -36,7 +38,7 @@ def test_a_difference_within_the_spread_is_called_that():
     line = said(found)[NEGATIVES]
     assert "within the spread of the seeds (only a difference of " in line
     assert "better" not in line and "worse" not in line
-    two = conclusions.two_effects(effects(found), found)
+    two = conclusions.two_effects(effects(found, contrasts(found)), found)
     assert "after Holm's correction in 0" in two
     best = conclusions.best(found)[0]
     assert "5 of the other 5 are within the spread of the seeds" in best
@@ -58,7 +60,7 @@ def test_where_less_is_better():
 def test_one_seed_tells_nothing():
     grid = Grid(GRID.batch_sizes, GRID.negative_groups, GRID.objectives, GRID.lr_rules, (0,))
     found = outcomes(records({"whole": 5.0}, grid=grid), grid)
-    assert "cannot tell from one seed" in said(found)[NEGATIVES]
+    assert "cannot tell: one seed" in said(found)[NEGATIVES]
     assert "(one seed: no interval)" in said(found)[NEGATIVES]
 
 
@@ -70,25 +72,25 @@ def test_equal_runs_are_called_equal():
 
 
 def test_noise_is_told_with_its_bias():
-    lines = conclusions.noise(outcomes(records({})))
+    lines = noise.conclusions(outcomes(records({})))
     # Groups of 32 stay within micro-batches of 32; 3 / 1 of batches 64 and 256.
     assert lines[0].startswith("InfoNCE (unbiased): a critical batch of 192 to 768 over 3 settings")
     assert "batches of 64 lie below it" in lines[0] and "256" not in lines[0].partition(";")[2]
     assert lines[1].startswith("InfoNCE (biased upwards)") and "lie below" not in lines[1]
     none = [run(RunKey(**one.key), 50.0, signal=-1.0) for one in records({})]
-    assert "no signal above the noise in 3 settings" in conclusions.noise(outcomes(none))[0]
+    assert "no signal above the noise in 3 settings" in noise.conclusions(outcomes(none))[0]
     off = [run(RunKey(**one.key), 50.0, noise=None, signal=None) for one in records({})]
-    assert conclusions.noise(outcomes(off)) == []
+    assert noise.conclusions(outcomes(off)) == []
     assert plots.noise(outcomes(off)) is None
 
 
 def test_what_is_missing_or_diverged_is_told():
     made = records({})
     made[0] = run(RunKey(**made[0].key), 0.0, scores={}, diverged=True)
-    lines = conclusions.trouble(outcomes(made[:-1]))
+    lines = trouble(outcomes(made[:-1]))
     assert "35 of 36 runs" in lines[0]
     assert "1 runs diverged" in lines[1] and "(seed 0)" in lines[1]
-    assert conclusions.trouble(outcomes(records({}))) == []
+    assert trouble(outcomes(records({}))) == []
 
 
 def test_a_setting_that_always_diverged_has_no_score():
@@ -105,8 +107,8 @@ def test_captions_say_what_is_drawn(means):
     found = outcomes(records(means, noise=0.01))
     drawn = [plots.quality(found), plots.geometry(found), plots.cost(found), plots.noise(found)]
     assert all(one is not None and one.png.startswith(b"\x89PNG") for one in drawn)
-    quality, _, cost, noise = drawn
+    quality, _, cost, critical = drawn
     if means:
         assert "negatives of all" in quality.caption.partition(" to ")[2]
     assert "MB: 64.0 at batch 64 and 256.0 at 256" in cost.caption
-    assert "In 12 of 12 settings" in noise.caption
+    assert "In 12 of 12 settings" in critical.caption

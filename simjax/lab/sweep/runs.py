@@ -1,19 +1,21 @@
-"""One run of the study: an ordinary training run, and what is kept of it."""
+"""One run of a sweep: an ordinary training run, and what is kept of it."""
 
 from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import jax
 import numpy as np
 from rich.console import Console
 
 from simjax.errors import DivergedError
-from simjax.lab.scaling.grid import RunKey, Setting
-from simjax.lab.scaling.recipe import Plan
+from simjax.lab.measuring import Stopped
+from simjax.lab.sweep.keys import Key
 from simjax.sentence_encoder import SentenceEncoder
 from simjax.train import loop, memory
 from simjax.train import metrics as metrics_file
@@ -23,6 +25,7 @@ from simjax.train.state import TrainState
 from simjax.train.step import Metrics, Step
 from simjax.types import Batch
 
+K = TypeVar("K", bound=Key)
 WEIGHTS = ("checkpoints", "export")
 """What of a run's folder is removed once its record is kept."""
 PARTS = 4
@@ -30,11 +33,7 @@ PARTS = 4
 SHARED_SEED = 0
 """Of what runs share. Programs hold that of dropout; parameters and data differ by seed."""
 SAMPLED = 16
-"""Batches that say how many rows the blocks of a batch size have."""
-
-
-class Stopped(Exception):
-    """A signal has ended a run; its name is the message. The run goes on another time."""
+"""Batches that say how many rows the blocks of a setting have."""
 
 
 class SharedStep:
@@ -59,16 +58,34 @@ class SharedStep:
         return self._programs[shape](state, batch)
 
 
-class Runner:
+@dataclass(frozen=True)
+class _Shared:
+    """What the runs of a setting share.
+
+    Attributes:
+        step: The update.
+        rows: As of `common_rows`.
+    """
+
+    step: SharedStep
+    rows: tuple[int, ...]
+
+
+class Runner(Generic[K]):
     """Trains the runs of a study, which share compiled programs."""
 
-    def __init__(self, plan: Plan) -> None:
-        self._plan = plan
-        self._steps: dict[Setting, SharedStep] = {}
-        self._rows: dict[int, tuple[int, ...]] = {}
+    def __init__(self, configure: Callable[[K], RunConfig]) -> None:
+        """Train nothing yet.
+
+        Args:
+            configure: The configuration of a run. Those of a setting differ in seeds and output,
+                and encoders of all settings in nothing that encoding a text depends on.
+        """
+        self._configure = configure
+        self._shared: dict[Hashable, _Shared] = {}
         self._encoders: list[SentenceEncoder] = []
 
-    def __call__(self, key: RunKey) -> dict[str, Any]:
+    def __call__(self, key: K) -> dict[str, Any]:
         """Train and measure a run; one that was stopped goes on.
 
         Returns:
@@ -82,25 +99,19 @@ class Runner:
             Stopped: A signal came.
             SimjaxError: The run cannot be made.
         """
-        config = self._plan.config(key)
+        config = self._configure(key)
 
         def prepare(config: RunConfig) -> Run:
             run = set_up(config)
-            if key.setting not in self._steps:
-                first = set_up(
-                    dataclasses.replace(
-                        config,
-                        seed=SHARED_SEED,
-                        data=dataclasses.replace(config.data, seed=SHARED_SEED),
-                    )
-                )
-                self._steps[key.setting] = SharedStep(first.step)
-                self._rows.setdefault(key.batch, common_rows(first))
+            if key.setting not in self._shared:
+                data = dataclasses.replace(config.data, seed=SHARED_SEED)
+                first = set_up(dataclasses.replace(config, seed=SHARED_SEED, data=data))
+                self._shared[key.setting] = _Shared(SharedStep(first.step), common_rows(first))
                 self._encoders = self._encoders or [first.encoder]
-            run.source.ladder = self._rows[key.batch]
+            shared = self._shared[key.setting]
+            run.source.ladder = shared.rows
             # An encoder is given the run's parameters wherever it is used.
-            step, encoder = self._steps[key.setting], self._encoders[0]
-            return dataclasses.replace(run, step=step, encoder=encoder)
+            return dataclasses.replace(run, step=shared.step, encoder=self._encoders[0])
 
         scores: dict[str, float] = {}
         diverged = False
@@ -112,19 +123,19 @@ class Runner:
         except DivergedError:
             diverged = True
         lines = metrics_file.read(Path(config.output) / metrics_file.FILE)
-        taken = self._steps[key.setting].bytes or None
+        taken = self._shared[key.setting].step.bytes or None
         return {"scores": scores, "diverged": diverged, "memory": taken} | figures(lines)
 
-    def forget(self, key: RunKey) -> None:
+    def forget(self, key: K) -> None:
         """Remove the weights of a run whose record is kept."""
         if jax.process_index() == 0:
             for name in WEIGHTS:
-                folder = Path(self._plan.config(key).output) / name
+                folder = Path(self._configure(key).output) / name
                 shutil.rmtree(folder, ignore_errors=True)
 
 
 def common_rows(run: Run) -> tuple[int, ...]:
-    """Numbers of rows that all runs of a batch size choose from, so that they share programs.
+    """Numbers of rows that all runs of a setting choose from, so that they share programs.
 
     By itself a run fits its rows to its own order of the data, batch by batch, which compiles
     several programs. Here nearly every batch has the rows that the fullest of a sample needs.
