@@ -38,7 +38,7 @@ def two_effects(effects: Sequence[Effect[Setting]], outcomes: Outcomes) -> str:
             said.append(f"{words}: not varied")
             continue
         apart = [one for one in of if one.count > 1 and not one.within_spread]
-        kept = [one for one in apart if not one.holm >= LEVEL]
+        kept = [one for one in apart if one.holm < LEVEL]
         said.append(
             f"{words}: outside of the spread of the seeds in {len(apart)} of {len(of)} contrasts, "
             f"after Holm's correction in {len(kept)}"

@@ -73,7 +73,7 @@ class Grid:
             None is the whole batch.
         objectives: Losses, as `objective.loss`.
         lr_rules: As `LrRule`.
-        seeds: Of parameters, dropout and the order of the data.
+        seeds: Of parameters and the order of the data.
     """
 
     batch_sizes: tuple[int, ...] = (128, 512, 2048)

@@ -53,16 +53,21 @@ def critical(outcomes: Outcomes, setting: Setting) -> Critical | None:
     A simple noise scale, tr(covariance of an example's gradient) / |mean gradient|^2 (McCandlish et
     al. 2018, arXiv 1812.06162): the noise of a batch's gradient is 1 / B of an example's.
     """
-    runs = [
-        (values["noise"], values["signal"])
-        for values in outcomes.runs[setting].values()
-        if values["noise"] is not None and values["signal"] is not None
-    ]
+    runs = [(values["noise"], values["signal"]) for values in _measured(outcomes, setting)]
     if not runs:
         return None
     means = np.mean(np.asarray(runs, np.float64), axis=0)
     alone = [_ratio(setting.batch, noise, signal) for noise, signal in runs]
     return Critical(_ratio(setting.batch, *means), min(alone), max(alone))
+
+
+def _measured(outcomes: Outcomes, setting: Setting) -> list[dict[str, Any]]:
+    """The runs of a setting with noise and signal, without those that were on their way to none."""
+    return [
+        values
+        for values in outcomes.runs[setting].values()
+        if not values["diverged"] and None not in (values["noise"], values["signal"])
+    ]
 
 
 def _ratio(batch: int, noise: float, signal: float) -> float:
@@ -81,7 +86,7 @@ def rows(outcomes: Outcomes) -> list[dict[str, str]]:
         if found is not None:
             course = [
                 Critical(ratio, ratio, ratio)
-                for ratio in critical_along(list(outcomes.runs[setting].values()), setting.batch)
+                for ratio in critical_along(_measured(outcomes, setting), setting.batch)
             ]
             rows.append(
                 heading(setting)
@@ -148,7 +153,10 @@ def conclusions(outcomes: Outcomes) -> list[str]:
             if len(finite) < len(found):
                 said += f", and no signal above the noise in {len(found) - len(finite)} of them"
             if unbiased and len(finite) == len(found):
-                said += f"; {_advice(batches, lowest, highest)}"
+                # As far as the seeds agree: each of them alone.
+                low = min(one.low for one in found.values())
+                high = max(one.high for one in found.values())
+                said += f"; {_advice(batches, low, high)}"
             lines.append(f"{said}.")
     return lines
 
@@ -171,4 +179,4 @@ def _advice(batches: list[int], low: float, high: float) -> str:
             f"batches of {', '.join(f'{x:,}' for x in above)} lie above it, where a larger batch "
             "saves few updates"
         )
-    return "; ".join(parts) or "the batches that were tried lie in that range"
+    return "; ".join(parts) or "no batch lies below or above it with every seed"

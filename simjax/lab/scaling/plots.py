@@ -82,12 +82,16 @@ def quality(outcomes: Outcomes) -> Plot:
     caption = f"{outcomes.metric} after the same number of examples."
     if means:
         low, high = (pick(means, key=lambda s: means[s].mean) for pick in (min, max))
-        widest = max(one.deviation for one in means.values())
+        repeated = [one.deviation for one in means.values() if one.count > 1]
+        bars = (
+            f"bars are one standard deviation, at most {max(repeated):.2f}"
+            if repeated
+            else "there is one seed, and so no bar"
+        )
         caption = (
             f"{caption} Means over seeds go from {means[low].mean:.2f} ({low}) to "
-            f"{means[high].mean:.2f} ({high}); bars are one standard deviation, at most "
-            f"{widest:.2f}. Along a broken line negatives stay the same and the update grows; "
-            "between lines of one colour at one batch negatives alone differ."
+            f"{means[high].mean:.2f} ({high}); {bars}. Along a broken line negatives stay the same "
+            "and the update grows; between lines of one colour at one batch negatives alone differ."
         )
     return Plot("quality", caption, png(figure))
 
@@ -137,7 +141,10 @@ def cost(outcomes: Outcomes) -> Plot:
     """Examples per second and memory of a step against the batch."""
     figure, (axes,) = panels(1, 2, SIZE)
     told = []
-    for name, axis, scale in (("pairs_per_second", axes[0], 1.0), ("memory", axes[1], 1e6)):
+    for name, axis, scale, unit in (
+        ("pairs_per_second", axes[0], 1.0, "examples per second"),
+        ("memory", axes[1], 1e6, "MB"),
+    ):
         ends: dict[int, float] = {}
         for place, group in enumerate(_groups(outcomes)):
             of: dict[int, list[float]] = {}
@@ -157,12 +164,12 @@ def cost(outcomes: Outcomes) -> Plot:
         _batches(axis, outcomes)
         if ends:
             low, high = min(ends), max(ends)
-            told.append(f"{ends[low]:,.1f} at batch {low:,} and {ends[high]:,.1f} at {high:,}")
+            values = f"{ends[low]:,.1f} at batch {low:,} and {ends[high]:,.1f} at {high:,}"
+            told.append(f"{unit}: {values}")
     axes[0].set_ylabel("examples per second")
     axes[1].set_ylabel("memory of a step, MB")
     axes[0].legend(fontsize=7)
-    units = ("examples per second", "MB")
-    said = "; ".join(f"{unit}: {one}" for unit, one in zip(units, told, strict=False))
+    said = "; ".join(told) or "Neither was measured"
     return Plot(
         "cost",
         f"Speed (medians of runs, means over them) and what the compiler gives a step. {said}.",
@@ -205,10 +212,16 @@ def noise(outcomes: Outcomes) -> Plot | None:
         axis.set_ylabel("critical batch")
     legend(figure, axes[0], 2)
     above = [s for s, one in drawn.items() if one.batch > s.batch]
+    hidden = [s for s in outcomes.settings if s not in drawn and critical(outcomes, s) is not None]
+    not_drawn = (
+        f" {len(hidden)} more cannot be drawn: no signal rises above the noise, or there is none."
+        if hidden
+        else ""
+    )
     return Plot(
         "noise",
         f"The batch at which noise and signal of the gradient are equal. In {len(above)} of "
         f"{len(drawn)} settings it is above the batch itself (over the grey line): there noise "
-        "dominates an update. Dotted lines are biased estimates, too high.",
+        f"dominates an update. Dotted lines are biased estimates, too high.{not_drawn}",
         png(figure),
     )

@@ -146,5 +146,6 @@ def _how(page: Page, study: Study, outcomes: Outcomes) -> None:
         "On " + ", ".join(f"{name} {value}" for name, value in study.machine.items()) + ".",
         "What this cannot say: a rule of the learning rate stands for a search over rates only as "
         "far as the rate at the base batch is a good one, and what is best after so many examples "
-        "need not be best after many more.",
+        "need not be best after many more. The best of many settings is named by the same runs and "
+        "the same set that score it, so that its mean is too high by the choice.",
     )

@@ -76,7 +76,7 @@ def cost(outcomes: Outcomes) -> list[dict[str, str]]:
                 "batch": f"{batch:,}",
                 "negatives of": "all" if group == batch else f"{group:,}",
                 "runs": str(len(speeds)),
-                "examples per second": spread(speeds, 1),
+                "examples per second": spread(speeds, 1) if speeds else "not measured",
                 "memory of a step, MB": f"{max(taken) / 1e6:,.1f}" if taken else "not measured",
             }
         )

@@ -37,10 +37,12 @@ class Effect(Generic[S]):
     Attributes:
         contrast: The question.
         difference: Of the metric, over the seeds that all of its settings have; None without one.
+        diverged: Runs of its settings that did; no side of it has their seeds.
     """
 
     contrast: Contrast[S]
     difference: Difference | None
+    diverged: int
 
 
 def effects(outcomes: Outcomes[S], contrasts: Iterable[Contrast[S]]) -> list[Effect[S]]:
@@ -55,12 +57,14 @@ def effects(outcomes: Outcomes[S], contrasts: Iterable[Contrast[S]]) -> list[Eff
 def _measured(outcomes: Outcomes[S], contrast: Contrast[S]) -> Effect[S]:
     scores = [tuple(outcomes.scores(setting) for setting in pair) for pair in contrast.pairs]
     seeds = sorted(set.intersection(*(set(side) for pair in scores for side in pair)))
+    settings = {setting for pair in contrast.pairs for setting in pair}
+    diverged = sum(run["diverged"] for s in settings for run in outcomes.runs.get(s, {}).values())
     if not seeds:
-        return Effect(contrast, None)
+        return Effect(contrast, None, diverged)
     sides = [
         [float(np.mean([pair[side][seed] for pair in scores])) for seed in seeds] for side in (0, 1)
     ]
-    return Effect(contrast, difference(*sides))
+    return Effect(contrast, difference(*sides), diverged)
 
 
 def reading(found: Effect[S], outcomes: Outcomes[S]) -> str:
@@ -73,13 +77,15 @@ def reading(found: Effect[S], outcomes: Outcomes[S]) -> str:
 def sentence(found: Effect[S], outcomes: Outcomes[S]) -> str:
     """One contrast as a sentence."""
     said = f"{found.contrast.name}: {reading(found, outcomes)}."
-    if found.difference is None:
-        return said
-    count = found.difference.count
-    over = f"{count} seed{'s' if count > 1 else ''}"
-    if len(found.contrast.pairs) > 1:
-        over += f", means over {len(found.contrast.pairs)} pairs of settings"
-    return f"{said} It changes {interval(found.difference)}; {over}."
+    if found.difference is not None:
+        count = found.difference.count
+        over = f"{count} seed{'s' if count > 1 else ''}"
+        if len(found.contrast.pairs) > 1:
+            over += f", means over {len(found.contrast.pairs)} pairs of settings"
+        said += f" It changes {interval(found.difference)}; {over}."
+    if found.diverged:
+        said += f" Left out on both sides: seeds of which runs diverged ({found.diverged})."
+    return said
 
 
 def rows(found: Sequence[Effect[S]], outcomes: Outcomes[S]) -> list[dict[str, Any]]:
@@ -90,6 +96,7 @@ def rows(found: Sequence[Effect[S]], outcomes: Outcomes[S]) -> list[dict[str, An
             "varied": one.contrast.axis,
             "pairs of settings": len(one.contrast.pairs),
             "seeds": 0 if one.difference is None else one.difference.count,
+            "diverged": one.diverged or "",
             "mean and 95 % interval": "" if one.difference is None else interval(one.difference),
             "Holm p": "" if one.difference is None else p_value(one.difference.holm),
             "reading": reading(one, outcomes),

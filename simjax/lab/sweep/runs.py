@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import shutil
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import jax
 import numpy as np
 from rich.console import Console
 
-from simjax.errors import DivergedError
+from simjax.errors import DivergedError, NotFiniteError, SimjaxError
 from simjax.lab.measuring import Stopped
 from simjax.lab.sweep.keys import Key
 from simjax.sentence_encoder import SentenceEncoder
@@ -89,11 +90,12 @@ class Runner(Generic[K]):
         """Train and measure a run; one that was stopped goes on.
 
         Returns:
-            `scores` of the last step, empty where the run `diverged`; `steps`; `loss`, the mean of
-            the last tenth of them; `pairs_per_second`, their median; `memory`, bytes of a device
-            by the compiler, None where nothing was left to train; `noise` and `signal` of the
-            gradient, means over all steps, and `noise_parts` and `signal_parts`, over each of
-            `PARTS`; None and empty where they are not measured.
+            `scores` of the last step, empty where the run `diverged`, as one does too whose metric
+            is no finite number; `steps`; `loss`, the mean of the last tenth of them;
+            `pairs_per_second`, their median; `memory`, bytes of a device by the compiler, None
+            where nothing was left to train; `noise` and `signal` of the gradient, means over the
+            steps that have both, and `noise_parts` and `signal_parts`, over each of `PARTS`; None
+            and empty where they are not measured.
 
         Raises:
             Stopped: A signal came.
@@ -114,17 +116,21 @@ class Runner(Generic[K]):
             return dataclasses.replace(run, step=shared.step, encoder=self._encoders[0])
 
         scores: dict[str, float] = {}
-        diverged = False
+        failure: SimjaxError | None = None
         try:
             done = loop.train(config, console=Console(stderr=True, quiet=True), prepare=prepare)
             if "stopped" in done:
                 raise Stopped(done["stopped"])
-            scores = done["after"]
-        except DivergedError:
-            diverged = True
-        lines = metrics_file.read(Path(config.output) / metrics_file.FILE)
+            scores = {name: x for name, x in done["after"].items() if math.isfinite(x)}
+        except (DivergedError, NotFiniteError) as error:
+            failure = error
+        found = figures(metrics_file.read(Path(config.output) / metrics_file.FILE))
+        # The last update may ruin what was finite until then; what starts so was ruined before.
+        if isinstance(failure, NotFiniteError) and not found["steps"]:
+            raise failure
+        diverged = failure is not None or config.evaluation.metric not in scores
         taken = self._shared[key.setting].step.bytes or None
-        return {"scores": scores, "diverged": diverged, "memory": taken} | figures(lines)
+        return {"scores": {} if diverged else scores, "diverged": diverged, "memory": taken} | found
 
     def forget(self, key: K) -> None:
         """Remove the weights of a run whose record is kept."""
@@ -155,9 +161,12 @@ def figures(lines: list[dict[str, Any]]) -> dict[str, Any]:
         "loss": float(np.mean(losses)) if losses else None,
         "pairs_per_second": float(np.median(speeds)) if speeds else None,
     }
-    for name in ("noise", "signal"):
-        values = [x for line in steps if (x := line.get(f"gradient_{name}")) is not None]
-        parts = np.array_split(np.asarray(values), min(PARTS, max(1, len(values))))
-        found[name] = float(np.mean(values)) if values else None
-        found[f"{name}_parts"] = [float(part.mean()) for part in parts if len(part)]
+    names = ("noise", "signal")
+    pairs = [[line.get(f"gradient_{name}") for name in names] for line in steps]
+    # A ratio of means is of the same steps above and below the line.
+    both = [pair for pair in pairs if None not in pair]
+    parts = np.array_split(np.asarray(both), min(PARTS, len(both))) if both else []
+    for place, name in enumerate(names):
+        found[name] = float(np.mean([pair[place] for pair in both])) if both else None
+        found[f"{name}_parts"] = [float(part[:, place].mean()) for part in parts]
     return found

@@ -87,10 +87,15 @@ class Study:
         if (folder / STUDY).exists():
             before = self.read(folder)
             if before.identity != self.identity:
+                differing = _differing(before.told, json.loads(json.dumps(self.told)))
+                how = (
+                    f"made otherwise ({', '.join(differing)})"
+                    if differing
+                    else "made with other data, code, machine or versions"
+                )
                 raise SimjaxError(
-                    f"{folder / STUDY}: this study was made with another recipe, data, code, "
-                    f"device or version ({before.identity}, now {self.identity}); choose another "
-                    "--output"
+                    f"{folder / STUDY}: this study was {how}: {before.identity}, now "
+                    f"{self.identity}; choose another --output"
                 )
             for name in ("commands", "grids", "busy"):
                 every = [*getattr(before, name), *json.loads(json.dumps(kept[name]))]
@@ -124,6 +129,19 @@ class Study:
                 float(values[name])
 
 
+def _differing(before: Any, now: Any, name: str = "") -> list[str]:
+    """Dotted names of what is not the same."""
+    if not (isinstance(before, dict) and isinstance(now, dict)):
+        return [] if before == now else [name]
+    return [
+        found
+        for part in dict.fromkeys([*before, *now])
+        for found in _differing(
+            before.get(part), now.get(part), f"{name}.{part}" if name else str(part)
+        )
+    ]
+
+
 def identity(
     told: dict[str, Any], texts: str, machine: dict[str, Any], own: Path, told_by: Collection[str]
 ) -> str:
@@ -137,8 +155,9 @@ def identity(
         told_by: Those that measure nothing themselves.
     """
     code = [sources(own, told_by), sources(Path(__file__).parent, TOLD_BY)]
-    where = {name: machine[name] for name in ("device", "jax")} | {"code": code}
-    return fingerprint(told, texts, where)
+    # Speeds are measured, and those of two machines have no mean.
+    where = {name: machine[name] for name in ("device", "processor", "cores", "jax")}
+    return fingerprint(told, texts, where | {"code": code})
 
 
 def busy() -> list[str]:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import json
 import os
 import re
 import signal
+from pathlib import Path
 
 import pytest
 import yaml
@@ -15,15 +17,22 @@ import yaml
 from simjax.cli.main import main
 from simjax.errors import SimjaxError, UsageError
 from simjax.lab.measuring import Stopped
-from simjax.lab.scaling import command, recipe, report
+from simjax.lab.scaling import command, recipe, report, study
 from simjax.lab.scaling.grid import Grid, RunKey, Setting, check, run_keys, settings
 from simjax.lab.scaling.study import Study
 from simjax.lab.sweep import inputs, runs
 from simjax.lab.sweep.recipe import find
+from simjax.lab.sweep.study import identity
 from tests.lab.scaling.made_runs import run as made
 from tests.train.tiny_run import recipe as tiny_recipe
 from tests.train.tiny_run import write_data
 
+STUDY = Study(
+    ["simjax"], {"device": "cpu"}, "x.yaml",
+    {"base_batch": 64, "micro_batch": 32, "recipe": {"objective": {"temperature": 0.05}}},
+    "sts-dev/spearman", [{"batch_sizes": [64], "negative_groups": [None], "objectives": ["dcl"],
+    "lr_rules": ["sqrt"], "seeds": [0]}], "a", [],
+)  # fmt: skip
 GRID = ("--batch_sizes", "8", "16", "--negative_groups", "4", "batch", "--seeds", "0", "1")
 SMALL = ("--batch_sizes", "32", "--negative_groups", "8", "--objectives", "dcl", "--seeds", "0")
 
@@ -130,7 +139,7 @@ def test_a_stopped_study_goes_on(config, tmp_path, capfd, monkeypatch, no_traini
     # Other settings are another study, and nothing of this one is touched.
     kept = (folder / "runs.jsonl").read_bytes()
     assert call(config, folder, *GRID, "--objective.temperature", "0.1") == 1
-    assert "made with another recipe, data, code" in capfd.readouterr().err
+    assert "made otherwise (recipe.objective.temperature)" in capfd.readouterr().err
     monkeypatch.setattr("simjax.lab.sweep.study.sources", lambda *of: "other code")
     assert call(config, folder, *GRID) == 1
     assert (folder / "runs.jsonl").read_bytes() == kept
@@ -146,14 +155,20 @@ def test_a_run_that_a_signal_ends_has_no_record(config, tmp_path, capfd, monkeyp
     assert not (tmp_path / "study" / "runs.jsonl").exists()
 
 
-def test_a_run_that_diverges_is_a_record(config, tmp_path, monkeypatch):
+@pytest.mark.parametrize("examples", [96, 32])
+def test_a_run_that_diverges_is_a_record(config, tmp_path, examples):
+    """The loss of a later step is not finite, or the model that the one step leaves."""
     grid = Grid((32,), (None,), ("infonce",), ("constant",), (0,))
     plan = recipe.plan(
         config, ["--optimizer.learning_rate=1.0e+38", "--optimizer.warmup=0"], grid,
-        tmp_path / "study", examples=96, base_batch=32, micro_batch=8,
+        tmp_path / "study", examples=examples, base_batch=32, micro_batch=8,
     )  # fmt: skip
-    values = runs.Runner(plan.config)(RunKey("infonce", 32, 32, "constant", 0))
-    assert values["diverged"] and values["scores"] == {}
+    key = RunKey("infonce", 32, 32, "constant", 0)
+    values = runs.Runner(plan.config)(key)
+    assert values["diverged"] and values["scores"] == {} and values["steps"] >= 1
+    records = STUDY.records(tmp_path)
+    records.append(dataclasses.asdict(key), values)
+    assert len(STUDY.records(tmp_path)) == 1
 
 
 @pytest.mark.parametrize(
@@ -264,10 +279,32 @@ def test_default_groups_give_way_to_batches():
 
 
 def test_nothing_to_report_on(tmp_path):
-    study = Study(["simjax"], {"device": "cpu"}, "x.yaml", {"base_batch": 64, "micro_batch": 32},
-        "dev/spearman", [{"batch_sizes": [64], "negative_groups": [None], "objectives": ["dcl"],
-        "lr_rules": ["sqrt"], "seeds": [0]}], "a", [],
-    )  # fmt: skip
-    study.write(tmp_path)
+    STUDY.write(tmp_path)
     with pytest.raises(SimjaxError, match="no run is there yet"):
         report.write(tmp_path, Study.read(tmp_path))
+
+
+def test_another_study_in_the_folder_is_told_by_what_differs(tmp_path):
+    STUDY.write(tmp_path)
+    told = {"base_batch": 64, "micro_batch": 16, "recipe": {"objective": {"temperature": 0.1}}}
+    with pytest.raises(SimjaxError, match=r"\(micro_batch, recipe\.objective\.temperature\)"):
+        dataclasses.replace(STUDY, told=told, identity="b").write(tmp_path)
+    with pytest.raises(SimjaxError, match="made with other data, code, machine or versions"):
+        dataclasses.replace(STUDY, identity="b").write(tmp_path)
+    dataclasses.replace(STUDY, commands=["again"]).write(tmp_path)
+    assert Study.read(tmp_path).commands == ["simjax", "again"]
+
+
+def test_what_must_not_change_between_runs(monkeypatch):
+    machine = {"device": "cpu", "processor": "x", "cores": 2, "Python": "3.11", "jax": "1"}
+
+    def of(told=None, texts="x", **changes):
+        own = Path(study.__file__).parent
+        return identity(told or {"a": 1}, texts, machine | changes, own, study.TOLD_BY)
+
+    # Speeds of two machines have no mean.
+    others = [{"device": "gpu"}, {"processor": "y"}, {"cores": 3}, {"jax": "2"}, {"texts": "y"}]
+    found = [of(), of({"a": 2}), *(of(**change) for change in others)]
+    assert len(set(found)) == len(found) and of() == found[0]
+    monkeypatch.setattr("simjax.lab.sweep.study.sources", lambda *of: "other code")
+    assert of() not in found

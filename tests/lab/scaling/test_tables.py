@@ -74,6 +74,15 @@ def test_noise_and_signal_are_averaged_before_they_are_divided():
     assert noise.rows(outcomes([run(RunKey(*whole, 0), 50.0)]))[0]["estimate"] == "biased"
 
 
+def test_noise_of_a_run_that_diverged_is_in_no_mean():
+    made = [run(RunKey(*SETTING, seed), 50.0 + seed) for seed in range(2)]
+    lost = {"scores": {}, "diverged": True, "noise": 1e9, "noise_parts": [1e9]}
+    found = outcomes([*made, run(RunKey(*SETTING, 2), 0.0, **lost)])
+    assert str(noise.critical(found, SETTING)) == str(noise.critical(outcomes(made), SETTING))
+    assert noise.rows(found) == noise.rows(outcomes(made)) != []
+    assert noise.critical(outcomes([run(RunKey(*SETTING, 2), 0.0, **lost)]), SETTING) is None
+
+
 def test_a_signal_below_the_noise_has_no_critical_batch():
     found = noise.critical(of(50.0, signal=-0.1), SETTING)
     assert not math.isfinite(found.batch) and str(found) == "no signal above the noise"
@@ -96,8 +105,11 @@ def test_a_run_is_told_by_means_of_its_steps():
     found = figures(lines)
     assert found["steps"] == 20 and found["loss"] == 19.5
     assert found["pairs_per_second"] == 105.0
-    assert found["noise"] == 10.5 and found["noise_parts"] == [3.0, 8.0, 13.0, 18.0]
-    assert found["signal"] == 1.0
+    # Ten steps have both; noise is taken from no other.
+    assert found["noise"] == 15.5 and found["noise_parts"] == [12.0, 15.0, 17.5, 19.5]
+    assert found["signal"] == 1.0 and found["signal_parts"] == [1.0] * 4
+    two = figures(lines[:13])
+    assert two["noise_parts"] == [11.0, 12.0] and two["signal_parts"] == [1.0, 1.0]
     nothing = figures(lines[:1])
     assert nothing["loss"] is None and nothing["noise"] is None and nothing["noise_parts"] == []
 
