@@ -35,9 +35,10 @@ class Outcomes(sweep.Outcomes[Setting]):
     ) -> Outcomes:
         """Of the records that were asked for, in order of objective, batch, group and rule."""
         objectives = list(dict.fromkeys(key.objective for key in planned))
+        rules: list[str] = list(LR_RULES)
 
         def order(key: RunKey) -> tuple[int, ...]:
-            rule = [*LR_RULES].index(key.lr_rule)
+            rule = rules.index(key.lr_rule)
             return objectives.index(key.objective), key.batch, key.group, rule, key.seed
 
         inorder = tuple(sorted(planned, key=order))

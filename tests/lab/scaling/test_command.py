@@ -9,7 +9,6 @@ import json
 import os
 import re
 import signal
-from pathlib import Path
 
 import pytest
 import yaml
@@ -17,22 +16,16 @@ import yaml
 from simjax.cli.main import main
 from simjax.errors import SimjaxError, UsageError
 from simjax.lab.measuring import Stopped
-from simjax.lab.scaling import command, recipe, report, study
+from simjax.lab.scaling import command, recipe, report
 from simjax.lab.scaling.grid import Grid, RunKey, Setting, check, run_keys, settings
 from simjax.lab.scaling.study import Study
 from simjax.lab.sweep import inputs, runs
 from simjax.lab.sweep.recipe import find
-from simjax.lab.sweep.study import identity
+from tests.lab.scaling.made_runs import STUDY
 from tests.lab.scaling.made_runs import run as made
 from tests.train.tiny_run import recipe as tiny_recipe
 from tests.train.tiny_run import write_data
 
-STUDY = Study(
-    ["simjax"], {"device": "cpu"}, "x.yaml",
-    {"base_batch": 64, "micro_batch": 32, "recipe": {"objective": {"temperature": 0.05}}},
-    "sts-dev/spearman", [{"batch_sizes": [64], "negative_groups": [None], "objectives": ["dcl"],
-    "lr_rules": ["sqrt"], "seeds": [0]}], "a", [],
-)  # fmt: skip
 GRID = ("--batch_sizes", "8", "16", "--negative_groups", "4", "batch", "--seeds", "0", "1")
 SMALL = ("--batch_sizes", "32", "--negative_groups", "8", "--objectives", "dcl", "--seeds", "0")
 
@@ -282,29 +275,3 @@ def test_nothing_to_report_on(tmp_path):
     STUDY.write(tmp_path)
     with pytest.raises(SimjaxError, match="no run is there yet"):
         report.write(tmp_path, Study.read(tmp_path))
-
-
-def test_another_study_in_the_folder_is_told_by_what_differs(tmp_path):
-    STUDY.write(tmp_path)
-    told = {"base_batch": 64, "micro_batch": 16, "recipe": {"objective": {"temperature": 0.1}}}
-    with pytest.raises(SimjaxError, match=r"\(micro_batch, recipe\.objective\.temperature\)"):
-        dataclasses.replace(STUDY, told=told, identity="b").write(tmp_path)
-    with pytest.raises(SimjaxError, match="made with other data, code, machine or versions"):
-        dataclasses.replace(STUDY, identity="b").write(tmp_path)
-    dataclasses.replace(STUDY, commands=["again"]).write(tmp_path)
-    assert Study.read(tmp_path).commands == ["simjax", "again"]
-
-
-def test_what_must_not_change_between_runs(monkeypatch):
-    machine = {"device": "cpu", "processor": "x", "cores": 2, "Python": "3.11", "jax": "1"}
-
-    def of(told=None, texts="x", **changes):
-        own = Path(study.__file__).parent
-        return identity(told or {"a": 1}, texts, machine | changes, own, study.TOLD_BY)
-
-    # Speeds of two machines have no mean.
-    others = [{"device": "gpu"}, {"processor": "y"}, {"cores": 3}, {"jax": "2"}, {"texts": "y"}]
-    found = [of(), of({"a": 2}), *(of(**change) for change in others)]
-    assert len(set(found)) == len(found) and of() == found[0]
-    monkeypatch.setattr("simjax.lab.sweep.study.sources", lambda *of: "other code")
-    assert of() not in found

@@ -14,7 +14,6 @@ from simjax.lab.scaling.contrasts import contrasts
 from simjax.lab.scaling.grid import RunKey, Setting
 from simjax.lab.sweep import contrasts as sweep
 from simjax.lab.sweep.outcomes import quality
-from simjax.lab.sweep.runs import figures
 from tests.lab.scaling.made_runs import GRID, METRIC, outcomes, records, run
 
 WIDER = dataclasses.replace(GRID, negative_groups=(64, None))
@@ -88,30 +87,6 @@ def test_a_signal_below_the_noise_has_no_critical_batch():
     assert not math.isfinite(found.batch) and str(found) == "no signal above the noise"
     assert noise.critical(of(50.0, noise=None, signal=None), SETTING) is None
     assert noise.run_rows([run(RunKey(*SETTING, 0), 1.0, signal=-1.0)])[0]["critical_batch"] is None
-
-
-def test_a_run_is_told_by_means_of_its_steps():
-    lines = [{"step": 0, "dev/spearman": 40.0}]
-    for step in range(1, 21):
-        lines.append(
-            {
-                "step": step,
-                "loss": float(step),
-                "pairs_per_second": 10.0 * step,
-                "gradient_noise": float(step),
-                "gradient_signal": 1.0 if step > 10 else None,
-            }
-        )
-    found = figures(lines)
-    assert found["steps"] == 20 and found["loss"] == 19.5
-    assert found["pairs_per_second"] == 105.0
-    # Ten steps have both; noise is taken from no other.
-    assert found["noise"] == 15.5 and found["noise_parts"] == [12.0, 15.0, 17.5, 19.5]
-    assert found["signal"] == 1.0 and found["signal_parts"] == [1.0] * 4
-    two = figures(lines[:13])
-    assert two["noise_parts"] == [11.0, 12.0] and two["signal_parts"] == [1.0, 1.0]
-    nothing = figures(lines[:1])
-    assert nothing["loss"] is None and nothing["noise"] is None and nothing["noise_parts"] == []
 
 
 def test_a_row_for_each_run():
