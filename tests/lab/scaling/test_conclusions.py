@@ -54,7 +54,7 @@ def test_the_best_is_not_what_bad_seeds_have_left():
         if record.key["lr_rule"] == "sqrt" and record.key["group"] == 256:
             # One seed is left, by luck far above the others.
             if record.key["seed"]:
-                record.values |= {"diverged": True, "scores": {}}
+                record.values.update({"diverged": True, "scores": {}})
             else:
                 record.values["scores"][METRIC] = 90.0
     best = conclusions.best(outcomes(made))[0]
@@ -145,7 +145,7 @@ def test_a_contrast_says_which_runs_it_lacks():
     for record in made:
         key = record.key
         if (key["objective"], key["lr_rule"], key["seed"]) == ("infonce", "sqrt", 1):
-            record.values |= {"diverged": True, "scores": {}}
+            record.values.update({"diverged": True, "scores": {}})
     found = outcomes(made)
     line = said(found)[NEGATIVES]
     assert "; 2 seeds" in line
