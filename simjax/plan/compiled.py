@@ -21,8 +21,8 @@ class Compiled:
     """A compiled step.
 
     Attributes:
-        arguments: Bytes of state and batch, which the results take the place of.
-        temporary: Bytes of all that comes and goes.
+        arguments: Bytes of state and batch, which the new state takes the place of.
+        temporary: Bytes of all that comes and goes, and of results that are new.
         code: Bytes of the program.
         needed: Bytes that were asked for, where that was too much; there is then no program, and
             the others are 0.
@@ -56,7 +56,8 @@ def compile_step(program: Program) -> Compiled:
     """Compiles a step for the devices of its mesh.
 
     Raises:
-        SimjaxError: The compiler fails, for another reason than that memory is too small.
+        SimjaxError: The compiler fails, for another reason than that memory is too small, or what
+            its program sends cannot be read off.
     """
     began = time.perf_counter()
     try:
@@ -64,11 +65,18 @@ def compile_step(program: Program) -> Compiled:
     except jax.errors.JaxRuntimeError as error:
         needed = _needed(str(error))
         if needed is None:
-            reason = str(error).strip().splitlines()[0][:300]
             raise SimjaxError(
-                f"the compiler fails on this step ({reason}); --no_compile plans by formulas alone"
+                f"the compiler fails on this step ({_first_line(error)}); --no_compile plans by "
+                "formulas alone"
             ) from error
         return Compiled(0, 0, 0, needed, (), time.perf_counter() - began)
+    try:
+        found = tuple(collectives(step, program.mesh.size))
+    except ValueError as error:
+        raise SimjaxError(
+            f"what the compiled step sends cannot be told ({_first_line(error)}); --no_compile "
+            "plans by formulas alone"
+        ) from error
     memory = step.memory_analysis()
     extra = memory.output_size_in_bytes - memory.alias_size_in_bytes
     return Compiled(
@@ -76,9 +84,13 @@ def compile_step(program: Program) -> Compiled:
         temporary=memory.temp_size_in_bytes + extra,
         code=memory.generated_code_size_in_bytes,
         needed=None,
-        collectives=tuple(collectives(step, program.mesh.size)),
+        collectives=found,
         seconds=time.perf_counter() - began,
     )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def _needed(message: str) -> int | None:
