@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from simjax.cli.arguments import LineParser, add_json, every_option_but, split_overrides
-from simjax.errors import SimjaxError
+from simjax.errors import SimjaxError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -86,6 +86,8 @@ def run(args: argparse.Namespace) -> None:
     from simjax.train import config as run_config
 
     wanted = topology.parse(args.topology)
+    path = args.write or Path(f"{args.config.stem}-{wanted.name.replace(':', '-')}.yaml")
+    _check_write(args.write, searching=args.search)
     asked = run_config.load(args.config, args.rest)
     config = planning.with_batch_for(asked, wanted.devices)
     asked_batch = None if config is asked else asked.data.batch_size
@@ -104,28 +106,38 @@ def run(args: argparse.Namespace) -> None:
         )
     report.show(plan, str(args.config), console)
     if args.search:
-        path = args.write or Path(f"{args.config.stem}-{wanted.name.replace(':', '-')}.yaml")
         _write(path, plan)
         console.print(f"written: {path}", soft_wrap=True, highlight=False, markup=False)
     if args.json is not None:
         write_json(args.json, report.figures(plan))
 
 
+def _check_write(path: Path | None, *, searching: bool) -> None:
+    """Says before minutes of compiling that a recipe cannot be written there."""
+    if path is None:
+        return
+    if not searching:
+        raise UsageError(f"--write {path}: only --search finds a recipe to write; give both")
+    if path.is_dir() or not path.parent.is_dir():
+        raise UsageError(f"--write {path}: name a file in a folder that is there")
+
+
 def _rows(config: RunConfig, tokens: float | None) -> Rows:
     """Rows of texts of the stated length, else of the data, else of the longest."""
     from simjax.plan import rows
+    from simjax.plan.shapes import is_here
     from simjax.train.setup import load_run_tokenizer
 
     if tokens is not None:
         return rows.stated(config.data, tokens)
-    if config.tokenizer.source != "train" and rows.readable(config.data):
-        try:
-            found = rows.measured(config.data, load_run_tokenizer(config))
-        except (SimjaxError, OSError):
-            found = None
-        if found is not None:
-            return found
-    return rows.longest(config.data)
+    tokenizer = config.tokenizer.source or config.model.pretrained
+    if not rows.readable(config.data):
+        return rows.longest(config.data, "the data is not here")
+    if tokenizer == "train":
+        return rows.longest(config.data, "the vocabulary is not yet learned")
+    if tokenizer is None or not is_here(tokenizer):
+        return rows.longest(config.data, "the tokenizer is not here")
+    return rows.measured(config.data, load_run_tokenizer(config))
 
 
 def _search(
@@ -140,13 +152,18 @@ def _search(
     from simjax.plan.planning import make_plan
 
     ranked = search.candidates(config, wanted, shapes, rows)
-    plans = [
-        make_plan(candidate.config, wanted, shapes, rows, compiling=compiling)
-        for candidate in ranked[: search.COMPILED]
-    ]
+    plans = search.compile_best(
+        ranked,
+        lambda candidate: make_plan(candidate.config, wanted, shapes, rows, compiling=compiling),
+    )
     fitting = [plan for plan in plans if plan.fits]
-    winner = min(fitting or plans, key=lambda plan: (plan.roofline.expected[1], plan.total))
+    winner = min(fitting, key=lambda plan: (plan.roofline.expected[1], plan.total), default=None)
     report.show_search(ranked, plans, winner, console)
+    if winner is None:
+        raise SimjaxError(
+            f"nothing that was compiled fits {wanted.name}, and no recipe is written; choose "
+            "train.remat layer, a smaller data.batch_size or more devices"
+        )
     return winner
 
 
@@ -155,7 +172,4 @@ def _write(path: Path, plan: Plan) -> None:
     from simjax.train import config as run_config
 
     head = f"# simjax train {path}\n#\n# Planned for {plan.topology.name}.\n"
-    try:
-        write_text(path, head + run_config.dump(plan.config))
-    except OSError as error:
-        raise SimjaxError(f"{path}: cannot be written ({error.strerror})") from error
+    write_text(path, head + run_config.dump(plan.config))

@@ -20,6 +20,7 @@ class Chip:
         memory_bandwidth: Bytes per second to and from it.
         links: Bytes per second that it sends to others, over all of its links together.
         per_host: Devices of a process, where a machine has so many.
+        cores: Tensor cores of a TPU, of which the pair kernels use one (`simjax.ops.pallas_tpu`).
         source: Where the figures are from.
     """
 
@@ -32,6 +33,7 @@ class Chip:
     links: float
     per_host: int
     source: str
+    cores: int = 1
 
     def peak(self, dtype: str) -> float:
         """Operations per second of products of ``dtype``."""
@@ -39,11 +41,11 @@ class Chip:
 
 
 def _tpu(
-    name: str, teraflops: float, memory: float, bandwidth: float, links: float, per_host: int
+    name: str, teraflops: float, memory: float, bandwidth: float, links: float, cores: int
 ) -> Chip:
     source = f"cloud.google.com/tpu/docs/{name}"
     peak = teraflops * 1e12
-    return Chip(name, "tpu", peak, peak, memory, bandwidth * 1e9, links * 1e9, per_host, source)
+    return Chip(name, "tpu", peak, peak, memory, bandwidth * 1e9, links * 1e9, 4, source, cores)
 
 
 def _gpu(name: str, teraflops: float, memory: float, bandwidth: float, links: float) -> Chip:
@@ -58,10 +60,10 @@ def _gpu(name: str, teraflops: float, memory: float, bandwidth: float, links: fl
 CHIPS: dict[str, Chip] = {
     chip.name: chip
     for chip in (
-        _tpu("v4", 275, 32 * 2**30, 1200, 300, 4),
-        _tpu("v5e", 197, 16 * 2**30, 819, 200, 4),
-        _tpu("v5p", 459, 95 * 2**30, 2765, 600, 4),
-        _tpu("v6e", 918, 32 * 2**30, 1638, 400, 4),
+        _tpu("v4", 275, 32 * 2**30, 1200, 300, 2),
+        _tpu("v5e", 197, 16 * 2**30, 819, 200, 1),
+        _tpu("v5p", 459, 95 * 2**30, 2765, 600, 2),
+        _tpu("v6e", 918, 32 * 2**30, 1638, 400, 1),
         _gpu("a100", 312, 80e9, 2039, 300),
         _gpu("h100", 989, 80e9, 3350, 450),
         _gpu("h200", 989, 141e9, 4800, 450),

@@ -49,7 +49,8 @@ def compile_step(program: Program) -> Compiled:
     """Compiles a step for the devices of its mesh.
 
     Raises:
-        SimjaxError: The compiler fails, for another reason than that memory is too small.
+        SimjaxError: The compiler fails, for another reason than that memory is too small, or what
+            its program sends cannot be read off.
     """
     began = time.perf_counter()
     try:
@@ -57,20 +58,31 @@ def compile_step(program: Program) -> Compiled:
     except jax.errors.JaxRuntimeError as error:
         needed = _needed(str(error))
         if needed is None:
-            reason = str(error).strip().splitlines()[0][:300]
             raise SimjaxError(
-                f"the compiler fails on this step ({reason}); --no_compile plans by formulas alone"
+                f"the compiler fails on this step ({_first_line(error)}); --no_compile plans by "
+                "formulas alone"
             ) from error
         return Compiled(0, 0, 0, needed, (), time.perf_counter() - began)
+    try:
+        sent = tuple(collectives(step, program.mesh.size))
+    except ValueError as error:
+        raise SimjaxError(
+            f"what the compiled step sends cannot be told ({_first_line(error)}); --no_compile "
+            "plans by formulas alone"
+        ) from error
     found = ProgramBytes.of(step)
     return Compiled(
         found.arguments,
         found.temporary,
         found.code,
         needed=None,
-        collectives=tuple(collectives(step, program.mesh.size)),
+        collectives=sent,
         seconds=time.perf_counter() - began,
     )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def _needed(message: str) -> int | None:

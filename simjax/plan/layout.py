@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from dataclasses import dataclass
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -15,10 +15,10 @@ from simjax.errors import UsageError
 from simjax.models.config import EncoderConfig
 from simjax.models.encoder import Remat
 from simjax.objectives.config import ContrastiveConfig
-from simjax.objectives.contrastive import Contrastive
 from simjax.objectives.masked_lm import room
 from simjax.ops.sharded import Exchange, choose_exchange
 from simjax.plan.program import Program
+from simjax.train import lora
 from simjax.train.state import is_stacked
 
 Platform: TypeAlias = Literal["cpu", "gpu", "tpu"]
@@ -37,6 +37,9 @@ class Held:
         layers: Parameters of stacked layers once they are whole over `mesh.fsdp`.
         rest: All others, likewise.
         trained: Share of the parameters that have gradients.
+        adapted: Kernels that adapters are merged into, likewise whole.
+        weighed: Share of the layers' kernels whose own gradients are computed.
+        reached: Gradients go back into the encoder at all.
     """
 
     parameters: int
@@ -44,6 +47,9 @@ class Held:
     layers: int
     rest: int
     trained: float
+    adapted: int = 0
+    weighed: float = 1.0
+    reached: bool = True
 
     @property
     def whole(self) -> int:
@@ -77,6 +83,7 @@ class Layout:
         mean_tokens: Of a text.
         remat: What the backward pass computes anew.
         objective: The loss.
+        guide_width: Of a guide's embeddings; 0 without one.
     """
 
     shape: EncoderConfig
@@ -100,6 +107,7 @@ class Layout:
     mean_tokens: float
     remat: Remat | None
     objective: ContrastiveConfig
+    guide_width: int = 0
 
     @property
     def directions(self) -> str:
@@ -172,8 +180,8 @@ def layout_of(program: Program) -> Layout:
             are none.
     """
     config, mesh, rows = program.config, program.mesh, program.rows
-    objective, learned = config.objective, program.update.system.objective
-    if not isinstance(objective, ContrastiveConfig) or not isinstance(learned, Contrastive):
+    objective = config.objective
+    if not isinstance(objective, ContrastiveConfig):
         raise UsageError(f"objective.name {objective.name} is not planned for: only contrastive is")
     if objective.negative_group is not None:
         raise UsageError("objective.negative_group is for studies, and not planned for: remove it")
@@ -196,10 +204,11 @@ def layout_of(program: Program) -> Layout:
         rows=rows.rows,
         row_length=config.data.row_length,
         views=rows.views,
-        positives=learned.views.positives,
+        positives=rows.positives,
         mean_tokens=rows.tokens,
         remat=config.train.remat,
         objective=objective,
+        guide_width=program.shapes.guide_width,
     )
 
 
@@ -216,6 +225,7 @@ def _held(program: Program) -> Held:
             layers += size(leaf, gathered=True)
         else:
             rest += size(leaf, gathered=True)
+    adapted, (weighed, reached) = _adapted(state.params["model"]), _reach(program)
     others = jax.tree.leaves((state.opt_state, state.step, state.average))
     return Held(
         parameters=sum(size(leaf, gathered=False) for leaf in jax.tree.leaves(state.params)),
@@ -223,7 +233,40 @@ def _held(program: Program) -> Held:
         layers=layers,
         rest=rest,
         trained=_trained_share(program),
+        adapted=sum(
+            size(leaf, gathered=True)
+            for path, leaf in jax.tree.leaves_with_path(state.params["model"])
+            if path in adapted
+        ),
+        weighed=weighed,
+        reached=reached,
     )
+
+
+def _adapted(model: Any) -> set[tuple[Any, ...]]:
+    """Where the kernels are that have adapters."""
+    adapters = jax.tree.leaves_with_path(model.get(lora.ADAPTERS, {}))
+    return {(*path[:-1], jax.tree_util.DictKey("kernel")) for path, _ in adapters}
+
+
+def _reach(program: Program) -> tuple[float, bool]:
+    """Share of the layers' kernels that have gradients, and whether anything of the encoder has."""
+    if program.update.mask is None:
+        return 1.0, True
+    model, mask = program.update.params["model"], program.update.mask["model"]
+    adapted = _adapted(model)
+    sizes = chosen = 0
+    reached = bool(adapted)
+    for (path, leaf), trained in zip(
+        jax.tree.leaves_with_path(model), jax.tree.leaves(mask), strict=True
+    ):
+        if path[0].key != "encoder":
+            continue
+        reached = reached or bool(trained.any())
+        if is_stacked(path) and path[-1].key == "kernel":
+            sizes += leaf.size
+            chosen += leaf.size if trained.any() or path in adapted else 0
+    return chosen / sizes, reached
 
 
 def _trained_share(program: Program) -> float:

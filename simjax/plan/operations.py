@@ -9,7 +9,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from simjax.plan.layout import Layout, Platform
-from simjax.train.throughput import encoder_operations, matmul_parameters, pair_operations
+from simjax.train.throughput import (
+    encoder_operations,
+    head_operations,
+    matmul_parameters,
+    pair_operations,
+)
 
 
 @dataclass(frozen=True)
@@ -34,11 +39,11 @@ class Operations:
         return self.encoder + self.pairs + self.head
 
 
-def passes(layout: Layout) -> float:
-    """Forward passes through the encoder that a step's products amount to; backward is two.
+def forward_passes(layout: Layout) -> float:
+    """How often a step computes the encoder's layers forward.
 
-    One, one more to make the embeddings of all micro-batches first, and one more where each layer
-    is computed anew. Where the outputs of dense layers are kept, attention alone is.
+    Once, once more to make the embeddings of all micro-batches first, and once more where each
+    layer is computed anew. Where the outputs of dense layers are kept, attention alone is.
     """
     shape = layout.shape
     again = 0.0
@@ -47,10 +52,29 @@ def passes(layout: Layout) -> float:
     elif layout.remat == "products":
         attention = 4 * shape.num_layers * layout.row_length * shape.hidden_size
         again = attention / (2 * matmul_parameters(shape) + attention)
-    coupled = (2.0 if layout.several else 1.0) + again + 2.0
+    again *= layout.held.reached
+    coupled = (2.0 if layout.several else 1.0) + again
     # Masked tokens take a second way through the encoder, whose micro-batches need no first pass.
-    separable = 3.0 + again if layout.masked_rate else 0.0
-    return coupled + separable
+    return coupled + (1.0 + again if layout.masked_rate else 0.0)
+
+
+def backward_passes(layout: Layout) -> int:
+    """How often it computes gradients: for each loss that is a way through the encoder."""
+    if not layout.held.reached:
+        return 0
+    return 2 if layout.masked_rate else 1
+
+
+def passes(layout: Layout) -> float:
+    """Forward passes that all of that amounts to in products.
+
+    Backward has each product twice, for the gradients of its two operands; kernels that are frozen
+    have none.
+    """
+    dense = 2 * matmul_parameters(layout.shape)
+    attention = 4 * layout.shape.num_layers * layout.row_length * layout.shape.hidden_size
+    each = 2.0 - (1 - layout.held.weighed) * dense / (dense + attention)
+    return forward_passes(layout) + each * backward_passes(layout)
 
 
 def operations(layout: Layout, platform: Platform) -> Operations:
@@ -65,23 +89,32 @@ def operations(layout: Layout, platform: Platform) -> Operations:
         head = 8.0 * room * shape.embedding_width * (shape.vocab_size + shape.hidden_size)
     real = layout.batch_size * layout.views * layout.mean_tokens
     asked = encoder_operations(shape, real, layout.row_length)
-    asked *= 2.0 if layout.masked_rate else 1.0
+    if layout.masked_rate:
+        asked = 2.0 * asked + head_operations(
+            *(shape.hidden_size, shape.embedding_width, shape.vocab_size),
+            layout.masked_rate * real,
+        )
     asked += pair_operations(layout.batch_size, layout.num_keys, width)
     return Operations(asked, encoder, _pairs(layout, platform), head)
 
 
 def _pairs(layout: Layout, platform: Platform) -> float:
-    """2 B N D for the scores, once or twice, and 4 B N D for their gradients."""
+    """2 B N D for the scores, once or twice, and 4 B N D for their gradients.
+
+    A guide of width G has scores of its own, 2 B N G whenever those are made.
+    """
     own, keys, width = layout.own_examples, layout.num_keys, layout.width
     one_sweep = (
         layout.directions == "forward" and layout.exchange == "all_gather" and platform != "tpu"
     )
-    each = pair_operations(own, keys, width) + (0.0 if one_sweep else 2.0 * own * keys * width)
+    sweeps = 1.0 if one_sweep else 2.0
+    made = 2.0 * (width + layout.guide_width)
+    each = own * keys * (sweeps * made + 4.0 * width)
     if layout.directions != "joint":
         return each
     # Anchors with anchors, and positives with all keys.
     more = own * layout.batch_size + own * layout.positives * keys
-    return each + 8.0 * more * width
+    return each + more * (2.0 * made + 4.0 * width)
 
 
 def exact_passes(platform: Platform, dtype: str) -> float:

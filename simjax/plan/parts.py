@@ -78,10 +78,14 @@ def memory(layout: Layout, platform: Platform) -> Memory:
         Part("batch", _batch(layout)),
         Part("gathered parameters", gathered, ("encode", "loss")),
         Part("layers as operands", operands, ("encode", "loss")),
+        # Adapters are merged into the kernels, whose gradients theirs are made of.
+        Part("kernels with adapters", held.adapted, kept),
+        Part("gradients of these", held.adapted, ("encode",)),
         Part("gradients", gradients, ("encode", "update")),
         # Those of a micro-batch are made beside the sum that they are added to.
         Part("gradients of a micro-batch", gradients if several else 0, ("encode",)),
         Part("activations of a micro-batch", activations(layout, platform), kept),
+        Part("activations of masked tokens", _second_way(layout, platform), ("encode",)),
         Part("scratch of a layer", scratch(layout, platform), ("encode",)),
         Part("logits of masked tokens", _logits(layout), ("encode",)),
         *_loss(layout, platform),
@@ -106,6 +110,17 @@ def _gathered(layout: Layout, platform: Platform) -> tuple[int, int]:
         # A layer that is gathered by itself stays for the backward pass, or is gathered again.
         return held.rest + one, operands if layout.remat is None else 0
     return held.rest if platform == "tpu" else held.whole, operands
+
+
+def _second_way(layout: Layout, platform: Platform) -> int:
+    """What the way of masked tokens through the encoder leaves beside that of the embeddings.
+
+    Loops over micro-batches come one after the other. Without them compilers were seen to go both
+    ways before they come back.
+    """
+    if layout.several or not layout.masked_rate:
+        return 0
+    return activations(layout, platform)
 
 
 def _operand(layout: Layout, platform: Platform) -> int:
@@ -175,9 +190,12 @@ def scratch(layout: Layout, platform: Platform) -> int:
 
 
 def _batch(layout: Layout) -> int:
-    """Tokens, positions and text numbers; for each text its first token and id; labels."""
+    """Tokens, positions, text numbers; of each text its first token, id and guide's vector; labels.
+
+    Places of blocks are as good as nothing.
+    """
     texts = layout.own_examples * layout.views
-    return _FLOAT * (3 * layout.own_tokens + 2 * texts + layout.own_examples)
+    return _FLOAT * (3 * layout.own_tokens + (2 + layout.guide_width) * texts + layout.own_examples)
 
 
 def _logits(layout: Layout) -> int:
@@ -200,8 +218,20 @@ def _loss(layout: Layout, platform: Platform) -> list[Part]:
             bytes_held(layout.exchange, keys, *sizes),
             ("loss",),
         ),
+        Part("the guide's view of them", _guide(layout), ("loss",)),
         Part("tiles", _tiles(layout, platform), ("loss",)),
     ]
+
+
+def _guide(layout: Layout) -> int:
+    """A guide's vectors of this device's texts in float32 and as operands, and of keys.
+
+    Those of keys go where keys go: all of them, or twice a device's share.
+    """
+    shares = layout.parts if layout.exchange == "all_gather" else 2
+    own = layout.own_examples * layout.views * (_FLOAT + layout.itemsize)
+    keys = shares * (layout.num_keys // layout.parts) * layout.itemsize
+    return layout.guide_width * (own + keys)
 
 
 def _tiles(layout: Layout, platform: Platform) -> int:

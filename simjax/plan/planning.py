@@ -16,6 +16,7 @@ from simjax.plan.rows import Rows
 from simjax.plan.shapes import Shapes
 from simjax.plan.topology import Topology, tpu_devices
 from simjax.train.config import RunConfig
+from simjax.train.update import check_parts
 
 USABLE = 0.95
 """Of a device's memory: the rest is the runtime's, and lost between arrays."""
@@ -77,22 +78,30 @@ class Plan:
 
         By formula, with what the compiler needs beyond it; 0 if not even one micro-batch fits.
         """
-        layout, remainder = self.layout, self.total - self.memory.total
+        layout = self.layout
+        if layout.keys is None and layout.parts > 1:
+            # Gathered keys give way to the ring where they are many, which then takes less.
+            ring = self._most(dataclasses.replace(layout, keys="ring"))
+            if layout.with_blocks(ring * layout.micro, layout.micro).exchange == "ring":
+                return ring * layout.micro * layout.block * layout.parts
+        return self._most(layout) * layout.micro * layout.block * layout.parts
+
+    def _most(self, layout: Layout) -> int:
+        """Micro-batches of a device that fit, at most."""
+        remainder = self.total - self.memory.total
 
         def fits(count: int) -> bool:
             larger = layout.with_blocks(count * layout.micro, layout.micro)
             needed = memory(larger, self.topology.chip.platform).total
             return needed + remainder <= self.room
 
-        if not fits(1):
-            return 0
-        low, high = 1, 2
+        low, high = 0, 1
         while fits(high):
             low, high = high, 2 * high
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if fits(middle) else (low, middle)
-        return low * layout.micro * layout.block * layout.parts
+        return low
 
 
 def with_batch_for(config: RunConfig, devices: int) -> RunConfig:
@@ -102,6 +111,8 @@ def with_batch_for(config: RunConfig, devices: int) -> RunConfig:
     the smallest is what a plan can be made of.
     """
     mesh = config.mesh
+    if mesh.tensor < 1:
+        return config  # which is refused where the mesh is made
     parts = devices // mesh.tensor if mesh.data == -1 else mesh.data * mesh.fsdp
     if config.data.batch_size // config.data.block >= parts:
         return config
@@ -130,6 +141,7 @@ def make_plan(
     if config.train.micro_batch is None:
         program = program.with_micro(_largest_micro(program, topology))
     layout = layout_of(program)
+    check_parts(config, layout.parts, layout.several)
     micro = program.micro * config.data.block
     train = dataclasses.replace(config.train, micro_batch=micro)
     planned = dataclasses.replace(config, train=train)

@@ -11,14 +11,13 @@ import jax.numpy as jnp
 
 from simjax import mesh as meshes
 from simjax.mesh import AnyMesh
-from simjax.objectives.config import frozen_model
-from simjax.plan.rows import Rows, num_views
-from simjax.plan.shapes import Shapes, abstract_heads, assumed_vocabulary, shape_of
+from simjax.plan.rows import Rows
+from simjax.plan.shapes import Shapes, abstract_heads, assumed_vocabulary
 from simjax.train.config import RunConfig
 from simjax.train.state import TrainState
 from simjax.train.step import blocks_per_device
 from simjax.train.system import Facts
-from simjax.train.update import Update, check_tensor, make_update
+from simjax.train.update import Update, check_shape, check_tensor, make_update
 from simjax.types import Batch, Block
 
 _STEPS = 10**6
@@ -70,22 +69,29 @@ def make_program(config: RunConfig, mesh: AnyMesh, shapes: Shapes, rows: Rows) -
     share, micro = blocks_per_device(
         config.data.batch_size, config.data.block, config.train.micro_batch, mesh
     )
+    check_shape(config, shapes.encoder)
     check_tensor(config.mesh, shapes.encoder)
-    _, positives = num_views(config.data)
     update = make_update(
         config,
         mesh,
         shapes.model,
         abstract_heads(config, shapes.encoder),
-        Facts(positives, vocabulary=assumed_vocabulary(config, shapes.encoder)),
+        Facts(rows.positives, vocabulary=assumed_vocabulary(config, shapes.encoder)),
         config.train.steps or _STEPS,
     )
-    batch = abstract_batch(config, mesh, rows)
+    batch = abstract_batch(config, mesh, rows, shapes.guide_width)
     return Program(config, mesh, shapes, rows, update, update.abstract_state(), batch, share, micro)
 
 
-def abstract_batch(config: RunConfig, mesh: AnyMesh, rows: Rows) -> Batch:
-    """A global batch of so many rows to a block, without its content."""
+def abstract_batch(config: RunConfig, mesh: AnyMesh, rows: Rows, guide_width: int = 0) -> Batch:
+    """A global batch of so many rows to a block, without its content.
+
+    Args:
+        config: The recipe.
+        mesh: What the batch is split over.
+        rows: The rows of a block.
+        guide_width: Of the vectors of a guide that it carries along; 0 without one.
+    """
     data = config.data
     blocks, size, views = data.batch_size // data.block, data.block, rows.views
     sharding = meshes.batch_sharding(mesh)
@@ -95,13 +101,8 @@ def abstract_batch(config: RunConfig, mesh: AnyMesh, rows: Rows) -> Batch:
 
     packed = (rows.rows, data.row_length)
     block = Block(array(*packed), array(*packed), array(*packed), array(size * views))
-    guide = None
-    if (frozen := frozen_model(config.objective)) is not None:
-        guide = _guide_vectors((blocks, size, views), frozen[1], sharding)
+    guide: Any = None
+    if guide_width:
+        texts = (blocks, size, views, guide_width)
+        guide = jax.ShapeDtypeStruct(texts, jnp.float32, sharding=sharding)
     return Batch(block, array(size, views), array(size), array(), guide=guide)
-
-
-def _guide_vectors(texts: tuple[int, ...], model: str, sharding: Any) -> Any:
-    """A guide's vectors, which batches carry along."""
-    width = shape_of(model).hidden_size
-    return jax.ShapeDtypeStruct((*texts, width), jnp.float32, sharding=sharding)

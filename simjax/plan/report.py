@@ -97,7 +97,8 @@ def show(plan: Plan, recipe: str, console: Console) -> None:
     low, high = plan.roofline.pairs_per_second
     least, most = plan.roofline.mfu
     line(
-        f"a step takes at least {_seconds(plan.roofline.seconds)}, bound by {plan.roofline.bound}; "
+        f"by the roofline a step takes {_seconds(plan.roofline.seconds)}, bound by "
+        f"{plan.roofline.bound}; "
         f"expected {_seconds(fast)} to {_seconds(slow)}: {low:,.0f} to {high:,.0f} pairs/s, MFU "
         f"{least:.0%} to {most:.0%}"
     )
@@ -133,9 +134,9 @@ def _notes(plan: Plan) -> Iterable[str]:
     layout, rows = plan.layout, plan.rows
     if plan.asked_batch is not None:
         yield (
-            f"data.batch_size {plan.asked_batch:,} is less than a block of {layout.block} for each "
-            f"of {layout.parts} devices, and simjax train would refuse it; planned is the smallest "
-            f"that is not, {layout.batch_size:,}"
+            f"data.batch_size {plan.asked_batch:,} is fewer blocks of {layout.block} than there "
+            f"are devices to share them, and simjax train would refuse it; planned is "
+            f"{layout.batch_size:,}"
         )
     parameters = plan.layout.held.whole // 4
     yield (
@@ -147,7 +148,12 @@ def _notes(plan: Plan) -> Iterable[str]:
         f"{layout.row_length} to a block of {layout.block}, fill {rows.fill:.2f}"
     )
     if not plan.topology.compiles:
-        yield "by formula alone: there is no compiler for GPUs on a machine without them"
+        yield "by formula alone: plans for GPUs are not compiled"
+        if plan.topology.devices > plan.topology.chip.per_host:
+            yield (
+                f"links: NVLink's; between machines of {plan.topology.chip.per_host} the network "
+                "is taken to be as fast"
+            )
     elif plan.compiled is None:
         yield "by formula alone, as was asked"
     else:
@@ -185,7 +191,9 @@ def _time(plan: Plan) -> Table:
     if count.head:
         table.add_row("operations of masked tokens", _tera(count.head), "")
     table.add_row("products", _rate(chip, plan), _seconds(roofline.products))
-    table.add_row("HBM", f"{chip.memory_bandwidth / 1e9:,.0f} GB/s", _seconds(roofline.memory))
+    table.add_row(
+        "HBM, estimated", f"{chip.memory_bandwidth / 1e9:,.0f} GB/s", _seconds(roofline.memory)
+    )
     table.add_row("links", f"{chip.links / 1e9:,.0f} GB/s sent", _seconds(roofline.links))
     table.caption = f"peaks: {chip.source}"
     return table
@@ -214,12 +222,14 @@ def _sent(plan: Plan) -> Table:
     return table
 
 
-def show_search(ranked: list[Candidate], plans: list[Plan], winner: Plan, console: Console) -> None:
+def show_search(
+    ranked: list[Candidate], plans: list[Plan], winner: Plan | None, console: Console
+) -> None:
     """Prints what a search found: the candidates that were compiled, or the best by formula."""
     from rich.table import Table
 
     table = Table(title=f"the best of {len(ranked)} layouts that fit by formula")
-    for heading in ("mesh", "micro-batch", "keys", "memory", "step at least", "expected, slow"):
+    for heading in ("mesh", "micro-batch", "keys", "memory", "roofline", "expected, slow"):
         table.add_column(heading, justify="right")
     for plan in plans:
         layout = plan.layout

@@ -78,7 +78,7 @@ def roofline(layout: Layout, chip: Chip, sent_bytes: float | None = None) -> Roo
     """
     count = operations(layout, chip.platform)
     peak = chip.peak(layout.dtype)
-    pairs = count.pairs * exact_passes(chip.platform, layout.dtype)
+    pairs = count.pairs * exact_passes(chip.platform, layout.dtype) * chip.cores
     links = sum(sent(layout, chip.platform).values()) if sent_bytes is None else sent_bytes
     return Roofline(
         products=(count.encoder + count.head + pairs) / peak,

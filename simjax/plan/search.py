@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,16 +11,17 @@ from simjax.errors import UsageError
 from simjax.mesh import MeshConfig
 from simjax.plan.layout import Layout, layout_of
 from simjax.plan.parts import memory
-from simjax.plan.planning import USABLE, mesh_of
+from simjax.plan.planning import USABLE, Plan, mesh_of
 from simjax.plan.program import make_program
 from simjax.plan.roofline import Roofline, roofline
 from simjax.plan.rows import Rows
 from simjax.plan.shapes import Shapes
 from simjax.plan.topology import Topology
-from simjax.train.config import RunConfig
+from simjax.train.config import RunConfig, validate
+from simjax.train.update import check_parts
 
 COMPILED = 3
-"""Candidates that are compiled."""
+"""Candidates that are compiled, where one of them fits."""
 
 
 @dataclass(frozen=True)
@@ -51,20 +52,20 @@ def candidates(
     """All that fit by formula, the fastest first.
 
     Raises:
-        UsageError: Nothing fits.
+        UsageError: Nothing fits, or `simjax train` would refuse the recipe on any mesh; this is
+            then what it says of the first, which splits the batch alone.
     """
     room = USABLE * topology.chip.memory
-    found = [
-        candidate
-        for mesh in _meshes(config, topology)
-        for candidate in _of_mesh(config, mesh, topology, shapes, rows)
-    ]
+    found: list[Candidate] = []
+    refused: list[UsageError] = []
+    for mesh in _meshes(topology):
+        try:
+            for candidate in _of_mesh(config, mesh, topology, shapes, rows):
+                found.append(candidate)  # kept, even if the next one is refused
+        except UsageError as error:
+            refused.append(error)
     if not found:
-        raise UsageError(
-            f"no mesh of {topology.devices} devices divides data.batch_size "
-            f"{config.data.batch_size} in blocks of {config.data.block}; choose a multiple of "
-            f"{config.data.block * topology.devices}"
-        )
+        raise refused[0]
     fitting = [candidate for candidate in found if candidate.bytes <= room]
     if not fitting:
         least = min(found, key=lambda candidate: candidate.bytes)
@@ -76,15 +77,34 @@ def candidates(
     return sorted(fitting, key=lambda candidate: candidate.rank)
 
 
-def _meshes(config: RunConfig, topology: Topology) -> Iterator[MeshConfig]:
+def compile_best(ranked: list[Candidate], compiled: Callable[[Candidate], Plan]) -> list[Plan]:
+    """Plans of the best candidates, one of which fits if any does that is compiled.
+
+    Where the compiler needs more than the formula says for all of them, those that are as much
+    smaller are compiled until one fits, as many again at most.
+
+    Args:
+        ranked: As of `candidates`.
+        compiled: Makes the plan of a candidate.
+    """
+    plans = [compiled(candidate) for candidate in ranked[:COMPILED]]
+    more = 0
+    for candidate in ranked[COMPILED:]:
+        if any(plan.fits for plan in plans) or more == COMPILED:
+            break
+        beyond = max(plan.total - plan.memory.total for plan in plans)
+        if candidate.bytes + beyond <= plans[0].room:
+            plans.append(compiled(candidate))
+            more += 1
+    return plans
+
+
+def _meshes(topology: Topology) -> Iterator[MeshConfig]:
     for tensor in _powers(topology.devices):
         for fsdp in _powers(topology.devices // tensor):
-            gathers: tuple[Literal["step", "layer"], ...] = ("step",)
-            if fsdp > 1 and config.model.lora is None:
-                gathers = ("step", "layer")
-            if tensor == 1 or config.model.lora is None:
-                for gather in gathers:
-                    yield MeshConfig(-1, fsdp, tensor, gather)
+            gathers: tuple[Literal["step", "layer"], ...] = ("step", "layer")
+            for gather in gathers[: 2 if fsdp > 1 else 1]:
+                yield MeshConfig(-1, fsdp, tensor, gather)
 
 
 def _powers(n: int) -> Iterator[int]:
@@ -98,13 +118,15 @@ def _powers(n: int) -> Iterator[int]:
 def _of_mesh(
     config: RunConfig, mesh: MeshConfig, topology: Topology, shapes: Shapes, rows: Rows
 ) -> Iterator[Candidate]:
-    """Micro-batches and exchanges on one mesh; none where it cannot be."""
+    """Micro-batches and exchanges on one mesh.
+
+    Raises:
+        UsageError: `simjax train` would refuse it.
+    """
     train = dataclasses.replace(config.train, micro_batch=None)
     config = dataclasses.replace(config, mesh=mesh, train=train)
-    try:
-        program = make_program(config, mesh_of(config, topology, compiling=False), shapes, rows)
-    except UsageError:
-        return
+    validate(config)
+    program = make_program(config, mesh_of(config, topology, compiling=False), shapes, rows)
     layout = layout_of(program)
     exchanges: tuple[Literal["all_gather", "ring"], ...] = (
         ("all_gather", "ring") if layout.parts > 1 else ("all_gather",)
@@ -112,6 +134,8 @@ def _of_mesh(
     for micro in range(1, layout.share + 1):
         if layout.share % micro:
             continue
+        if micro == layout.share:
+            check_parts(config, layout.parts, several=False)
         for exchange in exchanges:
             keys = exchange if layout.parts > 1 else None
             sized = dataclasses.replace(layout, micro=micro, keys=keys)

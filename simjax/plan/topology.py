@@ -8,7 +8,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 from importlib.util import find_spec
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from simjax.errors import SimjaxError, UsageError
 from simjax.plan.chips import CHIPS, Chip
@@ -86,7 +86,10 @@ def tpu_devices(name: str) -> tuple[jax.Device, ...]:
     from jax.experimental import topologies
 
     # A v4 chip has two cores, which are one device as they are sold.
-    options = {"chip_config_name": "megacore"} if name.startswith("v4:") else {}
+    options: dict[str, Any] = {"chip_config_name": "megacore"} if name.startswith("v4:") else {}
+    if parse(name).devices == 1:
+        # Otherwise a host has four chips, and no slice is smaller.
+        options["chips_per_host_bounds"] = [1, 1, 1]
     try:
         found = topologies.get_topology_desc(platform="tpu", topology_name=name, **options)
     except (jax.errors.JaxRuntimeError, NotImplementedError, ValueError) as error:

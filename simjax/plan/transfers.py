@@ -6,7 +6,7 @@ import jax.numpy as jnp
 
 from simjax.ops.sharded import bytes_sent
 from simjax.plan.layout import Layout, Platform
-from simjax.plan.operations import passes
+from simjax.plan.operations import backward_passes, forward_passes, passes
 from simjax.plan.parts import activations, keys_seen
 
 _FLOAT = 4
@@ -32,16 +32,21 @@ def sent(layout: Layout, platform: Platform) -> dict[str, float]:
     }
     if layout.by_layer:
         # Layers come once for each pass forward, and stay for the one backward unless that
-        # computes them anew; their gradients go once for each micro-batch.
-        turns = layout.micro_batches
-        forwards = 1 + layout.several + (layout.remat is not None)
+        # computes them anew; their gradients go once for each pass backward of a micro-batch.
+        turns, losses = layout.micro_batches, backward_passes(layout)
+        forwards = losses * (1 + (layout.remat is not None)) + layout.several
         found["parameters"] = share * (held.rest + held.layers * turns * forwards)
-        more = share * held.layers * held.trained * (turns - 1)
-        found["gradients"] += more
+        found["gradients"] += share * held.layers * held.trained * (turns * losses - 1)
     if layout.parts > 1:
         found["keys"] = bytes_sent(
             layout.exchange, layout.num_keys, layout.width, jnp.dtype(layout.dtype), layout.parts
         )
+        # A guide's vectors go along where keys do, without gradients: once, or twice on a ring.
+        vectors = layout.num_keys * layout.guide_width * layout.itemsize
+        if layout.exchange == "all_gather":
+            found["keys"] += (layout.parts - 1) / layout.parts * vectors
+        else:
+            found["keys"] += 2 * vectors
         if layout.directions == "joint":
             # Anchors are keys once more, and positives meet all keys.
             found["keys"] *= 2 + 1 / max(1, layout.views - 1)
@@ -52,7 +57,7 @@ def _tensor(layout: Layout) -> float:
     """Two sums of hidden states in float32 for each layer and pass, forward and backward."""
     n = layout.tensor
     states = layout.own_tokens * layout.shape.hidden_size * _FLOAT
-    turns = passes(layout) - 1  # backward is two passes of products and one of sums
+    turns = forward_passes(layout) + backward_passes(layout)
     return 2 * (n - 1) / n * states * 2 * layout.shape.num_layers * turns
 
 
@@ -69,8 +74,7 @@ def moved(layout: Layout, platform: Platform) -> float:
     weights = turns * (passes(layout) * held.whole + (3 if layout.several else 1) * gradients)
     passing = _FLOAT * (shape.num_heads * keys_seen(layout) + shape.kernels_in) / layout.tensor
     each = activations(layout, platform) + shape.num_layers * layout.micro_tokens * passing
-    forwards = passes(layout) - 2
-    encoder = turns * 2 * each * (forwards + 1)
+    encoder = turns * 2 * each * (forward_passes(layout) + backward_passes(layout))
     update = 2 * (held.parameters + held.optimizer) + 3 * gradients / layout.fsdp
     tiles = max(1, layout.own_examples / _ROWS)
     loss = tiles * layout.num_keys * layout.width * (2 * layout.itemsize + 2 * _FLOAT)

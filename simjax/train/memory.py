@@ -113,14 +113,16 @@ def most_bytes(
     _, rows, length = batch.block.tokens.shape
     a_token = 20 * shape.hidden_size + 6 * shape.kernels_in + 4 * shape.num_heads * length
     activations = 4 * encodings * micro_blocks * rows * length * (shape.num_layers + 1) * a_token
-    # The loss has all keys and their gradients, and this device's share of anchors.
+    # The loss has all keys and their gradients, this device's share of anchors, and what a guide
+    # says of all of them.
     embeddings = 64 * encodings * batch.ids.size * shape.hidden_size
     own = sum(_shard_bytes(leaf) for leaf in jax.tree.leaves(state))
     # Parameters that are split are gathered, and have whole gradients before these are scattered.
     whole = sum(4 * leaf.size for leaf in jax.tree.leaves(state.params))
     # A head over the vocabulary makes logits for the tokens of one block at a time.
     logits = 12 * rows * length * shape.vocab_size if "lm_head" in state.params else 0
-    return 2 * (3 * own + 4 * whole + activations + embeddings + logits)
+    guide = 0 if batch.guide is None else 8 * batch.guide.size
+    return 2 * (3 * own + 4 * whole + activations + embeddings + guide + logits)
 
 
 def _shard_bytes(leaf: Any) -> int:

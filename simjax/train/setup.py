@@ -21,7 +21,6 @@ from simjax.data.pipeline import BatchSource
 from simjax.data.tokenizer import train_wordpiece
 from simjax.errors import SimjaxError, UsageError
 from simjax.models import hf
-from simjax.models.encoder import EncoderConfig
 from simjax.models.sentence_model import SentenceModel
 from simjax.models.tokenizer import check_same_ids, check_tokenizer, load_tokenizer
 from simjax.objectives.config import ContrastiveConfig, frozen_model
@@ -33,8 +32,7 @@ from simjax.train.requirements import check_examples
 from simjax.train.state import TrainState, abstract_state, init_state
 from simjax.train.step import Step, blocks_per_device
 from simjax.train.system import Facts, make_heads, vocabulary_of
-from simjax.train.update import check_tensor, make_update
-from simjax.train.view_checks import check_dropout
+from simjax.train.update import check_parts, check_shape, check_tensor, make_update
 from simjax.types import Params
 
 if TYPE_CHECKING:
@@ -203,11 +201,7 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
             ),
             lambda blocks: memory.step_bytes(update.step(blocks), state, batch),
         )
-    if config.train.noise_scale and fit.micro_blocks == share and meshes.batch_parts(mesh) == 1:
-        raise UsageError(
-            "train.noise_scale compares the parts of a batch, and there is one: give "
-            "train.micro_batch, or more devices"
-        )
+    check_parts(config, meshes.batch_parts(mesh), fit.micro_blocks < share)
     step = update.step(fit.micro_blocks)
     encoder = make_encoder(config, model, tokenizer, max_length)
     micro_batch = None if fit.micro_blocks == asked else fit.micro_blocks * config.data.block
@@ -287,18 +281,6 @@ def make_tokenizer(config: RunConfig) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def _check_shape(config: RunConfig, shape: EncoderConfig) -> None:
-    """What `train.config` asks of a random encoder, of a pretrained one that is now known."""
-    name, longest = config.model.pretrained, config.data.max_length
-    if longest > shape.max_positions:
-        raise UsageError(
-            f"data.max_length is {longest} and {name} has {shape.max_positions} positions: texts "
-            "must not be longer than the encoder allows"
-        )
-    if config.data.views == "dropout":
-        check_dropout(str(name), shape.hidden_dropout, shape.attention_dropout)
-
-
 def _check_groups(config: RunConfig, share: int) -> None:
     objective = config.objective
     size = objective.negative_group if isinstance(objective, ContrastiveConfig) else None
@@ -332,7 +314,7 @@ def make_model(
         check_tokenizer(tokenizer, loaded.model.config)
         if config.tokenizer.source is not None:
             check_same_ids(tokenizer, folder)
-        _check_shape(config, loaded.model.config)
+        check_shape(config, loaded.model.config)
         return loaded.model, loaded.max_length
     shape = dataclasses.replace(
         wanted.encoder, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id or 0

@@ -21,6 +21,7 @@ from simjax.train.schedule import Schedule
 from simjax.train.state import TrainState, abstract_state, state_specs
 from simjax.train.step import Step, StepOptions, make_step
 from simjax.train.system import Facts, make_system
+from simjax.train.view_checks import check_dropout
 from simjax.types import Params
 
 
@@ -81,6 +82,42 @@ def check_tensor(config: MeshConfig, shape: EncoderConfig) -> None:
                 f"mesh.tensor: {config.tensor} does not divide the encoder's {name}, which is "
                 f"{getattr(shape, name)}; choose a divisor"
             )
+
+
+def check_shape(config: RunConfig, shape: EncoderConfig) -> None:
+    """What `train.config` asks of a random encoder, of a pretrained one that is now known.
+
+    Raises:
+        UsageError: It has too few positions for the texts, or no dropout to tell views apart.
+    """
+    name, longest = config.model.pretrained, config.data.max_length
+    if name is None:
+        return
+    if longest > shape.max_positions:
+        raise UsageError(
+            f"data.max_length is {longest} and {name} has {shape.max_positions} positions: texts "
+            "must not be longer than the encoder allows"
+        )
+    if config.data.views == "dropout":
+        check_dropout(name, shape.hidden_dropout, shape.attention_dropout)
+
+
+def check_parts(config: RunConfig, parts: int, several: bool) -> None:
+    """Refuses to compare the parts of a batch that is one.
+
+    Args:
+        config: Of the run.
+        parts: Devices that it is split over.
+        several: Whether a device has several micro-batches of it.
+
+    Raises:
+        UsageError: The gradient's noise is wanted, and there is nothing to measure it by.
+    """
+    if config.train.noise_scale and parts == 1 and not several:
+        raise UsageError(
+            "train.noise_scale compares the parts of a batch, and there is one: give "
+            "train.micro_batch, or more devices"
+        )
 
 
 def make_update(

@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import jax
 import pytest
 
 from simjax.cli.main import main
-from simjax.plan import topology
+from simjax.plan import planning, topology
+from simjax.plan.collectives import Collective
+from simjax.plan.compiled import Compiled
+from simjax.plan.layout import layout_of
+from simjax.plan.parts import memory
 from simjax.train import config as run_config
 from tests.plan.small import recipe
 
@@ -44,8 +49,8 @@ def test_a_published_recipe_for_more_devices_than_it_has_blocks(capsys):
     recipe_file = str(CONFIGS / "simcse_unsup_bert_base.yaml")
     assert main(["plan", recipe_file, "--topology", "v5e:16x16", "--no_compile"]) == 0
     told = capsys.readouterr().out
-    assert "data.batch_size 64 is less than a block of 16 for each of 256 devices" in told
-    assert "planned is the smallest that is not, 4,096" in told
+    assert "data.batch_size 64 is fewer blocks of 16 than there are devices" in told
+    assert "planned is 4,096" in told
     assert "109,482,240 parameters" in told
     assert "texts of data.max_length, 32 tokens: at most" in told
 
@@ -82,6 +87,10 @@ def test_a_search_writes_a_recipe_that_trains(small, tmp_path, capsys):
         (["--topology", "h100:8", "--mesh.tensor", "8"], "mesh.tensor: 8 does not divide"),
         (["--topology", "h100:8", "--tokens", "999"], "--tokens 999"),
         (["--topology", "h100:8", "--objective.temprature", "1"], "objective.temperature"),
+        (["--topology", "h100:8", "--mesh.tensor", "0"], "mesh.tensor: 0 does not divide"),
+        (["--topology", "h100:8", "--write", "x.yaml"], "--write x.yaml: only --search"),
+        (["--topology", "h100:8", "--search", "--write", "none/x.yaml"], "--write none/x.yaml"),
+        (["--topology", "h100:8", "--objective.negative_group", "8"], "negative_group is for"),
         ([], "--topology"),
     ],
 )
@@ -89,6 +98,51 @@ def test_what_cannot_be_is_one_line(small, arguments, wanted, capsys):
     assert main(["plan", str(small), *arguments]) == 2
     told = capsys.readouterr().err
     assert wanted in told and told.count("\n") == 1
+
+
+def test_what_the_compiler_says_is_set_beside_the_formula(small, tmp_path, monkeypatch, capsys):
+    beyond = 3_210_000
+    monkeypatch.setattr(planning, "tpu_devices", lambda name: jax.devices())
+    monkeypatch.setattr(topology, "tpu_devices", lambda name: jax.devices())
+
+    def compiled(program):
+        formula = memory(layout_of(program), "tpu").total
+        one = Collective("all-gather", (("f32", 2_000_000),), 1, 8, 0)
+        return Compiled(formula - 1_000_000 + beyond, 1_000_000, 0, None, (one,), 2.0)
+
+    monkeypatch.setattr(planning, "compile_step", compiled)
+    figures = tmp_path / "plan.json"
+    arguments = ["--topology", "v5e:2x4", "--tokens", "20", "--json", str(figures)]
+    assert main(["plan", str(small), *arguments]) == 0
+    told = capsys.readouterr().out
+    rows = [line.split("│") for line in told.splitlines()]
+    remainder = next(row for row in rows if len(row) > 1 and row[1].strip() == "remainder")
+    assert remainder[-2].strip() == "3.2 MB"
+    found = json.loads(figures.read_text())
+    assert found["memory"]["compiler"] == found["memory"]["formula"] + beyond
+    assert found["sent"]["compiler"] == {"all-gather": 7e6}
+    assert found["seconds"]["links"] == pytest.approx(7e6 / 200e9)
+
+    def too_large(program):
+        return Compiled(0, 0, 0, 20 * 2**30, (), 2.0)
+
+    monkeypatch.setattr(planning, "compile_step", too_large)
+    assert main(["plan", str(small), *arguments]) == 0
+    told = capsys.readouterr().out
+    assert "does not fit: the compiler asks for 21.47 GB" in told
+    assert "no global batch fits" in told
+    path = tmp_path / "found.yaml"
+    assert main(["plan", str(small), *arguments[:4], "--search", "--write", str(path)]) == 1
+    told = capsys.readouterr()
+    assert "nothing that was compiled fits v5e:2x4, and no recipe is written" in told.err
+    assert "does not" in told.out and not path.exists()
+
+
+def test_machines_of_gpus_that_are_linked_by_a_network(small, capsys):
+    for name, wanted in (("h100:8", False), ("h100:16", True)):
+        assert main(["plan", str(small), "--topology", name, "--tokens", "20"]) == 0
+        told = capsys.readouterr().out
+        assert ("between machines of 8 the network is taken to be as fast" in told) is wanted
 
 
 def test_without_libtpu(small, monkeypatch, capsys):

@@ -10,14 +10,19 @@ import jax
 from simjax.data.config import DataConfig
 from simjax.mesh import MeshConfig, make_mesh
 from simjax.models.encoder import EncoderConfig
-from simjax.objectives.config import ContrastiveConfig
+from simjax.objectives.config import ContrastiveConfig, GuideConfig
 from simjax.plan import rows
 from simjax.plan.program import Program, make_program
 from simjax.plan.shapes import abstract_model
 from simjax.train.config import ModelConfig, RunConfig, TokenizerConfig, TrainConfig
+from simjax.train.lora import LoraConfig
 
 TOKENS = 24.0
 """Of a text, in the mean."""
+
+
+GUIDE = GuideConfig("sentence-transformers/all-MiniLM-L6-v2", margin=0.1)
+"""One whose width, 384, is known without its files."""
 
 
 def recipe(
@@ -55,6 +60,12 @@ def recipe(
         train=dataclasses.replace(TrainConfig(micro_batch=micro_batch, remat=remat), **train or {}),
         mesh=mesh or MeshConfig(data=1),
     )
+
+
+def with_adapters(config: RunConfig, **lora: Any) -> RunConfig:
+    """A recipe that trains adapters."""
+    model = dataclasses.replace(config.model, lora=LoraConfig(**lora))
+    return dataclasses.replace(config, model=model)
 
 
 def program(config: RunConfig, devices: list[jax.Device] | None = None) -> Program:

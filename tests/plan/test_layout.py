@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import pytest
 
 from simjax.mesh import MeshConfig
 from simjax.plan.layout import layout_of
+from simjax.plan.parts import memory
 from simjax.train.state import init_state
-from tests.plan.small import program, recipe
+from tests.plan.small import program, recipe, with_adapters
 
 
 @pytest.mark.parametrize(
@@ -38,3 +41,24 @@ def test_the_state_of_a_device(config):
     frozen = sum(x.size for x in jax.tree.leaves(tables)) if config.train.freeze else 0
     total = sum(x.size for x in jax.tree.leaves(params))
     assert held.trained == pytest.approx(1 - frozen / total)
+    assert held.adapted == 0
+
+
+def test_adapters_are_merged_into_the_kernels_that_they_are_for():
+    kernels = ("encoder.layers.qkv", "encoder.layers.output")
+    config = with_adapters(recipe(mesh=MeshConfig(fsdp=2)), rank=2, kernels=kernels)
+    layout = layout_of(program(config))
+    # Three layers of width 32, 96 inside, on every device whole.
+    assert layout.held.adapted == 4 * 3 * (32 * 96 + 96 * 32)
+    parts = {part.name: part.bytes for part in memory(layout, "gpu").parts}
+    assert parts["kernels with adapters"] == parts["gradients of these"] == layout.held.adapted
+    assert layout.held.trained < 0.3 and layout.held.reached
+    each = (32 * 96, 32 * 32, 32 * 96, 96 * 32)
+    assert layout.held.weighed == pytest.approx((each[0] + each[3]) / sum(each))
+
+
+def test_a_head_alone_takes_no_way_back_through_the_encoder():
+    config = recipe(train={"freeze": ("encoder.*",)})
+    config = dataclasses.replace(config, model=dataclasses.replace(config.model, pooling="cls_mlp"))
+    held = layout_of(program(config)).held
+    assert (held.weighed, held.reached) == (0.0, False)

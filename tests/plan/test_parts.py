@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from simjax.plan.parts import Memory, Part, memory
 from tests.plan.small import program, recipe
 
 ROOT = Path(__file__).parents[2]
-RECIPES = ("one batch", "micro-batches", "many parameters")
+RECIPES = ("one batch", "micro-batches", "many parameters", "adapters")
 
 
 @pytest.mark.slow
@@ -36,6 +37,7 @@ def test_a_step_on_a_cpu_takes_what_is_predicted(name, capsys):
     found = json.loads(done.stdout.splitlines()[-1])
     with capsys.disabled():
         print(f"\n{name}: predicted over measured {found['predicted'] / found['measured']:.2f}")
+    assert math.isfinite(found["loss"])
     assert found["predicted"] == pytest.approx(found["measured"], rel=0.2)
 
 

@@ -33,6 +33,14 @@ def test_an_unknown_accelerator_is_answered_with_those_that_are_known():
         topology.parse("v9:8")
 
 
+@pytest.mark.parametrize("name", ["v5e:1x1", "v6e:1x1", "v5e:2x2"])
+def test_slices_of_one_chip_and_of_one_host_are_known_to_the_compiler(name):
+    pytest.importorskip("libtpu")
+    found = topology.tpu_devices(name)
+    assert len(found) == topology.parse(name).devices
+    assert {device.process_index for device in found} == {0}
+
+
 def test_without_the_compiler_it_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(topology, "find_spec", lambda name: None)
     topology.tpu_devices.cache_clear()
