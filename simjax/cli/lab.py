@@ -12,6 +12,7 @@ PRECISION = "study what rounding does to the gradients of contrastive losses, an
 BENCHES = {
     "encode": "sentences per second beside sentence-transformers",
     "train": "training steps beside sentence-transformers",
+    "large_batch": "a training step of 131,072 pairs, and the memory of the process",
     "loss": "time and memory of the loss beside dense PyTorch and dense JAX",
     "uniformity": "time and memory of the uniformity of a whole set beside PyTorch",
 }

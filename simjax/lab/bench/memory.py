@@ -73,7 +73,8 @@ def _status(key: str) -> int | None:
     return None
 
 
-def _highest() -> int:
+def highest() -> int:
+    """Most bytes that this process has held so far."""
     import resource
 
     peak = _status("VmHWM")
@@ -92,8 +93,8 @@ def _settle() -> int:
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
-        return _highest()
-    return _status("VmRSS") or _highest()
+        return highest()
+    return _status("VmRSS") or highest()
 
 
 def _on_device() -> bool:
@@ -114,7 +115,7 @@ def _measure_here(name: str, size: int, width: int, dtype: str) -> Peak:
     began = time.perf_counter()
     loss = contender.run()
     seconds = time.perf_counter() - began
-    peak = _highest()
+    peak = highest()
     if device is not None:
         before, peak = device[0], _device_memory(torch, reset=False)[1]
     return Peak(peak - before, peak, contender.temporary_bytes, seconds, loss)
