@@ -8,6 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 from jaxtyping import Int
 
+from simjax.data.disk_arrays import gather
+from simjax.data.packing import Tokens
 from simjax.data.token_store import TokenStore
 from simjax.types import NO_TEXT
 
@@ -15,7 +17,7 @@ from simjax.types import NO_TEXT
 class JoinedTokens:
     """The tokens of several stores end to end, each left where it is on the disk."""
 
-    def __init__(self, parts: Sequence[Int[np.ndarray, "_"]]) -> None:
+    def __init__(self, parts: Sequence[Tokens]) -> None:
         self._parts = parts
         self._ends = np.cumsum([len(part) for part in parts])
 
@@ -27,7 +29,7 @@ class JoinedTokens:
         found = np.empty(len(indices), np.int32)
         for number, part in enumerate(self._parts):
             here = part_of == number
-            found[here] = part[indices[here] - (self._ends[number] - len(part))]
+            found[here] = gather(part, indices[here] - (self._ends[number] - len(part)))
         return found
 
 
@@ -48,7 +50,7 @@ def join(stores: Sequence[TokenStore]) -> TokenStore:
     classes = _starts([len(store.label_names) for store in stores])
     tokens = _starts([len(store.tokens) for store in stores])
     return TokenStore(
-        tokens=JoinedTokens([np.asarray(store.tokens) for store in stores]),
+        tokens=JoinedTokens([store.tokens for store in stores]),
         offsets=np.concatenate(
             [
                 [0],

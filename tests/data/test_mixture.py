@@ -7,7 +7,7 @@ from pyarrow import parquet
 
 from simjax.data.config import DataConfig
 from simjax.data.identity import normalised
-from simjax.data.pipeline import BatchSource, batches, prepare, texts
+from simjax.data.pipeline import BatchSource, Texts, batches, prepare
 from simjax.data.sources import Source, prompted, read
 from simjax.data.tokenizer import train_wordpiece
 from simjax.errors import SimjaxError, UsageError
@@ -249,7 +249,7 @@ def test_weights_choose_the_share(make):
 
 def test_a_tokenizer_learns_from_all_sources_and_prompts(make):
     config, _ = make()
-    found = list(texts(config))
+    found = list(Texts(config))
     assert found[:2] == ["query: Question 0", "passage: answer 0"]
     assert {"QUESTION  3", "other 3", "line 3", "passage: wrong 3 2"} <= set(found)
 

@@ -84,7 +84,7 @@ def highest() -> int:
     return highest if sys.platform == "darwin" else 1024 * highest
 
 
-def _settle() -> int:
+def settle() -> int:
     """Give free memory back, forget the peak so far, and return what is in use."""
     gc.collect()
     # With another C library freed memory may hide some of the growth.
@@ -110,7 +110,7 @@ def _measure_here(name: str, size: int, width: int, dtype: str) -> Peak:
     warm_up = contenders.make(name, contenders.inputs(name, WARM_UP, width), dtype, torch)
     warm_up.run()
     contender = contenders.make(name, contenders.inputs(name, size, width), dtype, torch)
-    before = _settle()
+    before = settle()
     device = _device_memory(torch, reset=True) if _on_device() else None
     began = time.perf_counter()
     loss = contender.run()
