@@ -5,9 +5,9 @@ import pytest
 
 from simjax.data import builtin
 from simjax.errors import UsageError
-from simjax.lab.bench import large_batch
+from simjax.lab.bench import large_batch, pair_runs
 
-TINY = ("--width", 16, "--layers", 1, "--vocab_size", 2000, "--dtype", "float32")
+TINY = ("--width", 32, "--layers", 1, "--vocab_size", 2000, "--dtype", "float32")
 
 
 def test_figures_agree_with_each_other(run, tmp_path) -> None:
@@ -27,7 +27,7 @@ def test_figures_agree_with_each_other(run, tmp_path) -> None:
 
 
 def test_pairs_are_distinct_parts_of_sentences(tmp_path) -> None:
-    large_batch._write_pairs(tmp_path / "pairs.tsv", 131_072)
+    pair_runs.write_pairs(tmp_path, 131_072)
     lines = (tmp_path / "pairs.tsv").read_text().splitlines()[1:]
     assert len(set(lines)) > 0.99 * len(lines) == 0.99 * 131_072
     sentences = {" ".join(words.split()) for words in builtin.corpus().sentences}
@@ -38,5 +38,7 @@ def test_pairs_are_distinct_parts_of_sentences(tmp_path) -> None:
 def test_what_cannot_be_measured_is_refused(run, tmp_path) -> None:
     with pytest.raises(UsageError, match="--micro_batch 7 does not divide --batch_size 64"):
         run(large_batch, "--batch_size", 64, "--micro_batch", 7, *TINY)
+    with pytest.raises(UsageError, match="--width 48 is no multiple of 32"):
+        run(large_batch, "--width", 48)
     with pytest.raises(UsageError, match="the built-in corpus makes fewer pairs"):
-        large_batch._write_pairs(tmp_path / "pairs.tsv", 10**8)
+        pair_runs.write_pairs(tmp_path, 10**8)
