@@ -12,7 +12,7 @@ from sentence_transformers.sentence_transformer import modules as st
 from transformers import AutoModel, AutoTokenizer, ModernBertConfig, ModernBertModel
 
 from simjax import export
-from simjax.errors import SimjaxError
+from simjax.errors import SimjaxError, UsageError
 from simjax.export import ModelCard
 from simjax.models import hf
 from simjax.models.tokenizer import load_tokenizer
@@ -289,3 +289,12 @@ def test_a_failed_export_leaves_the_old_one(folders, tmp_path, monkeypatch):
         encoder.save_pretrained(target, overwrite=True)
     assert (target / "model.safetensors").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
+
+
+def test_a_place_on_the_network_is_no_folder(folders, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    encoder = SentenceEncoder.from_pretrained(folders["bert"])
+    for place in ("gs://bucket/model", Path("s3://bucket/model")):
+        with pytest.raises(UsageError, match="places on the network are not reached"):
+            encoder.save_pretrained(place)
+    assert list(tmp_path.iterdir()) == []

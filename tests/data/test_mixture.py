@@ -179,10 +179,10 @@ def test_each_source_keeps_its_own_store(make, root, tokenizer, monkeypatch):
     _, store = make()
     _, swapped = make((LINES, PAIRS, QUESTIONS))
     assert store.fingerprint != swapped.fingerprint
-    from simjax.data import token_store
+    from simjax.data import store_writer
 
     # Nothing is read again for another mixture of the same sources.
-    monkeypatch.setattr(token_store, "_write", None)
+    monkeypatch.setattr(store_writer, "write", None)
     _, fewer = make((PAIRS, LINES))
     assert len({store.fingerprint, swapped.fingerprint, fewer.fingerprint}) == 3
     config = DataConfig(root=str(root), sources=SOURCES, cache=str(root / "new"), max_length=16)
