@@ -321,7 +321,7 @@ def prepare(
                 progress=None if progress is None else partial(_told, progress, done),
             )
         stores.append(store)
-    return join(stores)
+    return join(stores, config.cache_path)
 
 
 def _told(progress: Callable[[int], None], done: int, more: int) -> None:

@@ -109,7 +109,6 @@ def write(
     number_texts(scratch / "digests.npy", folder / "text_ids.npy", folder / "digests.npy", scratch)
     positives = _write_examples(scratch / "counts.npy", folder / "examples.npy")
     shutil.rmtree(scratch)
-    names = [TOKENS, *(f"{name}.npy" for name in ARRAYS)]
     marker = {
         "fingerprint": fingerprint,
         "token_type": dtype.name,
@@ -117,11 +116,17 @@ def write(
         "label_names": list(label_of),
         "skipped": examples.skipped,
         "repeated": 0 if again is None else int(np.count_nonzero(again)),
-        "bytes": {name: (folder / name).stat().st_size for name in names},
+        "sizes": [labels.rows],
     }
-    # The bytes are on the disk before the marker says so.
-    for name in names:
-        _sync(folder / name)
+    finish(folder, marker)
+
+
+def finish(folder: Path, marker: dict[str, Any]) -> None:
+    """Write the marker, once the bytes of all other files are on the disk."""
+    paths = sorted(folder.iterdir())
+    for path in paths:
+        _sync(path)
+    marker = marker | {"bytes": {path.name: path.stat().st_size for path in paths}}
     (folder / MARKER).write_text(json.dumps(marker), encoding="utf-8")
     _sync(folder / MARKER)
 

@@ -31,7 +31,7 @@ from simjax.errors import SimjaxError, UsageError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-VERSION = 2
+VERSION = 3
 """Raised when stores or the reading of sources change, so that old stores are left alone."""
 
 ABANDONED = 24 * 3600
@@ -117,19 +117,42 @@ def build(
     side = tokenizer.truncation_side
     options = [backend.to_str(), max_length, side, drop_duplicates]
     fingerprint = _fingerprint(source, root, options, cache)
+    backend.enable_truncation(max_length, direction=side)
+    return stored(
+        cache,
+        fingerprint,
+        lambda folder: store_writer.write(
+            folder, source, root, backend, fingerprint, drop_duplicates, progress
+        ),
+    )
+
+
+def stored(
+    cache: Path, fingerprint: str, write: Callable[[Path], None], tokens: Tokens | None = None
+) -> TokenStore:
+    """The store of a fingerprint: opened if it is in the cache, else written.
+
+    Args:
+        cache: the folder that stores lie in.
+        fingerprint: of the store.
+        write: writes it into an empty folder, as `store_writer.write` does.
+        tokens: those of the store, where it has none of its own.
+
+    Raises:
+        SimjaxError: the cache cannot be written.
+    """
     folder = cache / fingerprint
-    store = _open(folder, fingerprint)
+    store = _open(folder, fingerprint, tokens)
     if store is not None:
         return store
-    backend.enable_truncation(max_length, direction=side)
     try:
         cache.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(cache, fingerprint)
         draft = cache / f"{fingerprint}.{secrets.token_hex(8)}.tmp"
         draft.mkdir()
         try:
-            store_writer.write(draft, source, root, backend, fingerprint, drop_duplicates, progress)
-            return _publish(draft, folder, fingerprint)
+            write(draft)
+            return _publish(draft, folder, fingerprint, tokens)
         finally:
             shutil.rmtree(draft, ignore_errors=True)
     except OSError as error:
@@ -158,7 +181,7 @@ def _fingerprint(source: sources.Source, root: Path | None, options: list[Any], 
     return digest.hexdigest()[:32]
 
 
-def _open(folder: Path, fingerprint: str) -> TokenStore | None:
+def _open(folder: Path, fingerprint: str, tokens: Tokens | None = None) -> TokenStore | None:
     """The store in `folder`, or None if there is no whole one."""
     try:
         marker: dict[str, Any] = json.loads((folder / MARKER).read_text(encoding="utf-8"))
@@ -166,14 +189,15 @@ def _open(folder: Path, fingerprint: str) -> TokenStore | None:
         if marker["fingerprint"] != fingerprint or sizes != marker["bytes"]:
             return None
         loaded = {name: open_array(folder / f"{name}.npy") for name in ARRAYS}
-        tokens = np.memmap(folder / TOKENS, np.dtype(marker["token_type"]), "r")
+        if tokens is None:
+            tokens = np.memmap(folder / TOKENS, np.dtype(marker["token_type"]), "r")
         return TokenStore(
             tokens=tokens,
             positives=marker["positives"],
             label_names=tuple(marker["label_names"]),
             skipped=marker["skipped"],
             repeated=marker["repeated"],
-            sizes=(len(loaded["examples"]),),
+            sizes=tuple(marker["sizes"]),
             fingerprint=fingerprint,
             **loaded,
         )
@@ -181,7 +205,7 @@ def _open(folder: Path, fingerprint: str) -> TokenStore | None:
         return None
 
 
-def _publish(draft: Path, folder: Path, fingerprint: str) -> TokenStore:
+def _publish(draft: Path, folder: Path, fingerprint: str, tokens: Tokens | None) -> TokenStore:
     """Rename the draft into its place, unless another builder was there first."""
     for attempt in range(20):
         time.sleep(0.05 * attempt)
@@ -189,7 +213,7 @@ def _publish(draft: Path, folder: Path, fingerprint: str) -> TokenStore:
             draft.rename(folder)
         except OSError:
             # Something is there already: another builder's store, or a damaged one.
-            store = _open(folder, fingerprint)
+            store = _open(folder, fingerprint, tokens)
             if store is not None:
                 return store
             aside = folder.with_name(f"{folder.name}.{secrets.token_hex(8)}.tmp")
@@ -204,7 +228,7 @@ def _publish(draft: Path, folder: Path, fingerprint: str) -> TokenStore:
         else:
             # Another builder may be about to put the same store in this one's place.
             draft = folder
-        store = _open(folder, fingerprint)
+        store = _open(folder, fingerprint, tokens)
         if store is not None:
             return store
     raise SimjaxError(f"{folder}: the token store cannot be put in place; remove this folder")

@@ -20,12 +20,12 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 import numpy as np
 from transformers import BertTokenizerFast
 
-from simjax.data import disk_arrays, numbering, pipeline, store_writer, token_store
+from simjax.data import numbering, pipeline, store_writer, token_store
 from simjax.data.config import DataConfig
 from simjax.data.disk_arrays import NpyWriter
 from simjax.data.pipeline import BatchSource
 from simjax.data.sources import Source
-from simjax.data.store_writer import ARRAYS, MARKER, TOKENS
+from simjax.data.store_writer import TOKENS
 from simjax.data.token_store import TokenStore
 from simjax.lab.bench.memory import highest, settle
 
@@ -71,9 +71,8 @@ def vocabulary(folder: Path) -> BertTokenizerFast:
 
 
 def scaled(by: int) -> None:
-    """Work on portions that are so many times smaller, as if the data set were larger."""
+    """Index portions that are so many times smaller, as if the data set were larger."""
     store_writer.CHUNK //= by
-    disk_arrays.WINDOW //= by
     numbering.PART //= by
 
 
@@ -107,17 +106,8 @@ def write_store(folder: Path, count: int) -> TokenStore:
             open_["scores"].append(np.full(len(run), np.nan))
             open_["digests"].append(np.stack([texts, texts], 1))
     np.zeros(end, np.uint16).tofile(folder / TOKENS)
-    names = [TOKENS, *(f"{name}.npy" for name in ARRAYS)]
-    marker = {
-        "fingerprint": "made",
-        "token_type": "uint16",
-        "positives": 0,
-        "label_names": [],
-        "skipped": 0,
-        "repeated": 0,
-        "bytes": {name: (folder / name).stat().st_size for name in names},
-    }
-    (folder / MARKER).write_text(json.dumps(marker))
+    marker = {"fingerprint": "made", "token_type": "uint16", "positives": 0, "label_names": []}
+    store_writer.finish(folder, marker | {"skipped": 0, "repeated": 0, "sizes": [count]})
     store = token_store._open(folder, "made")
     assert store is not None
     return store
@@ -146,7 +136,7 @@ def main(count: int, folder: Path, made: int = 0, scale: int = 1) -> dict[str, f
         small = config_of(folder, SMALL, drop_duplicates=drop)
         make_batches(pipeline.prepare(small, tokenizer), small, 2)
     config = config_of(folder, count)
-    distinct = config_of(folder, count, drop_duplicates=True)
+    distinct = config_of(folder, min(count, 200_000), drop_duplicates=True)
     grown(figures, "index", lambda: pipeline.prepare(config, tokenizer))
     grown(figures, "index_distinct", lambda: pipeline.prepare(distinct, tokenizer))
     store = pipeline.prepare(config, tokenizer)

@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.mark.slow
 def test_indexing_and_batches_hold_little(tmp_path) -> None:
-    """200,000 sentences in portions a 32nd of the usual; batches of ten million as they are."""
+    """200,000 sentences in portions a 32nd of the usual; batches of a store of ten million."""
     command = [sys.executable, "-m", "tests.data.resident", "200000", str(tmp_path), "10000000"]
     done = subprocess.run([*command, "32"], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
