@@ -7,7 +7,7 @@ from pyarrow import parquet
 
 from simjax.data.config import DataConfig
 from simjax.data.identity import normalised
-from simjax.data.pipeline import BatchSource, batches, prepare, texts
+from simjax.data.pipeline import BatchSource, Texts, batches, prepare
 from simjax.data.sources import Source, prompted, read
 from simjax.data.tokenizer import train_wordpiece
 from simjax.errors import SimjaxError, UsageError
@@ -179,10 +179,10 @@ def test_each_source_keeps_its_own_store(make, root, tokenizer, monkeypatch):
     _, store = make()
     _, swapped = make((LINES, PAIRS, QUESTIONS))
     assert store.fingerprint != swapped.fingerprint
-    from simjax.data import token_store
+    from simjax.data import store_writer
 
     # Nothing is read again for another mixture of the same sources.
-    monkeypatch.setattr(token_store, "_write", None)
+    monkeypatch.setattr(store_writer, "write", None)
     _, fewer = make((PAIRS, LINES))
     assert len({store.fingerprint, swapped.fingerprint, fewer.fingerprint}) == 3
     config = DataConfig(root=str(root), sources=SOURCES, cache=str(root / "new"), max_length=16)
@@ -249,7 +249,7 @@ def test_weights_choose_the_share(make):
 
 def test_a_tokenizer_learns_from_all_sources_and_prompts(make):
     config, _ = make()
-    found = list(texts(config))
+    found = list(Texts(config))
     assert found[:2] == ["query: Question 0", "passage: answer 0"]
     assert {"QUESTION  3", "other 3", "line 3", "passage: wrong 3 2"} <= set(found)
 
