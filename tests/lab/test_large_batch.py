@@ -5,13 +5,15 @@ import pytest
 
 from simjax.data import builtin
 from simjax.errors import UsageError
-from simjax.lab.bench import large_batch, pair_runs
+from simjax.lab.bench import large_batch, memory, pair_runs
 
 TINY = ("--width", 32, "--layers", 1, "--vocab_size", 2000, "--dtype", "float32")
 
 
-def test_figures_agree_with_each_other(run, tmp_path) -> None:
+def test_figures_agree_with_each_other(run, tmp_path, monkeypatch) -> None:
     file = tmp_path / "figures.json"
+    forgotten = []
+    monkeypatch.setattr(memory, "settle", lambda: forgotten.append(memory.highest()))
     figures = run(
         large_batch,
         *("--batch_size", 64, "--micro_batch", 16, "--steps", 2, "--json", file, *TINY),
@@ -23,6 +25,7 @@ def test_figures_agree_with_each_other(run, tmp_path) -> None:
     # Random unit vectors of a batch of 64: the loss begins at the logarithm of its keys.
     assert row["loss"][0] == pytest.approx(np.log(64), abs=0.7)
     assert 0 < row["fill"] <= 1
+    assert len(forgotten) == 1  # peaks of earlier precisions
     assert row["process_bytes"] > row["temporary_bytes"] > 0
 
 

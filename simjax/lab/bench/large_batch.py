@@ -54,6 +54,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         pair_runs.write_pairs(Path(scratch), args.batch_size)
         for dtype in arguments.dtypes(args):
             said(f"tokenising: {dtype}")
+            memory.settle()  # the peak of the one before is none of this one's
             shape = pair_runs.Shape.of(args, args.batch_size, dtype)
             parts = pair_runs.make(shape, Path(scratch), 1)
             figures = pair_runs.measure(parts, args.steps, said)
