@@ -7,12 +7,14 @@ the system still has them in its cache of files.
 
 from __future__ import annotations
 
+import errno
 import io
 import mmap
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import Int
@@ -37,7 +39,7 @@ class NpyWriter:
         """Add rows behind the last one."""
         rows = np.asarray(values, self._dtype)
         self.rows += len(rows)
-        rows.tofile(self._file)
+        write_values(self._file, rows)
 
     def _write_head(self) -> None:
         shape = (self.rows,) if self._columns is None else (self.rows, self._columns)
@@ -60,6 +62,35 @@ class NpyWriter:
         with self._file:
             self._file.seek(0)
             self._write_head()
+
+
+def write_values(file: BinaryIO, values: np.ndarray) -> None:
+    """Write the bytes of an array.
+
+    `ndarray.tofile` says nothing of the last few kilobytes that a full disk does not take.
+
+    Raises:
+        OSError: the disk is full.
+    """
+    file.write(np.ascontiguousarray(values).data)
+
+
+def create_array(path: Path, dtype: Any, rows: int) -> np.memmap:
+    """A `.npy` file of zeros as a memory map that can be written to.
+
+    Raises:
+        OSError: the disk has no room for it. A map whose room is not taken beforehand would end
+            the process by a signal then.
+    """
+    found: np.memmap = np.lib.format.open_memmap(path, "w+", dtype, (rows,))
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            try:
+                os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+            except OSError as error:
+                if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):  # cannot be asked for
+                    raise
+    return found
 
 
 def open_array(path: Path) -> np.ndarray:

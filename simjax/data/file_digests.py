@@ -5,15 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import secrets
 import time
 from contextlib import suppress
 from pathlib import Path
 
-LARGE = 1 << 24
-"""Bytes from which on a file's hash is remembered."""
+LARGE = 1 << 20
+"""Bytes from which on a file's hash is remembered; less is hashed as fast as remembered."""
 SETTLED = 2_000_000_000
 """Nanoseconds since a file's last change, after which a further one shows in its times."""
+_SIZE = 2
+"""Its place in a state, before the times."""
 
 
 def content_digest(path: Path, cache: Path) -> str:
@@ -30,7 +31,7 @@ def content_digest(path: Path, cache: Path) -> str:
         OSError: the file cannot be read.
     """
     before = _state(path)
-    if path.stat().st_size < LARGE:
+    if before[_SIZE] < LARGE:
         return _hashed(path)
     name = hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:32]
     note = cache / "digests" / f"{name}.json"
@@ -42,10 +43,20 @@ def content_digest(path: Path, cache: Path) -> str:
     if _state(path) == before and time.time_ns() - max(before[-2:]) > SETTLED:
         with suppress(OSError):  # it is taken again then
             note.parent.mkdir(parents=True, exist_ok=True)
-            draft = note.with_suffix(f".{secrets.token_hex(4)}.tmp")
+            # One name for all: what another process writes there at this time is as true.
+            draft = note.with_suffix(".tmp")
             draft.write_text(json.dumps({"state": before, "sha256": digest}), encoding="utf-8")
             draft.replace(note)
     return digest
+
+
+def times(path: Path) -> list[int]:
+    """Size and times of a file, of which any change while it is read changes one.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    return _state(path)[_SIZE:]
 
 
 def _state(path: Path) -> list[int]:

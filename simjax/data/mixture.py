@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int
 
-from simjax.data.disk_arrays import NpyWriter, gather, open_array, release, slices
-from simjax.data.numbering import number_texts
+from simjax.data.disk_arrays import WINDOW, NpyWriter, gather, open_array, release, slices
+from simjax.data.numbering import check_count, number_texts
 from simjax.data.packing import Tokens
 from simjax.data.store_writer import finish
 from simjax.data.token_store import TokenStore, stored
@@ -27,6 +27,8 @@ class JoinedTokens:
     def __init__(self, parts: Sequence[Tokens]) -> None:
         self._parts = parts
         self._ends = np.cumsum([len(part) for part in parts])
+        # Parts that `gather` keeps, because each is small, may be many.
+        self._large = sum(getattr(part, "nbytes", 0) for part in parts) > WINDOW
 
     def __len__(self) -> int:
         return int(self._ends[-1])
@@ -37,6 +39,8 @@ class JoinedTokens:
         for number, part in enumerate(self._parts):
             here = part_of == number
             found[here] = gather(part, indices[here] - (self._ends[number] - len(part)))
+            if self._large:
+                release(part)
         return found
 
 
@@ -49,10 +53,11 @@ def join(stores: Sequence[TokenStore], cache: Path) -> TokenStore:
     of them needs. All arrays but the tokens are written to a store of the cache, once.
 
     Raises:
-        SimjaxError: the cache cannot be written.
+        SimjaxError: the cache cannot be written, or they have too many texts together.
     """
     if len(stores) == 1:
         return stores[0]
+    check_count(sum(len(store.text_ids) for store in stores), "data.sources")
     together = " ".join(store.fingerprint for store in stores)
     fingerprint = hashlib.sha256(together.encode()).hexdigest()[:32]
     tokens = JoinedTokens([store.tokens for store in stores])

@@ -11,24 +11,46 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Int, UInt64
 
-from simjax.data.disk_arrays import NpyWriter, gather, open_array, put, release, slices
+from simjax.data.disk_arrays import (
+    NpyWriter,
+    create_array,
+    gather,
+    open_array,
+    put,
+    release,
+    slices,
+    write_values,
+)
+from simjax.errors import SimjaxError
 
 PART = 1 << 17
 """Digests that are sorted at a time."""
 MOST_PARTS = 256
 """Files that are open at the same time."""
+MOST_TEXTS = 2**31 - 1
+"""Texts of a store, which are numbered in 32 bits."""
 _RECORD = np.dtype([("digest", np.uint64, 2), ("place", np.int32)])
+
+
+def check_count(texts: int, where: str) -> None:
+    """Refuse more texts than have numbers.
+
+    Raises:
+        SimjaxError: there are more than `MOST_TEXTS`.
+    """
+    if texts > MOST_TEXTS:
+        raise SimjaxError(f"{where}: more than {MOST_TEXTS:,} texts; take a part of them")
 
 
 def first_places(digests: UInt64[np.ndarray, "n 2"], scratch: Path) -> Int[np.ndarray, "n"]:
     """Of each digest, the place at which an equal one stands first.
 
     Args:
-        digests: a memory map; fewer than 2**31.
+        digests: a memory map; at most `MOST_TEXTS`.
         scratch: a folder for the result, which is a memory map as well, and for what is in between.
     """
     count = len(digests)
-    found = np.lib.format.open_memmap(scratch / "first.npy", "w+", np.int32, (count,))
+    found = create_array(scratch / "first.npy", np.int32, count)
     parts = min(MOST_PARTS, -(-count // PART))
     paths = [scratch / f"part{number}.bin" for number in range(parts)]
     files = [path.open("wb") for path in paths]
@@ -42,7 +64,7 @@ def first_places(digests: UInt64[np.ndarray, "n 2"], scratch: Path) -> Int[np.nd
             order = np.argsort(part, kind="stable")
             cuts = np.searchsorted(part[order], np.arange(1, parts, dtype=np.uint64))
             for file, own in zip(files, np.split(records[order], cuts), strict=True):
-                own.tofile(file)
+                write_values(file, own)
     finally:
         for file in files:
             file.close()
@@ -86,7 +108,7 @@ def number_texts(digests: Path, ids: Path, distinct: Path, scratch: Path) -> Non
     """
     given = open_array(digests)
     first = first_places(given, scratch)
-    numbers = np.lib.format.open_memmap(ids, "w+", np.int32, (len(given),))
+    numbers = create_array(ids, np.int32, len(given))
     with NpyWriter(distinct, np.uint64, 2) as writer:
         for run in slices(len(given), PART):
             places = np.array(first[run])

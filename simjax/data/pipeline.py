@@ -366,6 +366,8 @@ def distinct_texts(config: DataConfig, store: TokenStore) -> Iterator[str]:
                     # Ids count first appearances, so the next new text is the next id's.
                     if text_digest(normalised(text)) == store.digests[found].tobytes():
                         found += 1
+                        if found % _ROWS == 0:
+                            release(store.digests)
                         yield text
     if found < len(store.digests):
         raise SimjaxError("the texts have changed since they were tokenised; start again")

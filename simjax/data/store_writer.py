@@ -20,9 +20,9 @@ import numpy as np
 from jaxtyping import Bool, Int
 
 from simjax.data import sources
-from simjax.data.disk_arrays import NpyWriter, open_array, release, slices
+from simjax.data.disk_arrays import NpyWriter, open_array, release, slices, write_values
 from simjax.data.identity import normalised, text_digest
-from simjax.data.numbering import number_texts, repeated
+from simjax.data.numbering import check_count, number_texts, repeated
 from simjax.errors import SimjaxError
 from simjax.types import NO_TEXT
 
@@ -82,16 +82,18 @@ def write(
             if again is not None:
                 old = again[seen : seen + len(chunk)]
                 if len(old) < len(chunk):
-                    raise _changed(source, root)
+                    raise changed(source, root)
                 seen += len(chunk)
                 chunk = [example for example, is_old in zip(chunk, old, strict=True) if not is_old]
             texts = [text for example in chunk for text in sources.prompted(source, example)]
             lengths, encoded = _encode(backend, texts)
-            np.fromiter(chain.from_iterable(encoded), dtype, int(lengths.sum())).tofile(tokens)
+            ids = np.fromiter(chain.from_iterable(encoded), dtype, int(lengths.sum()))
+            write_values(tokens, ids)
             ends = end + np.cumsum(lengths, dtype=np.int64)
             offsets.append(ends)
             end = int(ends[-1]) if len(ends) else end
             digests.append(_digests(chain.from_iterable(map(_texts, chunk))))
+            check_count(digests.rows, sources.describe(source, root))
             labels.append([_number(example.label, label_of) for example in chunk])
             scores.append([math.nan if e.score is None else e.score for e in chunk])
             counts.append(
@@ -100,7 +102,7 @@ def write(
             if progress is not None:
                 progress(labels.rows)
     if again is not None and seen != len(again):
-        raise _changed(source, root)
+        raise changed(source, root)
     if not labels.rows:
         raise SimjaxError(
             f"{sources.describe(source, root)}: no examples"
@@ -116,7 +118,6 @@ def write(
         "label_names": list(label_of),
         "skipped": examples.skipped,
         "repeated": 0 if again is None else int(np.count_nonzero(again)),
-        "sizes": [labels.rows],
     }
     finish(folder, marker)
 
@@ -155,7 +156,8 @@ def _number(label: str | None, label_of: dict[str, int]) -> int:
     return -1 if label is None else label_of.setdefault(label, len(label_of))
 
 
-def _changed(source: sources.Source, root: Path | None) -> SimjaxError:
+def changed(source: sources.Source, root: Path | None) -> SimjaxError:
+    """The complaint that a source is not what it was."""
     name = sources.describe(source, root)
     return SimjaxError(f"{name}: changed while it was read; start again")
 

@@ -3,39 +3,47 @@
 A store is a folder named by its fingerprint, a SHA-256 over the source's files, the tokenizer and
 the options. It is written beside its place and renamed into it, with `store.json` written last;
 a folder whose `store.json` is missing or does not fit its files is no store and is built again.
-Builders that run at the same time each write a folder of their own; one of them stays.
+Of processes that want the same store one builds it while the others wait; where the file system has
+no locks, each writes a folder of its own, and one of them stays.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import re
 import secrets
 import shutil
+import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int, UInt64
 
-from simjax.data import sources, store_writer
+from simjax.data import file_digests, sources, store_writer
 from simjax.data.disk_arrays import gather, open_array
-from simjax.data.file_digests import content_digest
 from simjax.data.packing import Tokens
 from simjax.data.store_writer import ARRAYS, MARKER, TOKENS
 from simjax.errors import SimjaxError, UsageError
+from simjax.processes import lock
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-VERSION = 3
+VERSION = 2
 """Raised when stores or the reading of sources change, so that old stores are left alone."""
 
 ABANDONED = 24 * 3600
-"""Seconds after which an unfinished folder of a builder that died is removed."""
+"""Seconds without a change after which any unfinished folder is that of a builder that died."""
+Files: TypeAlias = list[tuple[Path, str]]
+"""As of `sources.files`."""
+_DRAFT = re.compile(r"[0-9a-f]{32}\.(?:(.+)-)?[0-9a-f]+\.tmp")
 
 
 @dataclass(frozen=True)
@@ -116,15 +124,18 @@ def build(
         )
     side = tokenizer.truncation_side
     options = [backend.to_str(), max_length, side, drop_duplicates]
-    fingerprint = _fingerprint(source, root, options, cache)
+    files = sources.files(source, root)
+    state = _state(files)
+    fingerprint = _fingerprint(source, files, options, cache)
     backend.enable_truncation(max_length, direction=side)
-    return stored(
-        cache,
-        fingerprint,
-        lambda folder: store_writer.write(
-            folder, source, root, backend, fingerprint, drop_duplicates, progress
-        ),
-    )
+
+    def write(folder: Path) -> None:
+        store_writer.write(folder, source, root, backend, fingerprint, drop_duplicates, progress)
+        # What was read must be what the fingerprint is of.
+        if _state(sources.files(source, root)) != state:
+            raise store_writer.changed(source, root)
+
+    return stored(cache, fingerprint, write)
 
 
 def stored(
@@ -147,14 +158,18 @@ def stored(
         return store
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(cache, fingerprint)
-        draft = cache / f"{fingerprint}.{secrets.token_hex(8)}.tmp"
-        draft.mkdir()
-        try:
-            write(draft)
-            return _publish(draft, folder, fingerprint, tokens)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+        with lock.waited_for(cache / f"{fingerprint}.lock", _say_waiting) as alone:
+            store = _open(folder, fingerprint, tokens)
+            if store is not None:
+                return store
+            _remove_abandoned(cache, fingerprint if alone else None)
+            draft = _draft(cache, fingerprint)
+            draft.mkdir()
+            try:
+                write(draft)
+                return _publish(draft, folder, fingerprint, tokens)
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)
     except OSError as error:
         raise SimjaxError(
             f"{cache}: the token store cannot be written: {error.strerror or error}; "
@@ -162,7 +177,27 @@ def stored(
         ) from error
 
 
-def _fingerprint(source: sources.Source, root: Path | None, options: list[Any], cache: Path) -> str:
+def _say_waiting(path: Path) -> None:
+    logging.getLogger(__name__).warning("waiting for another process that tokenises (%s)", path)
+
+
+def _draft(cache: Path, fingerprint: str) -> Path:
+    """A folder to write in, whose name says on which machine."""
+    return cache / f"{fingerprint}.{socket.gethostname()}-{secrets.token_hex(8)}.tmp"
+
+
+def _state(files: Files) -> list[tuple[Path, list[int]]]:
+    """Files with their sizes and times."""
+    found = []
+    for path, _ in files:
+        try:
+            found.append((path, file_digests.times(path)))
+        except OSError as error:
+            raise SimjaxError(f"{path}: {error.strerror or error}") from error
+    return found
+
+
+def _fingerprint(source: sources.Source, files: Files, options: list[Any], cache: Path) -> str:
     """Same fingerprint, same store: contents count, names and times of files do not."""
     digest = hashlib.sha256(f"simjax token store {VERSION}\n".encode())
     decisive = [
@@ -172,9 +207,9 @@ def _fingerprint(source: sources.Source, root: Path | None, options: list[Any], 
         *(source.anchor_prefix, source.document_prefix),
     ]
     digest.update(json.dumps([decisive, options]).encode())
-    for path, format_ in sources.files(source, root):
+    for path, format_ in files:
         try:
-            content = content_digest(path, cache)
+            content = file_digests.content_digest(path, cache)
         except OSError as error:
             raise SimjaxError(f"{path}: {error.strerror or error}") from error
         digest.update(f"{format_} {content}\n".encode())
@@ -191,13 +226,15 @@ def _open(folder: Path, fingerprint: str, tokens: Tokens | None = None) -> Token
         loaded = {name: open_array(folder / f"{name}.npy") for name in ARRAYS}
         if tokens is None:
             tokens = np.memmap(folder / TOKENS, np.dtype(marker["token_type"]), "r")
+        if len(tokens) != loaded["offsets"][-1]:
+            return None
         return TokenStore(
             tokens=tokens,
             positives=marker["positives"],
             label_names=tuple(marker["label_names"]),
             skipped=marker["skipped"],
             repeated=marker["repeated"],
-            sizes=tuple(marker["sizes"]),
+            sizes=tuple(marker.get("sizes", [len(loaded["examples"])])),
             fingerprint=fingerprint,
             **loaded,
         )
@@ -216,7 +253,7 @@ def _publish(draft: Path, folder: Path, fingerprint: str, tokens: Tokens | None)
             store = _open(folder, fingerprint, tokens)
             if store is not None:
                 return store
-            aside = folder.with_name(f"{folder.name}.{secrets.token_hex(8)}.tmp")
+            aside = _draft(folder.parent, folder.name)
             try:
                 folder.rename(aside)
             except FileNotFoundError:
@@ -234,10 +271,23 @@ def _publish(draft: Path, folder: Path, fingerprint: str, tokens: Tokens | None)
     raise SimjaxError(f"{folder}: the token store cannot be put in place; remove this folder")
 
 
-def _remove_abandoned(cache: Path, fingerprint: str) -> None:
-    for draft in cache.glob(f"{fingerprint}.*.tmp"):
-        try:
-            if time.time() - draft.stat().st_mtime > ABANDONED:
-                shutil.rmtree(draft, ignore_errors=True)
-        except FileNotFoundError:
+def _remove_abandoned(cache: Path, fingerprint: str | None) -> None:
+    """Remove what builders that were killed have left.
+
+    Args:
+        cache: the folder that stores lie in.
+        fingerprint: of the store that this process alone may build on this machine, if so: what
+            another one has left of it here goes at once.
+    """
+    for draft in cache.glob("*.tmp"):
+        named = _DRAFT.fullmatch(draft.name)
+        if named is None:
             continue
+        ours = draft.name.startswith(f"{fingerprint}.") and named[1] == socket.gethostname()
+        with suppress(FileNotFoundError):
+            if ours or time.time() - _last_change(draft) > ABANDONED:
+                shutil.rmtree(draft, ignore_errors=True)
+
+
+def _last_change(folder: Path) -> float:
+    return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))

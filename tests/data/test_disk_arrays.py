@@ -1,3 +1,5 @@
+import resource
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -27,6 +29,21 @@ def test_rows_that_are_written_are_read_by_numpy(tmp_path, columns) -> None:
     found = np.load(tmp_path / "x.npy")
     assert found.dtype == np.int32
     np.testing.assert_array_equal(found, values)
+
+
+def test_a_full_disk_is_told(tmp_path) -> None:
+    """The last few rows, which would stay in a buffer that nobody asks whether it was written."""
+    kept = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        with (
+            pytest.raises(OSError, match="too large"),
+            NpyWriter(tmp_path / "x.npy", int) as writer,
+        ):
+            writer.append(np.arange(4))
+            resource.setrlimit(resource.RLIMIT_FSIZE, (128 + 4 * 8, kept[1]))
+            writer.append(np.arange(3))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, kept)
 
 
 @pytest.mark.parametrize("columns", [None, 3])

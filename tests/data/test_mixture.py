@@ -5,6 +5,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from simjax.data import mixture, numbering, pipeline
 from simjax.data.config import DataConfig
 from simjax.data.identity import normalised
 from simjax.data.pipeline import BatchSource, Texts, batches, prepare
@@ -127,6 +128,41 @@ def test_equal_texts_of_two_sources_share_an_id(make):
     _, alone = make((QUESTIONS,))
     assert store.text_ids[: len(alone.text_ids)].tolist() == alone.text_ids.tolist()
     assert (store.digests[: len(alone.digests)] == alone.digests).all()
+
+
+def test_many_small_parts_do_not_pile_up_in_memory(tmp_path, monkeypatch):
+    values = np.arange(60, dtype=np.uint16)
+    parts = []
+    for number in range(3):
+        path = tmp_path / f"{number}.bin"
+        values[20 * number : 20 * number + 20].tofile(path)
+        parts.append(np.memmap(path, np.uint16, "r"))
+    released = []
+    monkeypatch.setattr(mixture, "release", lambda part: released.append(int(part[0])))
+    places = np.array([41, 3, 22, 59])
+    for window, expected in ((120, []), (119, [0, 20, 40])):
+        monkeypatch.setattr(mixture, "WINDOW", window)
+        assert mixture.JoinedTokens(parts)[places].tolist() == places.tolist()
+        assert released == expected
+
+
+def test_going_through_the_texts_lets_go_of_the_digests(make, monkeypatch):
+    config, store = make()
+    whole = list(pipeline.distinct_texts(config, store))
+    assert len(whole) == len(store.digests) > 20
+    released = []
+    monkeypatch.setattr(pipeline, "release", released.append)
+    monkeypatch.setattr(pipeline, "_ROWS", 10)
+    assert list(pipeline.distinct_texts(config, store)) == whole
+    assert len(released) == len(whole) // 10
+    assert all(values is store.digests for values in released)
+
+
+def test_more_texts_together_than_have_numbers(make, monkeypatch):
+    _, store = make()
+    monkeypatch.setattr(numbering, "MOST_TEXTS", len(store.text_ids) - 1)
+    with pytest.raises(SimjaxError, match=r"data\.sources: more than \d+ texts"):
+        make((LINES, PAIRS, QUESTIONS))
 
 
 def test_positives_and_negatives_stand_in_columns_of_their_own(make, root):
