@@ -103,8 +103,8 @@ def open_array(path: Path) -> np.ndarray:
     return np.load(path, mmap_mode="r", allow_pickle=False)
 
 
-def release(*maps: np.ndarray) -> None:
-    """Let go of the pages of memory maps; what was written to them is not lost."""
+def release(*maps: Any) -> None:
+    """Let go of the pages of memory maps, what was written to them is not lost; arrays stay."""
     for values in maps:
         pages = getattr(values, "_mmap", None)
         if pages is not None and hasattr(mmap, "MADV_DONTNEED"):

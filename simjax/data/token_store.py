@@ -43,6 +43,7 @@ ABANDONED = 24 * 3600
 """Seconds without a change after which any unfinished folder is that of a builder that died."""
 Files: TypeAlias = list[tuple[Path, str]]
 """As of `sources.files`."""
+_LOCK = re.compile(r"[0-9a-f]{32}\.lock")
 _DRAFT = re.compile(r"[0-9a-f]{32}\.(?:(.+)-)?[0-9a-f]+\.tmp")
 
 
@@ -279,6 +280,9 @@ def _remove_abandoned(cache: Path, fingerprint: str | None) -> None:
         fingerprint: of the store that this process alone may build on this machine, if so: what
             another one has left of it here goes at once.
     """
+    for path in cache.glob("*.lock"):
+        if _LOCK.fullmatch(path.name):
+            lock.remove_left(path)
     for draft in cache.glob("*.tmp"):
         named = _DRAFT.fullmatch(draft.name)
         if named is None:

@@ -71,7 +71,9 @@ def waited_for(path: Path, waiting: Callable[[Path], None]) -> Iterator[bool]:
             path.parent.mkdir(parents=True, exist_ok=True)
             file = path.open("w")
         except OSError as error:
-            raise SimjaxError(f"{path}: cannot be written ({error.strerror})") from error
+            raise SimjaxError(
+                f"{path}: cannot be written ({error.strerror}); choose another folder"
+            ) from error
         with file:
             while not acquired(file.fileno()):
                 if not told and time.monotonic() - start > _PATIENCE:
@@ -86,6 +88,13 @@ def waited_for(path: Path, waiting: Callable[[Path], None]) -> Iterator[bool]:
                 with suppress(OSError):
                     path.unlink()
             return
+
+
+def remove_left(path: Path) -> None:
+    """Removes the file of a lock whose holder was killed; one that is held, or may be, stays."""
+    with suppress(OSError), path.open("a") as file:
+        if tried(file.fileno()) == "held" and _is_at(path, file.fileno()):
+            path.unlink()
 
 
 def _is_at(path: Path, file: int) -> bool:

@@ -68,6 +68,9 @@ def test_what_dead_builders_left_is_removed(make, root, monkeypatch):
         left(token_store._draft(cache, f"{other[:-1]}1"), old=True, at_work=True),
         left(cache / "theirs.tmp", old=True),
     ]
+    for lock in (other, "theirs"):
+        (cache / f"{lock}.lock").touch()
+    kept.append(cache / "theirs.lock")
     with monkeypatch.context() as elsewhere:
         elsewhere.setattr(token_store.socket, "gethostname", lambda: "else-where")
         kept.append(left(token_store._draft(cache, name)))

@@ -80,6 +80,21 @@ def test_where_there_are_no_locks_it_is_said(
         assert not held
 
 
+def test_what_killed_holders_have_left_is_removed_and_nothing_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left, held = tmp_path / "left.lock", tmp_path / "held.lock"
+    left.touch()
+    with lock.waited_for(held, lambda path: None):
+        for path in (left, held, tmp_path / "none" / "x.lock"):
+            lock.remove_left(path)
+        assert list(tmp_path.iterdir()) == [held]
+        left.touch()
+        monkeypatch.setattr(lock, "tried", lambda file: "none")
+        lock.remove_left(left)
+        assert left.exists()
+
+
 def test_a_place_where_no_file_can_be_made(tmp_path: Path) -> None:
     (tmp_path / "taken").write_text("")
     with (
