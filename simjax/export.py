@@ -17,7 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from simjax import __version__
-from simjax.errors import SimjaxError
+from simjax.errors import SimjaxError, check_local
 from simjax.models.heads import HeadWeights
 from simjax.models.hf import hf_config, state_dict
 from simjax.models.modules_json import POOLING_FLAGS, POOLING_WORDS, two_layer_weights
@@ -94,6 +94,7 @@ def save(
     Raises:
         SimjaxError: The folder holds something, or cannot be written.
     """
+    check_local("the folder to write", folder)
     folder = Path(folder).expanduser().resolve()
     _check_target(folder, overwrite=overwrite)
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")

@@ -15,8 +15,11 @@ import jax
 import pytest
 from hypothesis import settings
 
+# A machine that is busy is no fault of a test's.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 # `make fuzz`: the same properties, on many more examples.
-settings.register_profile("fuzz", max_examples=5000, print_blob=True)
+settings.register_profile("fuzz", max_examples=5000, print_blob=True, deadline=None)
 
 jax.config.update("jax_num_cpu_devices", 8)
 

@@ -24,7 +24,8 @@ LAYERS = (
     {"checkpoint"},
     {"sentence_encoder", "export", "inference", "index"},
     {"train"},
-    {"mine", "lab", "plan"},
+    {"mine", "plan"},
+    {"lab"},
     {"cli"},
 )
 PAIRED = ({"sentence_encoder", "export", "inference", "index"},)

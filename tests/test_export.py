@@ -12,7 +12,7 @@ from sentence_transformers.sentence_transformer import modules as st
 from transformers import AutoModel, AutoTokenizer, ModernBertConfig, ModernBertModel
 
 from simjax import export
-from simjax.errors import SimjaxError
+from simjax.errors import SimjaxError, UsageError
 from simjax.export import ModelCard
 from simjax.models import hf
 from simjax.models.tokenizer import load_tokenizer
@@ -304,3 +304,12 @@ def test_what_killed_exports_have_left_is_cleared_up(tmp_path, replaced):
     assert [path.name for path in tmp_path.iterdir()] == ["export"]
     # The old one had stepped aside for one that never came, or that is in place.
     assert (folder / "config.json").read_text() == ("new" if replaced else "old")
+
+
+def test_a_place_on_the_network_is_no_folder(folders, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    encoder = SentenceEncoder.from_pretrained(folders["bert"])
+    for place in ("gs://bucket/model", Path("s3://bucket/model")):
+        with pytest.raises(UsageError, match="places on the network are not reached"):
+            encoder.save_pretrained(place)
+    assert list(tmp_path.iterdir()) == []

@@ -15,7 +15,9 @@ SCALING = "study what many negatives and large batches do to quality, speed, mem
 BENCHES = {
     "encode": "sentences per second beside sentence-transformers",
     "train": "training steps beside sentence-transformers",
+    "large_batch": "a training step of 131,072 pairs, and the memory of the process",
     "loss": "time and memory of the loss beside dense PyTorch and dense JAX",
+    "scaling": "work, bytes and time of a step by the number of devices",
     "uniformity": "time and memory of the uniformity of a whole set beside PyTorch",
 }
 

@@ -16,6 +16,7 @@ from typing import Protocol
 import numpy as np
 from jaxtyping import Int
 
+from simjax.data.disk_arrays import gather
 from simjax.types import NO_TEXT, Block
 
 
@@ -154,18 +155,20 @@ def pack(
         raise ValueError(f"texts do not fit into {rows} rows of {row_length} tokens")
     first = np.where(present, row * row_length + column, 0).astype(np.int32)
     block_of = np.arange(num_blocks)[:, None] * (rows * row_length)
-    length = lengths.reshape(-1).astype(np.int64)
-    # Token t of the batch, counted over all texts in order, is token `position[t]` of its text.
+    # Texts are copied in the order in which they lie in `tokens`, which may be on a disk.
+    order = np.argsort(starts, axis=None, kind="stable")
+    length = lengths.reshape(-1)[order].astype(np.int64)
+    # Token t of the batch, counted over all texts so, is token `position[t]` of its text.
     before = np.cumsum(length) - length
     position = np.arange(length.sum()) - np.repeat(before, length)
-    source = np.repeat(starts.reshape(-1).astype(np.int64), length) + position
-    target = np.repeat((first + block_of).reshape(-1), length) + position
-    text_of = np.repeat(np.tile(np.arange(num_texts, dtype=np.int32), num_blocks), length)
+    source = np.repeat(starts.reshape(-1)[order].astype(np.int64), length) + position
+    target = np.repeat((first + block_of).reshape(-1)[order], length) + position
+    text_of = np.repeat((order % num_texts).astype(np.int32), length)
 
     size = num_blocks * rows * row_length
     shape = (num_blocks, rows, row_length)
     packed = np.zeros(size, np.int32)
-    packed[target] = tokens[source]
+    packed[target] = gather(tokens, source)
     positions = np.zeros(size, np.int32)
     positions[target] = position
     text = np.full(size, NO_TEXT, np.int32)

@@ -19,6 +19,7 @@ from jaxtyping import Float, Int
 
 from simjax.data import token_store
 from simjax.data.config import DataConfig
+from simjax.data.disk_arrays import gather, release, slices
 from simjax.data.identity import normalised, text_digest
 from simjax.data.mixture import join
 from simjax.data.order import BatchOrder
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 
 ENDLESS = 2**31 - 1
 """Batches of a source: epochs follow each other without end."""
+_ROWS = 1 << 17
+"""Examples that are looked at together."""
 
 
 @dataclass(frozen=True)
@@ -117,7 +120,7 @@ class BatchSource:
         else:
             self.num_views, self.num_positives = store.examples.shape[1], store.positives
         # A data set without scores leaves the compiled step without an argument that it ignores.
-        self._scores = None if np.isnan(store.scores).all() else store.scores
+        self._scores = store.scores if _any_score(store.scores) else None
         self.steps_per_epoch = self.order.steps_per_epoch
         """Batches that have as many examples as the sources."""
         self.ladder = self._choose_ladder()
@@ -166,20 +169,20 @@ class BatchSource:
         lengths = plan.lengths[self._own]
         block = pack(
             store.tokens,
-            store.offsets[texts].reshape(lengths.shape),
+            gather(store.offsets, np.maximum(texts, 0)).reshape(lengths.shape),
             lengths,
             plan.row[self._own],
             plan.column[self._own],
             rows=rows,
             row_length=config.row_length,
         )
-        ids = np.where(texts == NO_TEXT, NO_TEXT, store.text_ids[texts]).astype(np.int32)
+        ids = _ids(store, texts)
         batch = Batch(
             block=block,
             ids=ids,
-            labels=store.labels[examples].astype(np.int32),
+            labels=gather(store.labels, examples).astype(np.int32),
             place=np.arange(self.num_blocks, dtype=np.int32)[self._own],
-            scores=None if self._scores is None else self._scores[examples],
+            scores=None if self._scores is None else gather(self._scores, examples),
             guide=None if self._guide is None else _rows(self._guide, ids),
         )
         tokens = int(plan.lengths.sum())
@@ -188,13 +191,13 @@ class BatchSource:
 
     def _texts(self, examples: Int[np.ndarray, "*B"]) -> Int[np.ndarray, "*B V"]:
         """Text numbers of each view of each example."""
-        texts = self.store.examples[examples]
+        texts = gather(self.store.examples, examples)
         if self.config.views == "columns":
             return texts
         return np.repeat(texts[..., :1], self.num_views, axis=-1)
 
     def _lengths(self, texts: Int[np.ndarray, "*B V"]) -> Int[np.ndarray, "*B V"]:
-        return np.where(texts == NO_TEXT, 0, self.store.lengths[texts])
+        return np.where(texts == NO_TEXT, 0, self.store.lengths(np.maximum(texts, 0)))
 
     def _plan(self, n: int) -> _Plan:
         """Deal and place batch `n` by the lengths of its texts."""
@@ -222,9 +225,13 @@ class BatchSource:
         texts_per_batch = config.batch_size * self.num_views
         sample = min(64, max(4, 2**18 // texts_per_batch))
         needed = [self._plan(n).rows for n in range(sample)]
-        longest = np.sort(self._lengths(self._texts(np.arange(self.num_examples))).sum(axis=1))
+        longest = np.zeros(0, np.int64)
+        for run in slices(self.num_examples, _ROWS):
+            texts = self._texts(np.arange(run.start, run.stop))
+            longest = np.append(longest, self._lengths(texts).sum(axis=1))
+            longest = np.sort(longest)[-config.block :]
         # Any two rows that best fit leaves hold more than one row's tokens between them.
-        worst = math.ceil(2 * int(longest[-config.block :].sum()) / config.row_length)
+        worst = math.ceil(2 * int(longest.sum()) / config.row_length)
         return ladder(needed, min(worst, config.block * self.num_views))
 
 
@@ -233,7 +240,22 @@ def _rows(
 ) -> Float[np.ndarray, "K E V G"]:
     """The vector of each id, zero of `NO_TEXT`."""
     there = (ids != NO_TEXT)[..., None]
-    return np.where(there, vectors[np.maximum(ids, 0)], np.float32(0))
+    return np.where(there, gather(vectors, np.maximum(ids, 0)), np.float32(0))
+
+
+def _ids(store: TokenStore, texts: Int[np.ndarray, "*n"]) -> Int[np.ndarray, "*n"]:
+    """Text ids of texts, `NO_TEXT` of `NO_TEXT`."""
+    ids = gather(store.text_ids, np.maximum(texts, 0))
+    return np.where(texts == NO_TEXT, NO_TEXT, ids).astype(np.int32)
+
+
+def _any_score(scores: Float[np.ndarray, "N"]) -> bool:
+    for run in slices(len(scores), _ROWS):
+        found = not np.isnan(scores[run]).all()
+        release(scores)
+        if found:
+            return True
+    return False
 
 
 def _make_order(store: TokenStore, config: DataConfig) -> BatchOrder:
@@ -241,7 +263,7 @@ def _make_order(store: TokenStore, config: DataConfig) -> BatchOrder:
     texts = None
     if config.no_duplicates:
         examples = store.examples[:, : None if config.views == "columns" else 1]
-        texts = np.where(examples == NO_TEXT, NO_TEXT, store.text_ids[examples])
+        texts = _ids(store, examples)
     return BatchOrder(
         store.sizes,
         config.batch_size,
@@ -301,23 +323,33 @@ def prepare(
                 progress=None if progress is None else partial(_told, progress, done),
             )
         stores.append(store)
-    return join(stores)
+    return join(stores, config.cache_path)
 
 
 def _told(progress: Callable[[int], None], done: int, more: int) -> None:
     progress(done + more)
 
 
-def texts(config: DataConfig) -> Iterator[str]:
+@dataclass(frozen=True)
+class Texts:
     """All texts of a configuration's sources as they are tokenised, prompts included.
 
+    Each iteration reads them anew.
+
+    Attributes:
+        config: The sources.
+
     Raises:
-        SimjaxError: see `sources.read`.
+        SimjaxError: (while iterating) see `sources.read`.
     """
-    for index, source in enumerate(config.all_sources):
-        with _keys_of(config, index):
-            for example in read(source, config.root_path):
-                yield from prompted(source, example)
+
+    config: DataConfig
+
+    def __iter__(self) -> Iterator[str]:
+        for index, source in enumerate(self.config.all_sources):
+            with _keys_of(self.config, index):
+                for example in read(source, self.config.root_path):
+                    yield from prompted(source, example)
 
 
 def distinct_texts(config: DataConfig, store: TokenStore) -> Iterator[str]:
@@ -336,6 +368,8 @@ def distinct_texts(config: DataConfig, store: TokenStore) -> Iterator[str]:
                     # Ids count first appearances, so the next new text is the next id's.
                     if text_digest(normalised(text)) == store.digests[found].tobytes():
                         found += 1
+                        if found % _ROWS == 0:
+                            release(store.digests)
                         yield text
     if found < len(store.digests):
         raise SimjaxError("the texts have changed since they were tokenised; start again")

@@ -3,56 +3,56 @@
 A store is a folder named by its fingerprint, a SHA-256 over the source's files, the tokenizer and
 the options. It is written beside its place and renamed into it, with `store.json` written last;
 a folder whose `store.json` is missing or does not fit its files is no store and is built again.
-Builders that run at the same time each write a folder of their own; one of them stays.
+Of processes that want the same store one builds it while the others wait; where the file system has
+no locks, each writes a folder of its own, and one of them stays.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
-import os
+import logging
+import re
 import secrets
 import shutil
+import socket
 import time
-from array import array
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
-from itertools import chain, islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int, UInt64
 
-from simjax.data import sources
-from simjax.data.identity import normalised, text_digest
+from simjax.data import file_digests, sources, store_writer
+from simjax.data.disk_arrays import gather, open_array
 from simjax.data.packing import Tokens
+from simjax.data.store_writer import ARRAYS, MARKER, TOKENS
 from simjax.errors import SimjaxError, UsageError
-from simjax.types import NO_TEXT
+from simjax.processes import lock
 
 if TYPE_CHECKING:
-    from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
 
 VERSION = 2
 """Raised when stores or the reading of sources change, so that old stores are left alone."""
 
-MARKER = "store.json"
-TOKENS = "tokens.bin"
-ARRAYS = ("offsets", "text_ids", "digests", "examples", "labels", "scores")
-CHUNK = 10_000
-"""Examples tokenised at a time: what is held as Python integers."""
 ABANDONED = 24 * 3600
-"""Seconds after which an unfinished folder of a builder that died is removed."""
-
-Item = TypeVar("Item")
+"""Seconds without a change after which any unfinished folder is that of a builder that died."""
+Files: TypeAlias = list[tuple[Path, str]]
+"""As of `sources.files`."""
+_LOCK = re.compile(r"[0-9a-f]{32}\.lock")
+_DRAFT = re.compile(r"[0-9a-f]{32}\.(?:(.+)-)?[0-9a-f]+\.tmp")
 
 
 @dataclass(frozen=True)
 class TokenStore:
-    """The texts of a source as token ids, and the examples made of them."""
+    """The texts of a source as token ids, and the examples made of them.
+
+    The arrays of a store that was opened are memory maps; `disk_arrays.gather` reads them.
+    """
 
     tokens: Tokens
     """Tokens of all texts end to end, special tokens included, memory-mapped."""
@@ -81,10 +81,10 @@ class TokenStore:
     sizes: tuple[int, ...]
     """Examples of each source, which follow each other."""
 
-    @cached_property
-    def lengths(self) -> Int[np.ndarray, "texts"]:
-        """Tokens of each text."""
-        return np.diff(self.offsets).astype(np.int32)
+    def lengths(self, texts: Int[np.ndarray, "*n"]) -> Int[np.ndarray, "*n"]:
+        """Tokens of texts, by their numbers."""
+        begin, end = gather(self.offsets, np.stack([texts, texts + 1]))
+        return (end - begin).astype(np.int32)
 
 
 def build(
@@ -124,22 +124,53 @@ def build(
             "special tokens"
         )
     side = tokenizer.truncation_side
-    fingerprint = _fingerprint(source, root, [backend.to_str(), max_length, side, drop_duplicates])
+    options = [backend.to_str(), max_length, side, drop_duplicates]
+    files = sources.files(source, root)
+    state = _state(files)
+    fingerprint = _fingerprint(source, files, options, cache)
+    backend.enable_truncation(max_length, direction=side)
+
+    def write(folder: Path) -> None:
+        store_writer.write(folder, source, root, backend, fingerprint, drop_duplicates, progress)
+        # What was read must be what the fingerprint is of.
+        if _state(sources.files(source, root)) != state:
+            raise store_writer.changed(source, root)
+
+    return stored(cache, fingerprint, write)
+
+
+def stored(
+    cache: Path, fingerprint: str, write: Callable[[Path], None], tokens: Tokens | None = None
+) -> TokenStore:
+    """The store of a fingerprint: opened if it is in the cache, else written.
+
+    Args:
+        cache: the folder that stores lie in.
+        fingerprint: of the store.
+        write: writes it into an empty folder, as `store_writer.write` does.
+        tokens: those of the store, where it has none of its own.
+
+    Raises:
+        SimjaxError: the cache cannot be written.
+    """
     folder = cache / fingerprint
-    store = _open(folder, fingerprint)
+    store = _open(folder, fingerprint, tokens)
     if store is not None:
         return store
-    backend.enable_truncation(max_length, direction=side)
     try:
         cache.mkdir(parents=True, exist_ok=True)
-        _remove_abandoned(cache, fingerprint)
-        draft = cache / f"{fingerprint}.{secrets.token_hex(8)}.tmp"
-        draft.mkdir()
-        try:
-            _write(draft, source, root, backend, fingerprint, drop_duplicates, progress)
-            return _publish(draft, folder, fingerprint)
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+        with lock.waited_for(cache / f"{fingerprint}.lock", _say_waiting) as alone:
+            store = _open(folder, fingerprint, tokens)
+            if store is not None:
+                return store
+            _remove_abandoned(cache, fingerprint if alone else None)
+            draft = _draft(cache, fingerprint)
+            draft.mkdir()
+            try:
+                write(draft)
+                return _publish(draft, folder, fingerprint, tokens)
+            finally:
+                shutil.rmtree(draft, ignore_errors=True)
     except OSError as error:
         raise SimjaxError(
             f"{cache}: the token store cannot be written: {error.strerror or error}; "
@@ -147,7 +178,27 @@ def build(
         ) from error
 
 
-def _fingerprint(source: sources.Source, root: Path | None, options: list[Any]) -> str:
+def _say_waiting(path: Path) -> None:
+    logging.getLogger(__name__).warning("waiting for another process that tokenises (%s)", path)
+
+
+def _draft(cache: Path, fingerprint: str) -> Path:
+    """A folder to write in, whose name says on which machine."""
+    return cache / f"{fingerprint}.{socket.gethostname()}-{secrets.token_hex(8)}.tmp"
+
+
+def _state(files: Files) -> list[tuple[Path, list[int]]]:
+    """Files with their sizes and times."""
+    found = []
+    for path, _ in files:
+        try:
+            found.append((path, file_digests.times(path)))
+        except OSError as error:
+            raise SimjaxError(f"{path}: {error.strerror or error}") from error
+    return found
+
+
+def _fingerprint(source: sources.Source, files: Files, options: list[Any], cache: Path) -> str:
     """Same fingerprint, same store: contents count, names and times of files do not."""
     digest = hashlib.sha256(f"simjax token store {VERSION}\n".encode())
     decisive = [
@@ -157,136 +208,34 @@ def _fingerprint(source: sources.Source, root: Path | None, options: list[Any]) 
         *(source.anchor_prefix, source.document_prefix),
     ]
     digest.update(json.dumps([decisive, options]).encode())
-    for path, format_ in sources.files(source, root):
+    for path, format_ in files:
         try:
-            with path.open("rb") as file:
-                content = hashlib.file_digest(file, "sha256").hexdigest()
+            content = file_digests.content_digest(path, cache)
         except OSError as error:
             raise SimjaxError(f"{path}: {error.strerror or error}") from error
         digest.update(f"{format_} {content}\n".encode())
     return digest.hexdigest()[:32]
 
 
-def _write(
-    folder: Path,
-    source: sources.Source,
-    root: Path | None,
-    backend: Tokenizer,
-    fingerprint: str,
-    drop_duplicates: bool,
-    progress: Callable[[int], None] | None,
-) -> None:
-    """Read, tokenise and write everything into `folder`, the marker last."""
-    dtype = np.dtype(np.uint16 if max(backend.get_vocab().values()) < 2**16 else np.int32)
-    lengths, ids = array("i"), array("i")
-    positives, negatives, labels = array("i"), array("i"), array("i")
-    scores = array("f")
-    id_of: dict[str, int] = {}
-    label_of: dict[str, int] = {}
-    examples = sources.read(source, root)
-    seen: set[bytes] | None = set() if drop_duplicates else None
-    repeated = 0
-    with (folder / TOKENS).open("wb") as file:
-        for chunk in _chunks(iter(examples), CHUNK):
-            texts: list[str] = []
-            for example in chunk:
-                own = (example.anchor, *example.positives, *example.negatives)
-                numbers = [id_of.setdefault(normalised(text), len(id_of)) for text in own]
-                if seen is not None:
-                    key = _key(example, numbers)
-                    if key in seen:
-                        repeated += 1
-                        continue
-                    seen.add(key)
-                texts += sources.prompted(source, example)
-                ids.extend(numbers)
-                positives.append(len(example.positives))
-                negatives.append(len(example.negatives))
-                scores.append(math.nan if example.score is None else example.score)
-                label = example.label
-                labels.append(-1 if label is None else label_of.setdefault(label, len(label_of)))
-            encoded = [encoding.ids for encoding in backend.encode_batch_fast(texts)]
-            counts = np.fromiter(map(len, encoded), np.int32, len(encoded))
-            if not counts.all():
-                text = texts[int(np.argmin(counts))]
-                raise SimjaxError(f"the tokenizer makes no token of the text {text[:60]!r}")
-            lengths.frombytes(counts.tobytes())
-            np.fromiter(chain.from_iterable(encoded), dtype, int(counts.sum())).tofile(file)
-            if progress is not None:
-                progress(len(labels))
-        _sync(file)
-    if not labels:
-        raise SimjaxError(
-            f"{sources.describe(source, root)}: no examples"
-            + (f", {examples.skipped} were skipped for empty texts" if examples.skipped else "")
-        )
-    arrays = {
-        "offsets": np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]),
-        "text_ids": np.asarray(ids, np.int32),
-        "digests": np.frombuffer(b"".join(map(text_digest, id_of)), np.uint64).reshape(-1, 2),
-        "examples": _example_table(np.asarray(positives), np.asarray(negatives)),
-        "labels": np.asarray(labels, np.int32),
-        "scores": np.asarray(scores, np.float32),
-    }
-    for name, values in arrays.items():
-        with (folder / f"{name}.npy").open("wb") as file:
-            np.save(file, values, allow_pickle=False)
-            _sync(file)
-    names = [TOKENS, *(f"{name}.npy" for name in ARRAYS)]
-    marker = {
-        "fingerprint": fingerprint,
-        "token_type": dtype.name,
-        "positives": max(positives),
-        "label_names": list(label_of),
-        "skipped": examples.skipped,
-        "repeated": repeated,
-        "bytes": {name: (folder / name).stat().st_size for name in names},
-    }
-    with (folder / MARKER).open("w", encoding="utf-8") as file:
-        json.dump(marker, file)
-        _sync(file)
-
-
-def _key(example: sources.Example, texts: list[int]) -> bytes:
-    """What is equal for examples of the same texts in the same roles, class and score."""
-    roles = (len(example.positives), len(example.negatives), example.label, example.score)
-    return hashlib.blake2b(repr((texts, roles)).encode(), digest_size=16).digest()
-
-
-def _example_table(
-    positives: Int[np.ndarray, "N"], negatives: Int[np.ndarray, "N"]
-) -> Int[np.ndarray, "N V"]:
-    """Text numbers of each example, whose texts follow each other: anchor, positives, negatives."""
-    used = 1 + positives + negatives
-    first = (np.cumsum(used) - used)[:, None]
-    most = int(positives.max())
-    view = np.arange(1 + most)
-    wanted = np.where(view <= positives[:, None], first + view, NO_TEXT)
-    hard = np.arange(int(negatives.max()))
-    hard_first = first + 1 + positives[:, None]
-    wanted_hard = np.where(hard < negatives[:, None], hard_first + hard, NO_TEXT)
-    return np.concatenate([wanted, wanted_hard], axis=1).astype(np.int32)
-
-
-def _open(folder: Path, fingerprint: str) -> TokenStore | None:
+def _open(folder: Path, fingerprint: str, tokens: Tokens | None = None) -> TokenStore | None:
     """The store in `folder`, or None if there is no whole one."""
     try:
         marker: dict[str, Any] = json.loads((folder / MARKER).read_text(encoding="utf-8"))
         sizes = {name: (folder / name).stat().st_size for name in marker["bytes"]}
         if marker["fingerprint"] != fingerprint or sizes != marker["bytes"]:
             return None
-        loaded = {
-            name: np.load(folder / f"{name}.npy", mmap_mode="r", allow_pickle=False)
-            for name in ARRAYS
-        }
-        tokens = np.memmap(folder / TOKENS, np.dtype(marker["token_type"]), "r")
+        loaded = {name: open_array(folder / f"{name}.npy") for name in ARRAYS}
+        if tokens is None:
+            tokens = np.memmap(folder / TOKENS, np.dtype(marker["token_type"]), "r")
+        if len(tokens) != loaded["offsets"][-1]:
+            return None
         return TokenStore(
             tokens=tokens,
             positives=marker["positives"],
             label_names=tuple(marker["label_names"]),
             skipped=marker["skipped"],
             repeated=marker["repeated"],
-            sizes=(len(loaded["examples"]),),
+            sizes=tuple(marker.get("sizes", [len(loaded["examples"])])),
             fingerprint=fingerprint,
             **loaded,
         )
@@ -294,7 +243,7 @@ def _open(folder: Path, fingerprint: str) -> TokenStore | None:
         return None
 
 
-def _publish(draft: Path, folder: Path, fingerprint: str) -> TokenStore:
+def _publish(draft: Path, folder: Path, fingerprint: str, tokens: Tokens | None) -> TokenStore:
     """Rename the draft into its place, unless another builder was there first."""
     for attempt in range(20):
         time.sleep(0.05 * attempt)
@@ -302,10 +251,10 @@ def _publish(draft: Path, folder: Path, fingerprint: str) -> TokenStore:
             draft.rename(folder)
         except OSError:
             # Something is there already: another builder's store, or a damaged one.
-            store = _open(folder, fingerprint)
+            store = _open(folder, fingerprint, tokens)
             if store is not None:
                 return store
-            aside = folder.with_name(f"{folder.name}.{secrets.token_hex(8)}.tmp")
+            aside = _draft(folder.parent, folder.name)
             try:
                 folder.rename(aside)
             except FileNotFoundError:
@@ -317,27 +266,32 @@ def _publish(draft: Path, folder: Path, fingerprint: str) -> TokenStore:
         else:
             # Another builder may be about to put the same store in this one's place.
             draft = folder
-        store = _open(folder, fingerprint)
+        store = _open(folder, fingerprint, tokens)
         if store is not None:
             return store
     raise SimjaxError(f"{folder}: the token store cannot be put in place; remove this folder")
 
 
-def _remove_abandoned(cache: Path, fingerprint: str) -> None:
-    for draft in cache.glob(f"{fingerprint}.*.tmp"):
-        try:
-            if time.time() - draft.stat().st_mtime > ABANDONED:
-                shutil.rmtree(draft, ignore_errors=True)
-        except FileNotFoundError:
+def _remove_abandoned(cache: Path, fingerprint: str | None) -> None:
+    """Remove what builders that were killed have left.
+
+    Args:
+        cache: the folder that stores lie in.
+        fingerprint: of the store that this process alone may build on this machine, if so: what
+            another one has left of it here goes at once.
+    """
+    for path in cache.glob("*.lock"):
+        if _LOCK.fullmatch(path.name):
+            lock.remove_left(path)
+    for draft in cache.glob("*.tmp"):
+        named = _DRAFT.fullmatch(draft.name)
+        if named is None:
             continue
+        ours = draft.name.startswith(f"{fingerprint}.") and named[1] == socket.gethostname()
+        with suppress(FileNotFoundError):
+            if ours or time.time() - _last_change(draft) > ABANDONED:
+                shutil.rmtree(draft, ignore_errors=True)
 
 
-def _sync(file: Any) -> None:
-    """Have the bytes on the disk before the marker says so."""
-    file.flush()
-    os.fsync(file.fileno())
-
-
-def _chunks(items: Iterator[Item], size: int) -> Iterator[list[Item]]:
-    while chunk := list(islice(items, size)):
-        yield chunk
+def _last_change(folder: Path) -> float:
+    return max(path.stat().st_mtime for path in (folder, *folder.rglob("*")))

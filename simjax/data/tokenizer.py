@@ -20,7 +20,7 @@ def train_wordpiece(
     """Train an uncased (or cased) WordPiece tokenizer that works like BERT's.
 
     Args:
-        texts: what to train on.
+        texts: what to train on; gone through twice, and not held in memory.
         vocab_size: tokens at most, the special ones and the alphabet included; little text gives
             fewer.
         lowercase: fold case and strip accents, as uncased BERT does.
@@ -38,7 +38,6 @@ def train_wordpiece(
 
     normalizer = normalizers.BertNormalizer(lowercase=lowercase)
     splitter = pre_tokenizers.BertPreTokenizer()
-    texts = list(texts)
     inside: set[str] = set()
     for text in texts:
         for word, _ in splitter.pre_tokenize_str(normalizer.normalize_str(text)):

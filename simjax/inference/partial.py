@@ -20,9 +20,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32
 
-from simjax.checkpoint import lock
 from simjax.errors import SimjaxError
 from simjax.inference import formats
+from simjax.processes import lock
 
 VERSION = 1
 SAVE_EVERY = 5.0

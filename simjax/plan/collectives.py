@@ -93,7 +93,12 @@ def largest(program: Any, devices: int) -> dict[str, int]:
     return most
 
 
-def _found(text: str, devices: int) -> Iterator[Collective]:
+def computations_run(text: str) -> Iterator[tuple[str, int, int]]:
+    """The body of each computation of a compiled program, how often it runs, and loops around it.
+
+    Raises:
+        ValueError: this is no text of a compiled program, or a loop's turns cannot be told.
+    """
     computations = {
         name: body
         for name, body in re.findall(r"^(?:ENTRY )?(%\S+) \(.*?\{$(.*?)^\}", text, re.M | re.S)
@@ -104,7 +109,12 @@ def _found(text: str, devices: int) -> Iterator[Collective]:
     runs: dict[tuple[str, int], int] = {}
     _count(computations, entry.group(1), 1, 0, runs)
     for (name, depth), turns in runs.items():
-        for line in computations[name].splitlines():
+        yield computations[name], turns, depth
+
+
+def _found(text: str, devices: int) -> Iterator[Collective]:
+    for body, turns, depth in computations_run(text):
+        for line in body.splitlines():
             operation = _OPERATION.search(line)
             if operation is not None:
                 shapes, kind, start = operation.groups()

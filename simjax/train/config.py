@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 
 from simjax.checkpoint.config import CheckpointConfig
 from simjax.data.config import DataConfig
-from simjax.errors import UsageError
+from simjax.errors import UsageError, check_local
 from simjax.eval.tasks import EvalConfig
 from simjax.mesh import MeshConfig
 from simjax.models.dropout import dropped_levels
@@ -190,6 +190,7 @@ def validate(config: RunConfig) -> None:
     for key, seed in (("seed", config.seed), ("data.seed", config.data.seed)):
         if not 0 <= seed < 2**32:
             raise UsageError(f"{key} is {seed}: give a whole number from 0 to {2**32 - 1:,}")
+    check_local("output", config.output)
     _check_model(config)
     check_views(config)
     _check_length(config)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import jax
 
-from simjax.checkpoint import lock
 from simjax.errors import SimjaxError
+from simjax.processes import lock
 
 MARK = "run.lock"
 """A run makes this file before anything else, and holds a lock on it while it trains."""

@@ -13,7 +13,6 @@ import numpy as np
 from jaxtyping import Float32
 from rich.console import Console
 
-from simjax.checkpoint import lock
 from simjax.data import pipeline
 from simjax.data.config import DataConfig
 from simjax.data.token_store import TokenStore
@@ -22,6 +21,7 @@ from simjax.inference import formats
 from simjax.inference.bulk import encode_to_file
 from simjax.inference.progress import progress
 from simjax.models import hf
+from simjax.processes import lock
 from simjax.sentence_encoder import SentenceEncoder
 
 LOCK = "frozen.lock"

@@ -271,7 +271,7 @@ def make_tokenizer(config: RunConfig) -> PreTrainedTokenizerFast:
     # Without a checkpoint it was learned for a run that came to nothing, maybe by another recipe.
     if config.tokenizer.source != "train" or (has_checkpoints(folder.parent) and folder.is_dir()):
         return load_run_tokenizer(config)
-    tokenizer = train_wordpiece(pipeline.texts(config.data), config.tokenizer.vocab_size)
+    tokenizer = train_wordpiece(pipeline.Texts(config.data), config.tokenizer.vocab_size)
     if jax.process_index() == 0:
         draft = folder.with_name("tokenizer.partial")
         shutil.rmtree(draft, ignore_errors=True)

@@ -5,9 +5,10 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
+from simjax.data import mixture, numbering, pipeline
 from simjax.data.config import DataConfig
 from simjax.data.identity import normalised
-from simjax.data.pipeline import BatchSource, batches, prepare, texts
+from simjax.data.pipeline import BatchSource, Texts, batches, prepare
 from simjax.data.sources import Source, prompted, read
 from simjax.data.tokenizer import train_wordpiece
 from simjax.errors import SimjaxError, UsageError
@@ -129,6 +130,41 @@ def test_equal_texts_of_two_sources_share_an_id(make):
     assert (store.digests[: len(alone.digests)] == alone.digests).all()
 
 
+def test_many_small_parts_do_not_pile_up_in_memory(tmp_path, monkeypatch):
+    values = np.arange(60, dtype=np.uint16)
+    parts = []
+    for number in range(3):
+        path = tmp_path / f"{number}.bin"
+        values[20 * number : 20 * number + 20].tofile(path)
+        parts.append(np.memmap(path, np.uint16, "r"))
+    released = []
+    monkeypatch.setattr(mixture, "release", lambda part: released.append(int(part[0])))
+    places = np.array([41, 3, 22, 59])
+    for window, expected in ((120, []), (119, [0, 20, 40])):
+        monkeypatch.setattr(mixture, "WINDOW", window)
+        assert mixture.JoinedTokens(parts)[places].tolist() == places.tolist()
+        assert released == expected
+
+
+def test_going_through_the_texts_lets_go_of_the_digests(make, monkeypatch):
+    config, store = make()
+    whole = list(pipeline.distinct_texts(config, store))
+    assert len(whole) == len(store.digests) > 20
+    released = []
+    monkeypatch.setattr(pipeline, "release", released.append)
+    monkeypatch.setattr(pipeline, "_ROWS", 10)
+    assert list(pipeline.distinct_texts(config, store)) == whole
+    assert len(released) == len(whole) // 10
+    assert all(values is store.digests for values in released)
+
+
+def test_more_texts_together_than_have_numbers(make, monkeypatch):
+    _, store = make()
+    monkeypatch.setattr(numbering, "MOST_TEXTS", len(store.text_ids) - 1)
+    with pytest.raises(SimjaxError, match=r"data\.sources: more than \d+ texts"):
+        make((LINES, PAIRS, QUESTIONS))
+
+
 def test_positives_and_negatives_stand_in_columns_of_their_own(make, root):
     (root / "triples.csv").write_text(
         "anchor,positive,negative\n" + "".join(f"a {i},p {i},n {i}\n" for i in range(12))
@@ -179,10 +215,10 @@ def test_each_source_keeps_its_own_store(make, root, tokenizer, monkeypatch):
     _, store = make()
     _, swapped = make((LINES, PAIRS, QUESTIONS))
     assert store.fingerprint != swapped.fingerprint
-    from simjax.data import token_store
+    from simjax.data import store_writer
 
     # Nothing is read again for another mixture of the same sources.
-    monkeypatch.setattr(token_store, "_write", None)
+    monkeypatch.setattr(store_writer, "write", None)
     _, fewer = make((PAIRS, LINES))
     assert len({store.fingerprint, swapped.fingerprint, fewer.fingerprint}) == 3
     config = DataConfig(root=str(root), sources=SOURCES, cache=str(root / "new"), max_length=16)
@@ -249,7 +285,7 @@ def test_weights_choose_the_share(make):
 
 def test_a_tokenizer_learns_from_all_sources_and_prompts(make):
     config, _ = make()
-    found = list(texts(config))
+    found = list(Texts(config))
     assert found[:2] == ["query: Question 0", "passage: answer 0"]
     assert {"QUESTION  3", "other 3", "line 3", "passage: wrong 3 2"} <= set(found)
 

@@ -1,7 +1,6 @@
+import json
 import os
 import shutil
-import threading
-import time
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from simjax.data import sources, token_store
+from simjax.data import sources, store_writer
 from simjax.data.identity import normalised
 from simjax.data.sources import Source
-from simjax.data.token_store import MARKER, TOKENS, build
+from simjax.data.store_writer import MARKER, TOKENS
+from simjax.data.token_store import build
 from simjax.data.tokenizer import train_wordpiece
 from simjax.errors import SimjaxError, UsageError
 from simjax.types import NO_TEXT
@@ -48,12 +48,12 @@ def tokens_of(store, text):
 @pytest.mark.parametrize("chunk", [7, 60, 10_000])
 @pytest.mark.parametrize("max_length", [6, 32])
 def test_tokens_are_the_tokenizers_own(make, tokenizer, monkeypatch, chunk, max_length):
-    monkeypatch.setattr(token_store, "CHUNK", chunk)
+    monkeypatch.setattr(store_writer, "CHUNK", chunk)
     done = []
     store = make(max_length=max_length, progress=done.append)
     expected = tokenizer(TEXTS, truncation=True, max_length=max_length)["input_ids"]
     assert [tokens_of(store, text) for text in range(len(TEXTS))] == expected
-    assert store.lengths.tolist() == [len(ids) for ids in expected]
+    assert store.lengths(np.arange(len(TEXTS))).tolist() == [len(ids) for ids in expected]
     assert store.examples.tolist() == [[text] for text in range(len(TEXTS))]
     assert store.positives == 0
     assert done == [*range(chunk, 60, chunk), 60]
@@ -156,12 +156,13 @@ def test_examples_that_repeat_others_are_left_out_when_asked(make, root):
 
 
 def test_a_chunk_of_nothing_but_repetitions(make, root, monkeypatch):
-    monkeypatch.setattr(token_store, "CHUNK", 2)
+    monkeypatch.setattr(store_writer, "CHUNK", 2)
     (root / "a.txt").write_text("a\nb\nA\nB\nc\n")
     store = make(drop_duplicates=True)
     assert store.repeated == 2
     assert store.text_ids.tolist() == [0, 1, 2]
-    assert (np.diff(store.offsets) == store.lengths).all() and len(store.offsets) == 4
+    assert (np.diff(store.offsets) == store.lengths(np.arange(3))).all()
+    assert len(store.offsets) == 4
 
 
 # Reuse
@@ -218,13 +219,30 @@ def drop_array(folder: Path) -> None:
     (folder / "offsets.npy").unlink()
 
 
+def cut_tokens_and_say_so(folder: Path) -> None:
+    """As a disk that was full, and did not tell, would leave it."""
+    marker = json.loads((folder / MARKER).read_text())
+    os.truncate(folder / TOKENS, marker["bytes"][TOKENS] - 2)
+    marker["bytes"][TOKENS] -= 2
+    (folder / MARKER).write_text(json.dumps(marker))
+
+
 def put_a_file_there(folder: Path) -> None:
     shutil.rmtree(folder)
     folder.write_text("in the way")
 
 
 @pytest.mark.parametrize(
-    "damage", [drop_marker, cut_marker, swap_stores, cut_tokens, drop_array, put_a_file_there]
+    "damage",
+    [
+        drop_marker,
+        cut_marker,
+        swap_stores,
+        cut_tokens,
+        cut_tokens_and_say_so,
+        drop_array,
+        put_a_file_there,
+    ],
 )
 def test_a_damaged_store_is_built_again(make, root, damage):
     whole = make()
@@ -233,49 +251,6 @@ def test_a_damaged_store_is_built_again(make, root, damage):
     damage(folder)
     assert (make().tokens == tokens).all()
     assert [path.name for path in (root / "cache").iterdir()] == [whole.fingerprint]
-
-
-def test_a_build_that_fails_leaves_nothing_behind(make, root, monkeypatch):
-    monkeypatch.setattr(token_store, "_example_table", lambda *_: 1 / 0)
-    with pytest.raises(ZeroDivisionError):
-        make()
-    assert list((root / "cache").iterdir()) == []
-
-
-def test_what_a_dead_builder_left_is_removed_in_time(make, root):
-    name = make().fingerprint
-    shutil.rmtree(root / "cache" / name)
-    old, new = root / "cache" / f"{name}.old.tmp", root / "cache" / f"{name}.new.tmp"
-    for folder in (old, new):
-        folder.mkdir()
-        (folder / TOKENS).write_bytes(b"half")
-    past = time.time() - token_store.ABANDONED - 60
-    os.utime(old, (past, past))
-    make()
-    assert {path.name for path in (root / "cache").iterdir()} == {name, new.name}
-
-
-@pytest.mark.parametrize("damaged", [False, True])
-def test_builders_at_the_same_time_agree(make, root, damaged):
-    folder = root / "cache" / make().fingerprint
-    if damaged:
-        drop_marker(folder)
-    else:
-        shutil.rmtree(folder)
-    found, barrier = [], threading.Barrier(6)
-
-    def builder():
-        barrier.wait()
-        found.append(np.array(make().tokens))
-
-    threads = [threading.Thread(target=builder) for _ in range(6)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert len(found) == 6
-    assert all((tokens == found[0]).all() for tokens in found)
-    assert [path.name for path in (root / "cache").iterdir()] == [folder.name]
 
 
 # What is refused
@@ -314,3 +289,31 @@ def test_large_vocabularies_do_not_overflow(make, root, tokenizer):
     )
     assert store.tokens.tolist() == [0, 70_000, 1]
     assert make().tokens.dtype == np.uint16
+
+
+def test_a_source_that_changes_between_readings(make, root, monkeypatch):
+    """Where duplicates are dropped it is read twice."""
+    repeated = store_writer._repeated
+    for texts in (TEXTS[:-1], [*TEXTS, "more"]):
+
+        def then_changed(*args, texts=texts):
+            found = repeated(*args)
+            (root / "a.txt").write_text("\n".join(texts) + "\n")
+            return found
+
+        (root / "a.txt").write_text("\n".join(TEXTS) + "\n")
+        monkeypatch.setattr(store_writer, "_repeated", then_changed)
+        with pytest.raises(SimjaxError, match=r"a\.txt: changed while it was read; start again"):
+            make(drop_duplicates=True)
+
+
+def test_nothing_but_empty_texts_without_duplicates(make, root):
+    (root / "b.txt").write_text("\n \n")
+    with pytest.raises(SimjaxError, match=r"no examples, 2 were skipped"):
+        make(Source(path="b.txt"), drop_duplicates=True)
+
+
+def test_a_store_is_a_folder_of_its_arrays_alone(make, root):
+    folder = root / "cache" / make(drop_duplicates=True).fingerprint
+    names = {MARKER, TOKENS, *(f"{name}.npy" for name in store_writer.ARRAYS)}
+    assert {path.name for path in folder.iterdir()} == names

@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from simjax.checkpoint import lock
 from simjax.data import pipeline
 from simjax.data.identity import normalised
 from simjax.data.pipeline import BatchSource
 from simjax.data.sources import Source
 from simjax.errors import SimjaxError
 from simjax.objectives.config import ContrastiveConfig, GuideConfig
+from simjax.processes import lock
 from simjax.sentence_encoder import SentenceEncoder
 from simjax.train import frozen, setup
 from simjax.train.config import RunConfig

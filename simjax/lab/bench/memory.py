@@ -73,7 +73,8 @@ def _status(key: str) -> int | None:
     return None
 
 
-def _highest() -> int:
+def highest() -> int:
+    """Most bytes that this process has held so far."""
     import resource
 
     peak = _status("VmHWM")
@@ -83,7 +84,7 @@ def _highest() -> int:
     return highest if sys.platform == "darwin" else 1024 * highest
 
 
-def _settle() -> int:
+def settle() -> int:
     """Give free memory back, forget the peak so far, and return what is in use."""
     gc.collect()
     # With another C library freed memory may hide some of the growth.
@@ -92,8 +93,8 @@ def _settle() -> int:
     try:
         Path("/proc/self/clear_refs").write_text("5")
     except OSError:
-        return _highest()
-    return _status("VmRSS") or _highest()
+        return highest()
+    return _status("VmRSS") or highest()
 
 
 def _on_device() -> bool:
@@ -109,12 +110,12 @@ def _measure_here(name: str, size: int, width: int, dtype: str) -> Peak:
     warm_up = contenders.make(name, contenders.inputs(name, WARM_UP, width), dtype, torch)
     warm_up.run()
     contender = contenders.make(name, contenders.inputs(name, size, width), dtype, torch)
-    before = _settle()
+    before = settle()
     device = _device_memory(torch, reset=True) if _on_device() else None
     began = time.perf_counter()
     loss = contender.run()
     seconds = time.perf_counter() - began
-    peak = _highest()
+    peak = highest()
     if device is not None:
         before, peak = device[0], _device_memory(torch, reset=False)[1]
     return Peak(peak - before, peak, contender.temporary_bytes, seconds, loss)
