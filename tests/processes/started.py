@@ -39,7 +39,7 @@ class Started:
     def ended(self) -> int:
         """Its exit status, waited for."""
         try:
-            return self.process.wait(timeout=240)
+            return self.process.wait(timeout=600)
         except subprocess.TimeoutExpired:
             raise AssertionError(f"it hangs: {self.said()}") from None
 
