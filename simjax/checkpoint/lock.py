@@ -15,24 +15,24 @@ _PATIENCE = 5.0
 """Seconds after which it is told that there is something to wait for."""
 
 
-def acquired(file: int) -> bool:
+def acquired(file: int, *, absent: Callable[[str], object] = lambda why: None) -> bool:
     """Takes the lock of an open file without waiting; False if another process has it.
-
-    Where the file system or the platform has no locks, there is none.
 
     Args:
         file: Descriptor.
+        absent: Told why where the file system or the platform has no locks, and there is none.
     """
     try:
         import fcntl
     except ImportError:
+        absent("not on this platform")
         return True
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:
-        return True
+    except OSError as error:
+        absent(str(error.strerror))
     return True
 
 

@@ -17,12 +17,14 @@ from jax.sharding import Mesh
 from simjax import mesh as meshes
 from simjax.data import pipeline
 from simjax.data.pipeline import BatchSource
+from simjax.data.token_store import TokenStore
 from simjax.data.tokenizer import train_wordpiece
 from simjax.errors import SimjaxError, UsageError
 from simjax.models import hf
 from simjax.models.encoder import EncoderConfig
 from simjax.models.sentence_model import SentenceModel
 from simjax.models.tokenizer import check_same_ids, check_tokenizer, load_tokenizer
+from simjax.processes import roll_call
 from simjax.sentence_encoder import SentenceEncoder
 from simjax.train import guide, memory, trained
 from simjax.train.config import RunConfig, check_dropout
@@ -165,6 +167,9 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
             f"train.profile begins at step {config.train.profile[0]} and the run has {total_steps}"
         )
 
+    encoder = make_encoder(config, model, tokenizer, max_length)
+    _agree(config, encoder, store, total_steps)
+
     vocabulary = None if config.objective.mlm is None else vocabulary_of(tokenizer)
     heads = make_heads(config, model.config)
     update = make_update(config, mesh, model, heads, source.num_positives, vocabulary, total_steps)
@@ -187,7 +192,6 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
             "train.micro_batch, or more devices"
         )
     step = update.step(fit.micro_blocks)
-    encoder = make_encoder(config, model, tokenizer, max_length)
     micro_batch = None if fit.micro_blocks == asked else fit.micro_blocks * config.data.block
     return Run(
         config,
@@ -202,6 +206,21 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
         micro_batch,
         update.mask,
     )
+
+
+def _agree(config: RunConfig, encoder: SentenceEncoder, store: TokenStore, steps: int) -> None:
+    """Holds what processes have read to what the others have; else they would wait for ever.
+
+    From here on they compute together, and what each of them does follows from what it has.
+    """
+    if jax.process_count() == 1:
+        return
+    mine: dict[str, Any] = {"token_store": store.fingerprint, "steps": steps}
+    if config.model.pretrained is not None:
+        mine["model.pretrained"] = encoder.fingerprint()
+    if (asked := config.objective.guide) is not None:
+        mine["objective.guide.model"] = guide.fingerprint(asked.model, store)
+    roll_call.agree("data", mine)
 
 
 def make_encoder(
