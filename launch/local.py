@@ -5,12 +5,12 @@
     launch/local.py --processes 8 --gpus --max_restarts 3 train configs/nli_small.yaml \
         --data.root DATA --output runs/nli
 
-What follows the options is a command line of simjax; each process gets --coordinator,
---num_processes and --process_id as well. Lines of output are marked with their process. When a
-process dies the others are given --grace seconds to say why they end, and are then killed; with
---max_restarts all are started again, and go on from the last checkpoint. A wrong call (status 2)
-is not tried again. SIGTERM and SIGINT are passed on: the first saves and stops, the second stops
-at once.
+What follows the options is a command line of `simjax train`, for the Python that this is called
+with; each process gets --coordinator, --num_processes and --process_id as well. Lines of output are
+marked with their process. When a process dies the others are given --grace seconds to say why they
+end, and are then killed; with --max_restarts all are started again, and go on from the last
+checkpoint. A wrong call (status 2) is not tried again. SIGTERM and SIGINT are passed on: the first
+saves and stops, the second stops at once. A terminal that closes is a SIGTERM.
 
 Exit status: 0 done, or stopped with everything saved; that of the first process to fail, which is
 128 + the signal's number for one that was killed.
@@ -27,6 +27,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import IO
 
 _PAUSE = 0.1
@@ -64,8 +65,13 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if not args.command:
         parser.error("what shall be run? such as: train configs/quickstart.yaml")
-    if args.processes < 1:
-        parser.error(f"--processes is {args.processes}: give at least 1")
+    for key, least in (("processes", 1), ("max_restarts", 0), ("grace", 0), ("cpu_devices", 1)):
+        value = getattr(args, key)
+        if value is not None and value < least:
+            parser.error(f"--{key} is {value}: give at least {least}")
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if args.gpus and visible is not None and len(visible.split(",")) < args.processes:
+        parser.error(f"--processes is {args.processes} and CUDA_VISIBLE_DEVICES is {visible!r}")
     return args
 
 
@@ -145,6 +151,9 @@ def run(args: argparse.Namespace) -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, pass_on)
+    # Unless it was started by nohup: the processes have sessions of their own, and would go on.
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda _, frame: pass_on(signal.SIGTERM, frame))
     for restarts in range(args.max_restarts + 1):
         attempt[:] = [Processes(args)]
         if stopped:  # between two attempts, or while this one was being made
@@ -168,13 +177,14 @@ def ended(status: int) -> str:
 
 def say(line: str) -> None:
     """Prints a line of the launcher's own."""
-    print(f"[launch] {line}", file=sys.stderr, flush=True)
+    with suppress(OSError):  # the terminal may be gone
+        print(f"[launch] {line}", file=sys.stderr, flush=True)
 
 
 def _devices(args: argparse.Namespace, index: int) -> dict[str, str]:
     if args.gpus:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        mine = visible.split(",")[index] if visible else str(index)
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        mine = str(index) if visible is None else visible.split(",")[index]
         return {"CUDA_VISIBLE_DEVICES": mine}
     if args.cpu_devices is None:
         return {}
@@ -190,8 +200,10 @@ def _free_port() -> int:
 
 def _mark(index: int, source: IO[str], sink: IO[str]) -> None:
     for line in source:
-        sink.write(f"[{index}] {line}" if line.endswith("\n") else f"[{index}] {line}\n")
-        sink.flush()
+        # Read on where nobody listens any more: a process that cannot write cannot save.
+        with suppress(OSError):
+            sink.write(f"[{index}] {line}" if line.endswith("\n") else f"[{index}] {line}\n")
+            sink.flush()
 
 
 if __name__ == "__main__":

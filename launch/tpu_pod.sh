@@ -4,8 +4,11 @@
 #   export TPU=my-pod ZONE=europe-west4-b            # and PROJECT, where gcloud has no default
 #   launch/tpu_pod.sh install                        # this folder and its libraries, on all workers
 #   launch/tpu_pod.sh train configs/nli_small.yaml --data.root /mnt/data --output /mnt/runs/nli
-#   launch/tpu_pod.sh stop                           # save and stop, by one worker for all
+#   launch/tpu_pod.sh stop                           # save and stop
 #   launch/tpu_pod.sh ssh 'ls simjax'                # any command on all workers
+#
+# `train` lasts as long as the run: start it where it stays, such as in tmux. An interrupt ends it
+# and not the run, which `stop` does.
 #
 # The TPU VM exists already (gcloud compute tpus tpu-vm create, or a queued resource), and data and
 # output lie where all workers see them, such as a Filestore mount. The workers find each other by
@@ -62,10 +65,11 @@ train() {
   for ((restart = 0; restart <= ${MAX_RESTARTS:-3}; restart++)); do
     status=0
     on all "$command" || status=$?
-    # 2: called wrongly, which another try does not mend.
-    if [[ $status -eq 0 || $status -eq 2 ]]; then
-      break
-    fi
+    # 2: called wrongly, which another try does not mend; 143: stopped before there was anything to
+    # save.
+    case "$status" in
+      0 | 2 | 143) break ;;
+    esac
     echo "the run has failed with status $status (start $((restart + 1)))" >&2
     # What a lost connection has left running holds the TPU.
     on all "cd $folder && kill -KILL \"\$(cat .run.pid)\" 2> /dev/null || true" || true
@@ -81,7 +85,7 @@ case "$what" in
     [[ $# -gt 0 ]] || usage
     train "$@"
     ;;
-  stop) on 0 "cd $folder && kill -TERM \"\$(cat .run.pid)\"" ;;
+  stop) on all "cd $folder && kill -TERM \"\$(cat .run.pid)\"" ;;
   ssh)
     [[ $# -eq 1 ]] || usage
     on all "$1"

@@ -24,7 +24,7 @@ _PROCESSES = (
     ("process_id", int, "I", "number of this process, from 0"),
     ("heartbeat_timeout", int, "S", "seconds of silence after which a process counts as gone"),
     ("initialization_timeout", int, "S", "seconds in which all processes have to come together"),
-    ("shutdown_timeout", int, "S", "seconds in which all have to end after the last step"),
+    ("shutdown_timeout", int, "S", "seconds in which all have to disconnect once the last is done"),
 )
 _OPTIONS = (
     *("--print_config", "--json", "--distributed", "--stopped_status"),

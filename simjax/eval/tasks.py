@@ -202,6 +202,14 @@ def metric_names(tasks: Tasks) -> list[str]:
     return [f"{task.name}/{name}" for task in tasks.loaded for name in _names(task)]
 
 
+def sizes(tasks: Tasks) -> dict[str, str]:
+    """How much each task has of what its scores are taken over, by the task's name."""
+    return {
+        task.name: f"{len(task.texts)} texts, {len(task.positives)} positives"
+        for task in tasks.loaded
+    }
+
+
 def _sts_values(data: StsSet, unit: Float[np.ndarray, "T D"]) -> list[float]:
     scores = score_sts(data, unit)
     values = [scores.overall.spearman, scores.overall.pearson]

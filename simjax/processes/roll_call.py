@@ -12,9 +12,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from simjax import __version__
 from simjax.dotted import flatten
-from simjax.errors import SimjaxError
+from simjax.errors import SimjaxError, UsageError
 from simjax.processes import board
 
 _LONG = 7 * 24 * 3600.0
@@ -58,12 +60,13 @@ def agree(subject: str, mine: Mapping[str, Any]) -> None:
 
     Raises:
         Disagreement: On every process, if any two differ: who is alone with what.
+        UsageError: There are other processes, and they have not been joined.
     """
     group = board.of_this_run()
     if group is None:
+        _check_alone()
         return
-    # The same question may come again, in another run of the same processes.
-    subject = f"{subject}-{next(_calls[subject])}"
+    subject = _again(subject)
     said = json.dumps(flatten(json.loads(json.dumps(mine, default=str))), sort_keys=True)
     group.tell(f"{subject}/all", said)
     group.tell(f"{subject}/digest", hashlib.sha256(said.encode()).hexdigest())
@@ -78,6 +81,37 @@ def agree(subject: str, mine: Mapping[str, Any]) -> None:
         f"the processes of this run differ: {told}; start all of them with the same code, recipe, "
         "data and devices"
     )
+
+
+def answers(question: str, mine: str) -> list[tuple[str, str]]:
+    """What all processes answer to a question, by their names; all call this together.
+
+    Raises:
+        UsageError: There are other processes, and they have not been joined.
+    """
+    group = board.of_this_run()
+    if group is None:
+        _check_alone()
+        return [("process 0", mine)]
+    question = _again(question)
+    group.tell(question, mine)
+    group.meet(question, seconds=_LONG)
+    heard, hosts = group.heard(question), group.heard("host")
+    return [(name(index, hosts), heard[index]) for index in range(group.count)]
+
+
+def _again(subject: str) -> str:
+    """A name of its own for a question that may come again, in another run of the processes."""
+    return f"{subject}-{next(_calls[subject])}"
+
+
+def _check_alone() -> None:
+    # On a pod of TPUs a process sees the devices of all hosts, joined or not.
+    if jax.process_count() > 1:
+        raise UsageError(
+            f"the devices here belong to {jax.process_count()} processes, which have not been "
+            "joined: give --distributed yes, or --coordinator"
+        )
 
 
 def differences(said: Sequence[Mapping[str, Any]], hosts: Mapping[int, str]) -> str:

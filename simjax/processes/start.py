@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import socket
 import sys
 import threading
 import time
@@ -19,6 +17,7 @@ from jax.errors import JaxRuntimeError
 
 from simjax.errors import SimjaxError, UsageError
 from simjax.processes import board, watch
+from simjax.processes.gathering import come, gather
 from simjax.processes.roll_call import Disagreement
 from simjax.processes.watch import Watch
 
@@ -38,7 +37,8 @@ class ProcessConfig:
             given: ``yes``, ``no``, or ``auto``, which does if the environment names several.
         heartbeat_timeout: Seconds of silence after which a process counts as gone.
         initialization_timeout: Seconds in which all processes have to come together.
-        shutdown_timeout: Seconds in which all processes have to end after the last step.
+        shutdown_timeout: Seconds in which all processes have to disconnect, once the last of them
+            is done.
     """
 
     coordinator: str | None = None
@@ -113,19 +113,25 @@ def joined(config: ProcessConfig) -> Iterator[None]:
         return
     _watch = Watch(group, config.heartbeat_timeout)
     _watch.start()
+    differ: Disagreement | None = None
     try:
-        yield
-    except Disagreement:
-        _leave_together(_watch)  # all have raised it
-        raise
+        try:
+            yield
+        except Disagreement as error:
+            differ = error  # as on all the others
+        _watch.board.meet("end", seconds=_EXPORT)
     except BaseException as error:
         told = _watch.culprit() if _of_a_computation(error) else None
         if told is None:
-            _watch.last_words(" ".join(str(error).split()) or type(error).__name__)
+            _watch.has_failed(" ".join(str(error).split()) or type(error).__name__)
             raise
         _watch.last_words(told)
         raise SimjaxError(watch.gone_on(told)) from error
-    _leave_together(_watch)
+    _watch.stop()
+    _watch = None
+    jax.distributed.shutdown()
+    if differ is not None:
+        raise differ
 
 
 def leave(status: int) -> None:
@@ -141,14 +147,6 @@ def leave(status: int) -> None:
         stream.flush()
     _watch.linger()
     os._exit(status)
-
-
-def _leave_together(mine: Watch) -> None:
-    global _watch
-    mine.board.meet("end", seconds=_EXPORT)
-    mine.stop()
-    _watch = None
-    jax.distributed.shutdown()
 
 
 def _of_a_computation(error: BaseException | None) -> bool:
@@ -168,11 +166,12 @@ def _wanted(config: ProcessConfig) -> bool:
 
 def _initialize(config: ProcessConfig) -> None:
     deadline = time.monotonic() + config.initialization_timeout
-    if config.coordinator is not None:
-        if config.process_id == 0:
-            _check_free(config.coordinator)
+    address, process, count = config.coordinator, config.process_id, config.num_processes
+    if address is not None and process is not None and count is not None:
+        if process == 0:
+            gather(address, count, config.initialization_timeout)
         else:
-            _wait_for(config.coordinator, config.process_id, config.initialization_timeout)
+            come(address, process, count, config.initialization_timeout)
     # It would take SIGTERM for itself, and swallow one that comes before training has begun.
     jax.config.update("jax_enable_preemption_service", False)
     # JAX ends the process where we raise an error or say what has happened: it gets more time.
@@ -183,10 +182,8 @@ def _initialize(config: ProcessConfig) -> None:
     late.start()
     try:
         jax.distributed.initialize(
-            config.coordinator,
-            config.num_processes,
-            config.process_id,
-            cluster_detection_method=None if config.coordinator is None else "deactivate",
+            *(address, count, process),
+            cluster_detection_method=None if address is None else "deactivate",
             initialization_timeout=round(left) + spare,
             heartbeat_timeout_seconds=2 * config.heartbeat_timeout + spare,
             shutdown_timeout_seconds=config.shutdown_timeout,
@@ -199,49 +196,6 @@ def _initialize(config: ProcessConfig) -> None:
         ) from error
     finally:
         late.cancel()
-
-
-def _check_free(address: str) -> None:
-    """Two coordinators can listen at one port, each unaware of the other.
-
-    Raises:
-        SimjaxError: Something listens there.
-    """
-    port = int(address.rpartition(":")[2])
-    family = socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("", port))
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                raise SimjaxError(
-                    f"--coordinator {address}: port {port} is in use on this machine, maybe by "
-                    "another run; choose another one for all processes"
-                ) from error
-            # Otherwise there is no such family here, and JAX will say what else is wrong.
-
-
-def _wait_for(address: str, process: int | None, seconds: float) -> None:
-    """Returns once something listens at the coordinator's address.
-
-    Raises:
-        SimjaxError: Nothing does for so long.
-    """
-    host, _, port = address.rpartition(":")
-    deadline = time.monotonic() + seconds
-    while True:
-        left = deadline - time.monotonic()
-        try:
-            socket.create_connection((host.strip("[]"), int(port)), timeout=max(left, 0.1)).close()
-            return
-        except OSError as error:  # a name that is not known yet, too
-            if left <= 0:
-                raise SimjaxError(
-                    f"process {process}: no coordinator at {address} for {seconds:g} seconds "
-                    f"({error}); is process 0 running, at that address, and can it be reached?"
-                ) from error
-        time.sleep(min(0.5, max(left, 0.0)))
 
 
 def _not_all_came(config: ProcessConfig) -> NoReturn:

@@ -1,12 +1,14 @@
 """A watch over the other processes, so that one that is gone ends all of them, by name.
 
 Each process says once a second that it is there, and looks whether the others have said so. A
-process that has failed leaves its last words, which the others find within a second. Time is
-counted in looks: no two clocks are compared, and one who slept blames nobody.
+process that has failed leaves its last words, which the others find within a second, and pass on
+as they are when they leave in turn. Time is counted in looks: no two clocks are compared, and one
+who slept blames nobody.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import sys
@@ -67,7 +69,7 @@ class Watch:
 
     def start(self) -> None:
         """Begins to speak and to look."""
-        self.board.tell("host", f"{socket.gethostname()}, pid {os.getpid()}")
+        self.board.tell("host", _me())
         for thread in self._threads:
             thread.start()
 
@@ -77,19 +79,28 @@ class Watch:
         for thread in self._threads:
             thread.join(2 * self.look)
 
-    def last_words(self, text: str) -> None:
-        """Lets the others know why this process leaves, and does not wait long for process 0.
+    def has_failed(self, text: str) -> None:
+        """Lets the others know that this process leaves, and why."""
+        self.last_words(
+            f"{name(self.board.process, {self.board.process: _me()})} has failed: {text}"
+        )
+
+    def last_words(self, told: str) -> None:
+        """Lets the others know who is gone, and does not wait long for process 0.
 
         From here on it is this process that says why it ends, and not the watch.
+
+        Args:
+            told: A sentence on this process or another one, which is told by all alike.
         """
         self._judging = False
-        _briefly(lambda: self.board.tell("words", text), seconds=3 * self.look)
+        _briefly(lambda: self.board.tell("words", told), seconds=3 * self.look)
 
     def linger(self) -> None:
         """On process 0, whose end ends the board: waits a little for the others to have read."""
         if self.board.process != 0:
             return
-        deadline = time.monotonic() + 3 * self.look
+        deadline = time.monotonic() + _SUSPICIOUS + 3 * self.look
         while time.monotonic() < deadline:
             with self._lock:
                 waiting = [
@@ -104,11 +115,11 @@ class Watch:
     def culprit(self) -> str | None:
         """After a failed computation: which process it was, or None if all are there.
 
-        Waits for that long enough to hear last words, or to notice silence.
+        Waits for that long enough to hear last words, or to notice silence; in looks as well, which
+        take longer where processors are busy.
         """
         limit = min(_SUSPICIOUS, self.timeout)
-        deadline = time.monotonic() + limit + 3 * self.look
-        while time.monotonic() < deadline:
+        for _ in range(5 * (math.ceil(limit / self.look) + 3)):
             told = self._gone(limit)
             if told is not None:
                 return told
@@ -134,7 +145,7 @@ class Watch:
                 moved = beats.get(index) != self._beats.get(index)
                 self._silent[index] = 0.0 if moved else self._silent[index] + self.look
             self._beats = beats
-            self._words = {index: text for index, text in words.items()}
+            self._words = words
 
     def _judge(self) -> None:
         while not self._stopped.wait(self.look):
@@ -149,9 +160,9 @@ class Watch:
         """The process that has failed, or that has been silent for longer than a limit."""
         me = self.board.process
         with self._lock:
-            for index, text in sorted(self._words.items()):
+            for index, told in sorted(self._words.items()):
                 if index != me:
-                    return f"{name(index, self._hosts)} has failed: {text}"
+                    return told
             if me != 0 and self._unanswered > limit:
                 silent, who = self._unanswered, 0
             else:
@@ -170,10 +181,12 @@ class Watch:
         os._exit(1)
 
 
+def _me() -> str:
+    return f"{socket.gethostname()}, pid {os.getpid()}"
+
+
 def gone_on(told: str) -> str:
     """A sentence on a process that is gone, and what to do."""
-    if "the same command goes on" in told:
-        return told
     return f"{told}; this process ends as well; the same command goes on from the last checkpoint"
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import secrets
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +13,15 @@ from pathlib import Path
 import jax
 
 from simjax.errors import SimjaxError
-from simjax.processes import lock
+from simjax.processes import lock, roll_call
+from simjax.processes.roll_call import Disagreement
 
 MARK = "run.lock"
 """A run makes this file before anything else, and holds a lock on it while it trains."""
+_STALE = 90.0
+"""Seconds after which a network file system shows what another machine has written."""
+_PAUSE = 0.2
+"""Seconds between two looks."""
 
 
 def open_folder(output: str) -> Path:
@@ -53,7 +61,8 @@ def locked(folder: Path) -> Iterator[None]:
     """Keeps other runs out of the folder until the block ends; process 0 does it for all.
 
     The lock ends with the process, however that ends. Where the file system or the platform has
-    no locks, there is none.
+    no locks, there is none, which is told on standard error. Where there are several processes,
+    the file then holds a word of this start's own.
 
     Raises:
         SimjaxError: Another run is training there.
@@ -67,11 +76,66 @@ def locked(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise SimjaxError(f"{path}: cannot be written ({error.strerror})") from error
     try:
-        if not lock.acquired(file):
+        found = lock.tried(file)
+        if found == "none":
+            _warn_of_no_lock(folder)
+        if found == "taken":
             raise SimjaxError(
                 f"{folder}: another process is training in this folder; wait for its end, or "
                 "choose another folder for `output`"
             )
+        if jax.process_count() > 1:
+            _sign(file, path)
         yield
     finally:
         os.close(file)
+
+
+def check_shared(folder: Path) -> None:
+    """Makes sure that all processes have the same folder; all call this together, in `locked`.
+
+    Else the others' parts of a checkpoint would lie where nobody looks for them.
+
+    Raises:
+        Disagreement: On every process: who has another folder there than process 0.
+    """
+    path = folder / MARK
+    leads = jax.process_index() == 0
+    (_, signed), *_ = roll_call.answers("lock", _read(path) if leads else "")
+    deadline = time.monotonic() + _STALE
+    while _read(path) != signed and time.monotonic() < deadline:
+        time.sleep(_PAUSE)
+    said = roll_call.answers("folder", "same" if _read(path) == signed else "another")
+    blind = [who for who, found in said if found != "same"]
+    if blind:
+        more = f" and {len(blind) - 5} more" if len(blind) > 5 else ""
+        raise Disagreement(
+            f"{folder}: what process 0 writes there is not seen by {', '.join(blind[:5])}{more}; "
+            "`output` has to lie where all processes see it"
+        )
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""
+
+
+def _sign(file: int, path: Path) -> None:
+    # Not by another descriptor: some file systems let go of a lock when any of them is closed.
+    try:
+        os.ftruncate(file, 0)
+        os.write(file, f"{secrets.token_hex(8)}\n".encode())
+        os.fsync(file)
+    except OSError as error:
+        raise SimjaxError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _warn_of_no_lock(folder: Path) -> None:
+    print(
+        f"simjax: {folder}: there are no locks on this file system, so that a second run in this "
+        "folder would not be refused: do not start one",
+        file=sys.stderr,
+        flush=True,
+    )

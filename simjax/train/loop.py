@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -34,7 +35,7 @@ from simjax.train import metrics as metrics_file
 from simjax.train.average import Evaluated, evaluated
 from simjax.train.config import RunConfig
 from simjax.train.early_stopping import EarlyStopping
-from simjax.train.folder import locked, open_folder
+from simjax.train.folder import check_shared, locked, open_folder
 from simjax.train.metrics import MetricsWriter
 from simjax.train.profiler import Profiler
 from simjax.train.progress import Progress
@@ -75,11 +76,12 @@ def train(
     folder = open_folder(config.output)
     with ExitStack() as stack:
         stack.enter_context(locked(folder))
+        check_shared(folder)
         if jax.process_index() == 0:
             export.recover(folder / "export")
         evaluation = tasks.load(config.evaluation, config.data.root_path)
+        roll_call.agree("evaluation", {"evaluation": tasks.sizes(evaluation)})
         run = prepare(config)
-        roll_call.agree("data", run.identity)
         checkpoints = stack.enter_context(finish.open_checkpoints(folder, config))
         changed = resume.changed(folder, config)
         checkpoints.identify(run.identity, changed)
@@ -114,10 +116,10 @@ def train(
         checkpoints.wait()
         if step < run.total_steps and not loop.watch.reached:
             progress.print(
-                f"{stop.name}: saved at step {step} of {run.total_steps}; "
+                f"{loop.stopped}: saved at step {step} of {run.total_steps}; "
                 "the same command goes on from there"
             )
-            return {"steps": step, "stopped": stop.name}
+            return {"steps": step, "stopped": loop.stopped}
         if step < run.total_steps:
             progress.print(
                 f"step {step} of {run.total_steps}: stopping early, {config.evaluation.metric} "
@@ -191,7 +193,7 @@ def _largest(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
 
 
 class _Agreement:
-    """The wish of any process to stop, known to all of them at the same step.
+    """The signal that any process was given to stop, known to all of them at the same step.
 
     A signal reaches processes between different steps, or only one of them, and a process that
     leaves alone leaves the others waiting. The answer is read one step late, as metrics are, so
@@ -203,16 +205,18 @@ class _Agreement:
         self._stop = stop
         self._asked: jax.Array | None = None
 
-    def reached(self) -> bool:
-        """Whether to stop. All processes call this once after every step."""
+    def reached(self) -> str | None:
+        """The signal to stop for, or None. All processes call this once after every step."""
         if jax.process_count() == 1:
-            return self._stop.requested
+            return self._stop.name if self._stop.requested else None
         parts = len(self._mesh.local_devices) * meshes.batch_parts(self._mesh) // self._mesh.size
-        mine = np.full(parts, self._stop.requested, np.int32)
+        # Of several signals the one with the highest number is told, by all processes alike.
+        number = signal.Signals[self._stop.name] if self._stop.name else 0
+        mine = np.full(parts, number, np.int32)
         sharding = meshes.batch_sharding(self._mesh)
         before = self._asked
         self._asked = _largest(self._mesh)(jax.make_array_from_process_local_data(sharding, mine))
-        return before is not None and bool(before)
+        return signal.Signals(int(before)).name if before is not None and int(before) else None
 
 
 @dataclass
@@ -246,6 +250,8 @@ class _Loop:
         self.agreement = _Agreement(run.mesh, stop)
         self.watch = watch
         self.profiler = profiler
+        self.stopped: str | None = None
+        """Name of the signal that ended the steps early."""
         self.last_scores: dict[str, float] = {}
         self._peak = throughput.peak(list(run.mesh.devices.flat), run.config.model.dtype)
         self._window = throughput.Window()
@@ -281,6 +287,7 @@ class _Loop:
                 self._save(state, step, scores)
                 self._window.start()
                 if stopping or self.watch.reached:
+                    self.stopped = stopping
                     break
         return state, step
 

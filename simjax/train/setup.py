@@ -18,12 +18,14 @@ from jax.sharding import Mesh
 from simjax import mesh as meshes
 from simjax.data import pipeline
 from simjax.data.pipeline import BatchSource
+from simjax.data.token_store import TokenStore
 from simjax.data.tokenizer import train_wordpiece
 from simjax.errors import SimjaxError, UsageError
 from simjax.models import hf
 from simjax.models.sentence_model import SentenceModel
 from simjax.models.tokenizer import check_same_ids, check_tokenizer, load_tokenizer
 from simjax.objectives.config import ContrastiveConfig, frozen_model
+from simjax.processes import roll_call
 from simjax.sentence_encoder import SentenceEncoder
 from simjax.train import frozen, memory, trained
 from simjax.train.config import RunConfig
@@ -182,6 +184,9 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
             f"train.profile begins at step {config.train.profile[0]} and the run has {total_steps}"
         )
 
+    encoder = make_encoder(config, model, tokenizer, max_length)
+    _agree(config, encoder, store, told, total_steps)
+
     vocabulary = None if config.objective.mlm is None else vocabulary_of(tokenizer)
     heads = make_heads(config, model.config)
     facts = Facts(source.num_positives, store.label_names, vocabulary)
@@ -203,7 +208,6 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
         )
     check_parts(config, meshes.batch_parts(mesh), fit.micro_blocks < share)
     step = update.step(fit.micro_blocks)
-    encoder = make_encoder(config, model, tokenizer, max_length)
     micro_batch = None if fit.micro_blocks == asked else fit.micro_blocks * config.data.block
     return Run(
         config,
@@ -220,6 +224,27 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
         None if told is None else told.fingerprint,
         update.system.encodings,
     )
+
+
+def _agree(
+    config: RunConfig,
+    encoder: SentenceEncoder,
+    store: TokenStore,
+    told: frozen.Embedded | None,
+    steps: int,
+) -> None:
+    """Holds what processes have read to what the others have; else they would wait for ever.
+
+    From here on they compute together, and what each of them does follows from what it has.
+    """
+    if jax.process_count() == 1:
+        return
+    mine: dict[str, Any] = {"token_store": store.fingerprint, "steps": steps}
+    if config.model.pretrained is not None:
+        mine["model.pretrained"] = encoder.fingerprint()
+    if told is not None:
+        mine["embeddings of the texts"] = told.fingerprint
+    roll_call.agree("data", mine)
 
 
 def make_encoder(

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -36,7 +37,7 @@ def launch(tmp_path):
     """Starts the launcher over processes that run `body`."""
     found: list[subprocess.Popen[str]] = []
 
-    def start(body: str, *options: str) -> subprocess.Popen[str]:
+    def start(body: str, *options: str, **variables: str) -> subprocess.Popen[str]:
         package = tmp_path / "path" / "simjax"
         package.mkdir(parents=True)
         (package / "__init__.py").touch()
@@ -49,7 +50,8 @@ def launch(tmp_path):
                 text=True,
                 cwd=tmp_path,  # `python -m` looks there first
                 env={k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
-                | {"PYTHONPATH": str(package.parent)},
+                | {"PYTHONPATH": str(package.parent)}
+                | variables,
             )
         )
         return found[-1]
@@ -57,7 +59,10 @@ def launch(tmp_path):
     yield start
     for process in found:
         process.kill()
-        process.communicate()
+        process.wait()
+        for stream in (process.stdout, process.stderr):
+            assert stream is not None
+            stream.close()
 
 
 def starts(folder: Path) -> list[str]:
@@ -82,6 +87,38 @@ def test_all_are_started_alike_and_marked(launch, tmp_path):
 def test_one_gpu_each(launch):
     out, _ = launch("", "--gpus").communicate(timeout=60)
     assert sorted(out.splitlines()) == ["[0] hello None 0", "[1] hello None 1"]
+
+
+@pytest.mark.parametrize(
+    ("options", "visible", "told"),
+    [
+        (
+            ["--gpus", "--processes", "3"],
+            "4,7",
+            "--processes is 3 and CUDA_VISIBLE_DEVICES is '4,7'",
+        ),
+        (["--gpus"], "", "--processes is 2 and CUDA_VISIBLE_DEVICES is ''"),
+        (["--max_restarts", "-1"], "", "--max_restarts is -1: give at least 0"),
+        (["--processes", "0"], "", "--processes is 0: give at least 1"),
+        (["--cpu_devices", "0"], "", "--cpu_devices is 0: give at least 1"),
+    ],
+)
+def test_wrong_options(options, visible, told):
+    done = subprocess.run(
+        [sys.executable, str(LAUNCHER), *options, "train", "x.yaml"],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"CUDA_VISIBLE_DEVICES": visible},
+    )
+    assert done.returncode == 2 and told in done.stderr and "Traceback" not in done.stderr
+
+
+def test_gpus_are_those_that_are_visible(launch):
+    process = launch("", "--gpus", CUDA_VISIBLE_DEVICES="4,7,9")
+    assert sorted(process.communicate(timeout=60)[0].splitlines()) == [
+        "[0] hello None 4",
+        "[1] hello None 7",
+    ]
 
 
 DIES = "signal.signal(signal.SIGTERM, saved)\nos.kill(os.getpid(), 9) if index == 1 else wait()"
@@ -148,6 +185,22 @@ def test_signals_are_passed_on_and_nothing_is_started_again(launch, tmp_path, nu
     out, err = process.communicate(timeout=60)
     assert process.returncode == 0, err
     assert sorted(out.splitlines()) == ["[0] saved", "[1] saved"]
+    assert starts(tmp_path) == ["0-0", "1-0"]
+
+
+def test_a_terminal_that_closes_stops_the_processes(launch, tmp_path):
+    """They have sessions of their own, and what they say has nowhere to go."""
+    body = "signal.signal(15, lambda *_: [print('x' * 99999), saved(0, 0)])\nprint('ready')\nwait()"
+    body = body.replace("print('ready')", "(here / f'pid-{index}').write_text(str(os.getpid()))")
+    process = launch(body, "--max_restarts", "5")
+    assert process.stdout is not None and process.stderr is not None
+    while len(list(tmp_path.glob("pid-*"))) < 2:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.stdout.close()
+    process.stderr.close()
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=60) == 0
     assert starts(tmp_path) == ["0-0", "1-0"]
 
 

@@ -190,10 +190,10 @@ PARAMETERS = {
 }
 
 
-def manifest(name: str) -> dict[str, Any]:
+def manifest(name: str, **changes: str) -> dict[str, Any]:
     """As envsubst makes it, which knows neither defaults nor escapes."""
-    source = (LAUNCH / name).read_text(encoding="utf-8")
-    return yaml.safe_load(re.sub(r"\$\{?([A-Z_]+)\}?", lambda m: PARAMETERS[m[1]], source))
+    source, given = (LAUNCH / name).read_text(encoding="utf-8"), PARAMETERS | changes
+    return yaml.safe_load(re.sub(r"\$\{?([A-Z_]+)\}?", lambda m: given[m[1]], source))
 
 
 @pytest.mark.parametrize("name", MANIFESTS)
@@ -252,6 +252,15 @@ def test_the_command_is_one_that_simjax_takes(name):
     assert host == "nli-train-0-0.nli" == f"nli-train-0-0.{spec['network']['subdomain']}"
     assert {"containerPort": int(port)} in container["ports"]
     assert (args.num_processes, args.process_id) == (4, 3)
+
+
+@pytest.mark.parametrize("name", MANIFESTS)
+def test_arguments_may_hold_what_means_something_in_yaml(name):
+    arguments = "x.yaml --data.sources '[{path: a.csv, weight: 1}]' --train.freeze [a,b]"
+    spec = manifest(name, ARGS=arguments)["spec"]
+    (container,) = spec["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]["containers"]
+    (script,) = container["args"]
+    assert script.startswith(f"exec simjax train {arguments} --stopped_status 75 --")
 
 
 @pytest.mark.parametrize("name", MANIFESTS)

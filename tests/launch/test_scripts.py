@@ -90,30 +90,41 @@ def test_slurm_starts_a_failed_run_again(machine, statuses, restarts, expected):
     assert len(machine.calls("srun")) == min(asked, int(restarts) + 1)
 
 
-def test_slurm_queues_a_run_that_was_stopped_again(machine):
-    machine.has("srun", "exit 75")
+@pytest.mark.parametrize("status", [75, 143])
+def test_slurm_queues_a_run_that_was_stopped_again(machine, status):
+    """Whether it has saved or had nothing to save yet."""
+    machine.has("srun", f"exit {status}")
     machine.has("scontrol")
     assert machine.run(SLURM, "x.yaml", SLURM_JOB_ID="17")[0] == 0
     assert machine.calls("scontrol") == [["requeue", "17"]]
     assert len(machine.calls("srun")) == 1
 
 
-def test_slurm_passes_the_signal_before_the_time_limit_on(machine):
-    machine.has("srun", "trap 'sleep 0.3; touch saved; exit 75' TERM; touch up; sleep 60 & wait")
+def test_slurm_signals_tasks_before_the_time_limit(machine):
+    """With B: it would signal the script, and srun takes a signal for its own end."""
+    asked = [line for line in SLURM.read_text().splitlines() if line.startswith("#SBATCH --signal")]
+    assert asked == ["#SBATCH --signal=TERM@120"]
+
+
+def test_slurm_lets_the_step_end_at_the_end_of_the_job(machine):
+    """A signal to the script is not for srun, and starts nothing again."""
+    machine.has("srun", "trap 'touch killed' TERM; touch up; sleep 1; exit 143")
     machine.has("scontrol")
     process = machine.start(SLURM, "x.yaml", SLURM_JOB_ID="17")
     while not (machine.folder / "up").exists():
         assert process.poll() is None
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
-    # What srun has left behind holds the pipes.
-    assert process.wait(timeout=60) == 0
-    process.kill()
-    assert (machine.folder / "saved").exists()
-    assert machine.calls("scontrol") == [["requeue", "17"]]
-    for stream in (process.stdout, process.stderr):
-        assert stream is not None
-        stream.close()
+    assert process.communicate(timeout=60) == ("", "")
+    assert process.returncode == 143
+    assert not (machine.folder / "killed").exists()
+    assert len(machine.calls("srun")) == 1 and machine.calls("scontrol") == []
+
+
+def test_slurm_hands_the_cpus_of_a_task_to_srun(machine):
+    machine.has("srun", 'echo "cpus: ${SRUN_CPUS_PER_TASK-none}"')
+    assert "cpus: none" in machine.run(SLURM, "x.yaml")[1]
+    assert "cpus: 12" in machine.run(SLURM, "x.yaml", SLURM_CPUS_PER_TASK="12")[1]
 
 
 def test_slurm_without_a_recipe(machine):
@@ -153,12 +164,20 @@ def test_tpu_pod_starts_a_failed_run_again_after_ending_what_is_left(machine):
     assert "failed with status 1" in told
 
 
-def test_tpu_pod_stops_by_one_worker_and_installs_on_all(machine):
+@pytest.mark.parametrize(("status", "calls"), [(1, 4), (2, 1), (0, 1), (143, 1)])
+def test_tpu_pod_starts_a_run_again_so_often_if_that_may_mend_it(machine, status, calls):
+    machine.has("gcloud", f"exit {status}")
+    assert machine.run(TPU, "train", "x.yaml", MAX_RESTARTS="1", **WHERE)[0] == status
+    # Two starts, each followed by the end of what is left.
+    assert len(machine.calls("gcloud")) == calls
+
+
+def test_tpu_pod_stops_and_installs_on_all(machine):
     machine.has("gcloud")
     assert machine.run(TPU, "stop", **WHERE)[0] == 0
     assert machine.run(TPU, "install", **WHERE)[0] == 0
     stop, copy, install = machine.calls("gcloud")
-    assert stop[:-1] == [*SSH, "--worker=0"] and "kill -TERM" in stop[-1]
+    assert stop[:-1] == [*SSH, "--worker=all"] and "kill -TERM" in stop[-1]
     assert copy[3] == "scp" and copy[-1] == "--worker=all"
     assert ".venv/bin/pip install --quiet -e '.[tpu]'" in install[-1]
 

@@ -54,6 +54,7 @@ def started(
     of: Callable[[int], Sequence[str]] = lambda index: (),
     before: Callable[[int], Sequence[str]] = lambda index: (),
     address: str = "localhost",
+    port: int | None = None,
 ) -> Iterator[list[Started]]:
     """Processes that train by one recipe.
 
@@ -66,11 +67,12 @@ def started(
         of: Options of one process.
         before: A command that starts one process.
         address: Where process 0 is found.
+        port: The port there; by default a free one.
     """
     folder.mkdir(exist_ok=True)
     path = folder / "recipe.yaml"
     path.write_text(run_config.dump(config), encoding="utf-8")
-    port = free_port()
+    port = port or free_port()
     found = []
     for index in range(count):
         own = devices if isinstance(devices, int) else devices[index]

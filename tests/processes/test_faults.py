@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import signal
 import subprocess
+from pathlib import Path
 
 import pytest
 
@@ -13,8 +15,8 @@ from simjax.checkpoint.config import CheckpointConfig
 from simjax.eval.tasks import EvalConfig
 from simjax.mesh import MeshConfig
 from simjax.train.config import RunConfig, TrainConfig
-from tests.processes.started import comes_to, started
-from tests.train.tiny_run import BLOCK, recipe
+from tests.processes.started import comes_to, free_port, started
+from tests.train.tiny_run import BLOCK, lines, recipe
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.faults]
 SOON = "--heartbeat_timeout=15"
@@ -99,6 +101,51 @@ def test_a_second_run_in_the_same_folder_is_refused_on_all_its_processes(long, t
         assert "another process is training in this folder" in one.said()
         assert "process 0 (" in other.said() and "is training in this folder" in other.said()
         assert [run.process.poll() for run in first] == [None, None]
+
+
+def test_the_same_command_once_more_leaves_the_run_alone(long, tmp_path):
+    """A process that JAX's coordinator does not expect would end the run that has it."""
+    port = free_port()
+    with started(long, tmp_path / "first", 2, devices=1, port=port) as first:
+        comes_to(1, long, first)
+        with started(
+            long, tmp_path / "again", 2, "--initialization_timeout=5", devices=1, port=port
+        ) as (one, other):
+            assert [one.ended(), other.ended()] == [1, 1]
+        assert f"port {port} is in use on this machine" in one.said()
+        assert "process 1: " in other.said() and "something else listens there" in other.said()
+        steps = max(line["step"] for line in lines(Path(long.output)))
+        comes_to(steps + 3, long, first)
+
+
+@pytest.mark.parametrize(
+    ("file", "told"),
+    [("triples.csv", "token_store"), ("sts-dev.tsv", "evaluation.sts-dev")],
+)
+def test_data_that_differ_are_told_before_they_make_processes_wait_for_ever(
+    data, tmp_path, file, told
+):
+    """One recipe, whose folder of data is another one on each host."""
+    for index in range(2):
+        (tmp_path / str(index) / "data").mkdir(parents=True)
+        for path in (data / "triples.csv", data / "sts-dev.tsv"):
+            text = path.read_text()
+            if index == 1 and path.name == file:
+                text = "".join(text.splitlines(True)[:-1])
+            (tmp_path / str(index) / "data" / path.name).write_text(text)
+    config = recipe(data, tmp_path / "run", mesh=MeshConfig(2, 1))
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, root="data"))
+    with started(
+        config,
+        tmp_path / "both",
+        devices=1,
+        before=lambda index: ["env", "-C", str(tmp_path / str(index))],
+    ) as them:
+        assert [one.ended() for one in them] == [1, 1]
+    for one in them:
+        assert f"process 1 ({os.uname().nodename}, pid {them[1].process.pid}) has {told}" in (
+            one.said()
+        )
 
 
 # Each process in a network of its own, joined by a cable that can be pulled.

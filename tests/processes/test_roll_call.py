@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable
+from types import SimpleNamespace
 
 import pytest
 
+from simjax.errors import UsageError
 from simjax.processes import board, roll_call
 from simjax.processes.roll_call import Disagreement, differences
-from tests.processes.store import Store
+from tests.processes.store import of_each
 
 
 def test_the_odd_one_out_is_named_with_what_it_has():
@@ -35,33 +35,7 @@ def test_a_missing_key_is_told():
     assert differences([{"a": 1}, {}, {"a": 1}], {}) == "process 1 has a nothing (others: 1)"
 
 
-def of_each(
-    count: int, call: Callable[[int], None], monkeypatch: pytest.MonkeyPatch
-) -> list[BaseException | None]:
-    """What the call of each process raises; a thread stands for a process."""
-    store, mine = Store(count), threading.local()
-    raised: list[BaseException | None] = [None] * count
-    monkeypatch.setattr(board, "of_this_run", lambda: mine.board)
-
-    def work(index: int) -> None:
-        mine.board = store.board(index)
-        try:
-            call(index)
-        except BaseException as error:
-            raised[index] = error
-
-    threads = [threading.Thread(target=work, args=(index,)) for index in range(count)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(30)
-    return raised
-
-
 def test_all_processes_raise_alike(monkeypatch):
-    # Threads share the count of calls, which processes have each for itself.
-    monkeypatch.setattr(roll_call, "_calls", Zeros())
-
     def call(index: int) -> None:
         roll_call.agree("recipe", {"train": {"steps": 5, "shape": (1, 2)}})
         roll_call.agree("data", {"train": {"steps": 5 + (index == 1)}})
@@ -74,14 +48,26 @@ def test_all_processes_raise_alike(monkeypatch):
     }
 
 
-class Zeros(dict):
-    def __missing__(self, key: str):
-        return iter([0] * 100)
-
-
 def test_alone_there_is_nobody_to_differ_from():
     assert board.of_this_run() is None
     roll_call.agree("recipe", {"a": 1})
+
+
+def test_devices_of_processes_that_were_not_joined_are_refused(monkeypatch):
+    """Without a board nothing would be agreed upon, and nobody watched over."""
+    monkeypatch.setattr(roll_call, "jax", SimpleNamespace(process_count=lambda: 4))
+    for ask in (lambda: roll_call.agree("recipe", {"a": 1}), lambda: roll_call.answers("q", "a")):
+        with pytest.raises(UsageError, match=r"belong to 4 processes, .* give --distributed yes"):
+            ask()
+
+
+def test_what_all_answer_is_known_to_all_in_their_order(monkeypatch):
+    heard: list[list[tuple[str, str]]] = []
+    raised = of_each(
+        3, lambda index: heard.append(roll_call.answers("where", f"at {index}")), monkeypatch
+    )
+    assert raised == [None] * 3
+    assert heard == [[(f"process {index}", f"at {index}") for index in range(3)]] * 3
 
 
 def test_the_version_follows_the_sources(monkeypatch, tmp_path):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import socket
+import os
 import threading
-from pathlib import Path
+import time
 
+import jax
 import pytest
 
-from simjax.cli.main import main
 from simjax.errors import SimjaxError, UsageError
-from simjax.processes import start
+from simjax.processes import board, start, watch
+from simjax.processes.roll_call import Disagreement
 from simjax.processes.start import ProcessConfig, detected
+from tests.processes.store import Store
 
 WHO = {"coordinator": "localhost:1234", "num_processes": 2, "process_id": 1}
 
@@ -68,38 +70,76 @@ def test_one_process_joins_nobody():
         start.leave(1)  # does nothing
 
 
-def test_a_port_in_use_is_told(tmp_path: Path, capfd):
-    (tmp_path / "x.yaml").write_text("output: y\n")
-    with socket.socket() as taken:
-        taken.bind(("", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        status = main(
-            [
-                *("train", str(tmp_path / "x.yaml"), f"--coordinator=localhost:{port}"),
-                *("--num_processes=2", "--process_id=0"),
-            ]
-        )
-    assert status == 1
+@pytest.fixture
+def one_of_two(monkeypatch) -> Store:
+    """This process is the second of two; the first is what a test makes of it."""
+    store = Store(2)
+    monkeypatch.setattr(start, "_initialize", lambda config: None)
+    monkeypatch.setattr(board, "of_this_run", lambda: store.board(1))
+    monkeypatch.setattr(start, "_watch", None)
+    monkeypatch.setattr(jax.distributed, "shutdown", lambda: store.kept.update(shut="down"))
+    monkeypatch.setattr(watch, "_LOOK", 0.02)
+    monkeypatch.setattr(watch, "_SUSPICIOUS", 0.5)
+    return store
+
+
+def test_who_is_gone_at_the_end_is_named(one_of_two):
+    """Process 0 exports while the others wait for it, and may be killed then."""
+    with (
+        pytest.raises(SimjaxError, match="process 0 has not been heard of"),
+        start.joined(ProcessConfig(**WHO)),
+    ):
+        one_of_two.answers[1] = False
+    assert "shut" not in one_of_two.kept  # it would wait for the others
+
+
+def test_what_all_have_raised_is_raised_when_all_have_come_to_the_end(one_of_two):
+    first = one_of_two.board(0)
+
+    def beat() -> None:
+        while "shut" not in one_of_two.kept:
+            first.tell("beat", str(time.monotonic()))
+            time.sleep(0.02)
+
+    threads = [threading.Thread(target=beat)]
+    threads += [threading.Thread(target=lambda: first.meet("end", seconds=30))]
+    for thread in threads:
+        thread.start()
+    with pytest.raises(Disagreement, match="differ"), start.joined(ProcessConfig(**WHO)):
+        raise Disagreement("differ")
+    for thread in threads:
+        thread.join(30)
+    assert one_of_two.kept["shut"] == "down" and "simjax/words/1" not in one_of_two.kept
+    start.leave(1)  # does nothing any more
+
+
+class Left(BaseException):
+    """Stands for the end of the process."""
+
+
+def test_processes_of_a_cluster_that_do_not_all_come_are_not_waited_for(monkeypatch, capfd):
+    left = threading.Event()
+
+    def leave(status: int) -> None:
+        assert status == 1
+        left.set()
+        raise Left
+
+    def wait(*_: object, **options: float) -> None:
+        assert options["initialization_timeout"] > 1  # JAX ends the process without a word
+        assert left.wait(30)
+        raise Left
+
+    monkeypatch.setattr(os, "_exit", leave)
+    monkeypatch.setattr(jax.distributed, "initialize", wait)
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    before = jax.config.jax_enable_preemption_service
+    try:
+        with pytest.raises(Left):
+            start._initialize(ProcessConfig(distributed="yes", initialization_timeout=1))
+        # JAX's own handler of SIGTERM would swallow one that comes before training has begun.
+        assert not jax.config.jax_enable_preemption_service
+    finally:
+        jax.config.update("jax_enable_preemption_service", before)
     told = capfd.readouterr().err
-    assert told.count("\n") == 1 and f"port {port} is in use on this machine" in told
-
-
-@pytest.mark.parametrize("host", ["localhost", "no-such-host.invalid"])
-def test_a_coordinator_that_is_not_up_is_waited_for_and_told(host):
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        port = free.getsockname()[1]
-    told = f"process 3: no coordinator at {host}:{port} for 1 seconds"
-    with pytest.raises(SimjaxError, match=told):
-        start._wait_for(f"{host}:{port}", 3, 1)
-
-
-def test_a_coordinator_that_comes_up_late_is_found():
-    with socket.socket() as late:
-        late.bind(("localhost", 0))
-        address = f"localhost:{late.getsockname()[1]}"
-        timer = threading.Timer(0.3, late.listen)
-        timer.start()
-        start._wait_for(address, 1, 30)
-        timer.join()
+    assert told.startswith("simjax: a process: not all processes of the run have come within 1 sec")

@@ -62,10 +62,38 @@ def test_a_silent_process_is_named_by_all_others():
 def test_last_words_reach_the_others_with_the_name_of_who_said_them():
     with watches(Store(3), timeout=100.0) as (found, ends):
         until(lambda: len(found[0]._hosts) == 3)
-        found[2].last_words("no such file")
+        found[2].has_failed("no such file")
         until(lambda: ends[0] and ends[1])
     assert ends[0] == ends[1] and ends[2] == ""
     assert ends[0].startswith("process 2 (") and ends[0].endswith("has failed: no such file")
+
+
+def test_words_are_passed_on_as_they_are():
+    """Nobody takes one that ends because of another for the one that has failed."""
+    with watches(Store(4), timeout=100.0) as (found, ends):
+        until(lambda: all(len(watch._hosts) == 4 for watch in found))
+        found[3].board.tell("words", "process 3 (here) has failed: why")
+        until(lambda: ends[1])
+        found[1].last_words(ends[1])
+        until(lambda: all(ends[:3]))
+    assert set(ends[:3]) == {"process 3 (here) has failed: why"}
+
+
+def test_process_0_stays_until_the_others_have_heard():
+    store = Store(3)
+    with watches(store, timeout=100.0) as (found, _):
+        until(lambda: len(found[0]._hosts) == 3)
+        found[0].has_failed("why")
+        thread = threading.Thread(target=found[0].linger)
+        thread.start()
+        # As long as three looks were too short for one that has no processor.
+        time.sleep(5 * LOOK)
+        assert thread.is_alive()
+        for watch in found[1:]:
+            until(lambda watch=watch: watch.board.heard("words"))
+            watch.last_words("process 0 has failed: why")
+        thread.join(30)
+        assert not thread.is_alive()
 
 
 def test_a_process_that_is_cut_off_blames_the_coordinator_and_is_blamed():
@@ -84,7 +112,7 @@ def test_after_a_failed_computation_silence_counts_sooner_and_words_at_once():
         assert "process 1 has not been heard of" in (found[0].culprit() or "")
     with watches(Store(2), timeout=4.0) as (found, ends):
         assert found[0].culprit() is None and ends == ["", ""]
-        found[1].last_words("a full disk")
+        found[1].has_failed("a full disk")
         assert "has failed: a full disk" in (found[0].culprit() or "")
 
 

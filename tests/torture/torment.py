@@ -6,8 +6,8 @@
 Moments are drawn from starts, steps, saves, evaluations and exports; of several processes one or
 all are killed, and those that are left have to end by themselves. After every kill each checkpoint
 that is complete has to be whole, and the newest one no older than before. In the end parameters,
-optimiser, metrics and export have to be those of the undisturbed run to the bit, and the folder has
-to hold the same files.
+optimiser, metrics and export have to be those of the undisturbed run to the bit, and its folder and
+its cache have to hold the same files. A kill counts if it found a process alive.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import argparse
 import importlib
 import os
 import random
+import re
 import shutil
 import signal
 import socket
@@ -24,7 +25,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 DEVICES = 2
@@ -62,7 +63,12 @@ class Torment:
         from tests.train.tiny_run import BLOCK, recipe
 
         plan = TrainConfig(epochs=self.epochs, micro_batch=BLOCK, log_every=1)
-        return recipe(self.data, output, mesh=MeshConfig(self.processes, DEVICES), train=plan)
+        found = recipe(self.data, output, mesh=MeshConfig(self.processes, DEVICES), train=plan)
+        return replace(found, data=replace(found.data, cache=str(self.cache(output))))
+
+    def cache(self, output: Path) -> Path:
+        """Each run makes its own token store, and may be killed while it does."""
+        return self.folder / f"cache-{output.name}"
 
     def start(self, output: Path) -> list[int]:
         """Forks the processes of a run, which have then imported everything already."""
@@ -154,19 +160,21 @@ class Torment:
         if phase == "step":
             return phase, lambda: self.steps() >= ahead, 0.2 * self.dice.random()
         if phase == "save":
-            return phase, self._saves, 0.1 * self.dice.random()
+            left = self._unnamed()  # by the kill before
+            return phase, lambda: bool(self._unnamed() - left), 0.1 * self.dice.random()
         evaluated = -(-ahead // EVALUATED) * EVALUATED
         return phase, lambda: self.steps() >= evaluated, 0.1 * self.dice.random()
 
-    def _saves(self) -> bool:
-        entries = list((self.output / "checkpoints").glob("[0-9]*"))
-        return any(not entry.name.isdecimal() for entry in entries)
+    def _unnamed(self) -> set[str]:
+        """Checkpoints that do not have their names yet, or not any more."""
+        entries = (self.output / "checkpoints").glob("[0-9]*")
+        return {entry.name for entry in entries if not entry.name.isdecimal()}
 
     def _exports(self) -> bool:
         return any(self.output.glob(".export.partial-*"))
 
     def strike(self) -> str | None:
-        """Starts the run and kills it; returns the phase, or None if it came to its end first."""
+        """Starts the run and kills it; returns what happened, or None if it had ended before."""
         before = self.complete()
         phase, come, delay = self.moment()
         pids = self.start(self.output)
@@ -190,8 +198,12 @@ class Torment:
         for index in doomed:
             os.kill(alive[index], signal.SIGKILL)
         statuses = {index: self.ended(pid) for index, pid in alive.items()}
-        # Those that are left end by themselves; at the very end, they may be done.
         after = self.complete()
+        if not any(statuses[index] == -signal.SIGKILL for index in doomed):
+            return None
+        # Those that are left end by themselves; at the very end, they may be done.
+        if 0 in statuses.values() and self.total not in after:
+            raise Failed(f"a run that was killed ended with {statuses}, complete {after}")
         if before and (not after or after[-1] < before[-1]):
             raise Failed(f"checkpoint {before[-1]} is lost: {after} are left")
         self._resumed_from(before)
@@ -199,18 +211,22 @@ class Torment:
         return f"{phase} (at step {self.steps()}, complete {after}; ended with {told})"
 
     def _resumed_from(self, before: list[int]) -> None:
+        """Holds what the first process has said of its start to the checkpoints that there were."""
         told = self.printed(self.output.name).read_text(errors="replace")
-        if "devices: " in told and before and before[-1] < self.total:
-            expected = f"going on from step {before[-1]} of {self.total}"
-            if "going on" in told and expected not in told:
-                raise Failed(f"not {expected!r}: {told}")
+        if not before or before[-1] == self.total:
+            return
+        expected = f"going on from step {before[-1]} of {self.total}"
+        if re.search(r"going on|^step \d+: ", told, re.MULTILINE) and expected not in told:
+            raise Failed(f"not {expected!r}: {told}")
 
 
 def contents(output: Path) -> list[str]:
-    """All files of a run but those of which there is one for each start."""
+    """All files of a run; those whose names are drawn at each start, by their kind."""
     found = [path.relative_to(output) for path in output.rglob("*")]
     kept = [p for p in found if p.parts[0] not in ("tensorboard", "checkpoints")]
     kept += [p for p in found if p.parts[0] == "checkpoints" and len(p.parts) < 3]
+    events = {p.parent / p.name.partition("tfevents")[1] for p in found if p not in kept}
+    kept += [p for p in events if p.parts[0] == "tensorboard"]
     return sorted(map(str, kept))
 
 
@@ -222,6 +238,15 @@ def compare(one: Torment, whole: Path) -> None:
 
     jax.config.update("jax_num_cpu_devices", DEVICES * one.processes)
     assert contents(one.output) == contents(whole), (contents(one.output), contents(whole))
+    # A store that was cut off while it was made goes a day later: another process may be making it.
+    stores = [
+        {path.name for path in one.cache(output).iterdir() if path.suffix != ".tmp"}
+        for output in (one.output, whole)
+    ]
+    assert stores[0] == stores[1], stores
+    there = {one.data, one.output, whole, one.cache(one.output), one.cache(whole)}
+    strange = [p for p in one.folder.iterdir() if p not in there and p.is_dir()]
+    assert [p.name for p in strange] == ["compiled"], strange
     assert figures(one.output) == figures(whole), "metrics differ"
     for name in ("export/model.safetensors", "config.yaml"):
         left, right = (folder / name for folder in (one.output, whole))

@@ -15,12 +15,13 @@ import pytest
 from rich.console import Console
 
 from simjax.errors import UsageError
-from simjax.mesh import MeshConfig
+from simjax.mesh import MeshConfig, make_mesh
 from simjax.sentence_encoder import SentenceEncoder
 from simjax.train import config as run_config
 from simjax.train import loop
 from simjax.train.config import RunConfig, TokenizerConfig, TrainConfig
 from simjax.train.setup import set_up
+from simjax.train.signals import StopRequest
 from tests.train.tiny_run import (
     BATCH,
     BLOCK,
@@ -51,6 +52,17 @@ def stopped(data) -> RunConfig:
         patch.setattr(loop, "StopRequest", StopAfter)
         assert train(config) == {"steps": STOPPED, "stopped": "SIGTERM"}
     return config
+
+
+def test_a_signal_is_known_to_all_a_step_later_by_its_name(monkeypatch):
+    """No process acts upon what the others do not know yet."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    stop = StopRequest()
+    agreement = loop._Agreement(make_mesh(MeshConfig(4, 2)), stop)
+    assert [agreement.reached(), agreement.reached()] == [None, None]
+    stop.name = "SIGINT"
+    assert agreement.reached() is None
+    assert agreement.reached() == "SIGINT"
 
 
 def copied(config: RunConfig, to: Path, **changes: Any) -> RunConfig:

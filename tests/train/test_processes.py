@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import signal
+import sys
 from pathlib import Path
 
 import jax
@@ -47,12 +48,34 @@ def alone(request, data, tmp_path_factory) -> RunConfig:
     return config
 
 
+# Runs `simjax` by its arguments, and tells of every file of the run that Python opens to write.
+WATCHED = """
+import os, runpy, sys
+
+output = sys.argv[1]
+
+def told(event, arguments):
+    if event == "open" and str(arguments[0]).startswith(output) and arguments[2] & 3:
+        print("opened to write:", arguments[0], flush=True)
+    elif event in ("os.rename", "os.remove") and str(arguments[0]).startswith(output):
+        print("changed:", arguments[0], flush=True)
+
+sys.addaudithook(told)
+del sys.argv[:4]
+runpy.run_module("simjax", run_name="__main__", alter_sys=True)
+"""
+
+
 def test_two_processes_on_four_devices_give_the_losses_of_one_process_on_eight(
     data, whole, tmp_path
 ):
     config = recipe(data, tmp_path / "run", mesh=MeshConfig(2, 2), evaluation=EvalConfig())
-    with started(config, tmp_path) as processes:
+    watched = [sys.executable, "-c", WATCHED, config.output]
+    with started(config, tmp_path, before=lambda index: watched) as processes:
         all_done(processes)
+    # Process 0 alone writes; what lies in checkpoints is written by other means than Python's.
+    assert f"opened to write: {config.output}/metrics.jsonl" in processes[0].said()
+    assert config.output not in processes[1].said()
     np.testing.assert_allclose(losses(config), losses(whole[0]), rtol=1e-5)
     # Process 0 alone has something to say; what libraries print is not ours.
     assert "the model of step" in processes[0].said() and "step" not in processes[1].said()
@@ -90,7 +113,8 @@ def test_a_run_goes_on_with_other_numbers_of_processes_and_devices(data, tmp_pat
         if step:
             assert f"going on from step {step} of {total}" in processes[0].said()
         step = max(saved_steps(config))
-        assert f"saved at step {step} of {total}" in processes[0].said()
+        # By process 0, which was not given the signal.
+        assert f"SIGTERM: saved at step {step} of {total}" in processes[0].said()
         assert 0 < step < total
     train(config)
     assert_same_end(config, alone)
