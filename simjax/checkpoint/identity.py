@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from simjax.checkpoint.manifest import write_json
+from simjax.dotted import flatten
 from simjax.errors import SimjaxError
 
 NAME = "run.json"
@@ -19,13 +20,13 @@ def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     Values are compared as JSON holds them: a tuple equals the list of its items. What is absent is
     null, so that runs go on under a version that knows more keys.
     """
-    before, after = _flatten(_as_json(old)), _flatten(_as_json(new))
+    before, after = flatten(_as_json(old)), flatten(_as_json(new))
     return sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
 
 
 def tell(keys: list[str], old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     """The dotted keys with their values before and now, for messages."""
-    before, after = _flatten(_as_json(old)), _flatten(_as_json(new))
+    before, after = flatten(_as_json(old)), flatten(_as_json(new))
     return ", ".join(f"{key} ({_say(before, key)} there, {_say(after, key)} here)" for key in keys)
 
 
@@ -71,16 +72,6 @@ def compare(folder: Path, identity: Mapping[str, Any], others: Mapping[str, str]
 
 def _as_json(identity: Mapping[str, Any]) -> dict[str, Any]:
     return json.loads(json.dumps(dict(identity)))
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            flat.update(_flatten(value, f"{prefix}{key}."))
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat
 
 
 def _say(flat: Mapping[str, Any], key: str) -> str:

@@ -159,7 +159,7 @@ def load(
         return tensors.read(present.get(name, name), shape, str(config_path))
 
     pooling = pooling or described.pooling or "mean"
-    own, heads = _heads(described, pooling)
+    own, heads = dense_modules(described, pooling)
     wanted = pooler_head(pooling, config.hidden_size)
     if wanted is not None and own is None and pooling == "cls_mlp":
         own = _checkpoint_head(tensors, prefix, config, str(config_path))
@@ -167,7 +167,7 @@ def load(
 
     # First of all: `config.json` may ask for what no memory holds, and the tensors' shapes show it.
     params: Params = {"encoder": names.encoder_params(config, read)}
-    shapes = tuple(_head_config(head) for head in heads)
+    shapes = tuple(head_config(head) for head in heads)
     _check_chain(shapes, config.hidden_size, folder)
     abstract = nnx.eval_shape(
         lambda: SentenceModel(config, pooling, dtype=dtype, heads=shapes, rngs=nnx.Rngs(seed))
@@ -239,7 +239,7 @@ def state_dict(model: SentenceModel) -> dict[str, np.ndarray]:
     return tensors
 
 
-def _heads(
+def dense_modules(
     described: Described, pooling: Pooling
 ) -> tuple[HeadWeights | None, tuple[HeadWeights, ...]]:
     """The folder's Dense modules: the one that is the pooling's own, and those that follow."""
@@ -268,7 +268,8 @@ def _checkpoint_head(
     return None
 
 
-def _head_config(head: HeadWeights) -> HeadConfig:
+def head_config(head: HeadWeights) -> HeadConfig:
+    """The shape of a dense layer."""
     out_features, in_features = head.weight.shape
     return HeadConfig(in_features, out_features, head.activation, head.bias is not None)
 

@@ -19,6 +19,11 @@ _TIE = 1e-6
 """Two float32 sums of one product, in different orders, differ by less."""
 
 
+def view_by_view(x: Float[Array, "n V D"]) -> Float[Array, "N D"]:
+    """The order of keys: the first view of all examples, then the second of all."""
+    return x.swapaxes(0, 1).reshape(-1, x.shape[-1])
+
+
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Guided:
@@ -70,8 +75,7 @@ class Guided:
     @property
     def _keys(self) -> Float[Array, "N G"]:
         """Positives, then hard negatives, view by view."""
-        views = jnp.concatenate([self.positives, self.hard], axis=1)
-        return views.swapaxes(0, 1).reshape(-1, views.shape[-1])
+        return view_by_view(jnp.concatenate([self.positives, self.hard], axis=1))
 
     @property
     def _key_limits(self) -> Float[Array, "N"]:
@@ -98,5 +102,5 @@ class Guided:
     @property
     def positives_with_keys(self) -> Guide:
         """Of positives with all keys, each positive going by its own pair."""
-        positives = self.positives.swapaxes(0, 1).reshape(-1, self.positives.shape[-1])
+        positives = view_by_view(self.positives)
         return Guide(positives, self._keys, self.limits.T.reshape(-1), self._key_limits)

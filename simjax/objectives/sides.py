@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from simjax.objectives.guide import Guided
+from simjax.objectives.guide import Guided, view_by_view
 from simjax.ops import AnchorIds, Guide, KeyIds
 from simjax.ops.pairs import ABSENT, NO_ANCHOR, NO_POSITIVE
 from simjax.types import NO_TEXT
@@ -73,8 +73,7 @@ class Sides:
     @property
     def keys(self) -> Float[Array, "N D"]:
         """Positives, then hard negatives, view by view."""
-        views = jnp.concatenate([self.positives, self.hard], axis=1)
-        return views.swapaxes(0, 1).reshape(-1, views.shape[-1])
+        return view_by_view(jnp.concatenate([self.positives, self.hard], axis=1))
 
     @property
     def key_ids(self) -> KeyIds:
@@ -104,4 +103,4 @@ class Sides:
         partner = jnp.broadcast_to(self.ids[:, 0], text.shape).reshape(-1, 1)
         label = jnp.broadcast_to(self.labels, text.shape)
         ids = AnchorIds(example.reshape(-1), text.reshape(-1), partner, label.reshape(-1))
-        return self.positives.swapaxes(0, 1).reshape(-1, self.positives.shape[-1]), ids
+        return view_by_view(self.positives), ids

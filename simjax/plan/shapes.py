@@ -15,10 +15,11 @@ from simjax.models.config import EncoderConfig
 from simjax.models.heads import HeadConfig
 from simjax.models.hf_config import config_from_hf
 from simjax.models.lm_head import LanguageModelHead
-from simjax.models.modules_json import describe
+from simjax.models.modules_json import Described, describe
 from simjax.models.pooling import Pooling
 from simjax.models.sentence_model import SentenceModel
 from simjax.models.tensor_files import read_json_object
+from simjax.models.tokenizer import load_tokenizer
 from simjax.objectives.masked_lm import Vocabulary
 from simjax.train.config import RunConfig
 
@@ -87,25 +88,12 @@ def abstract_model(config: RunConfig) -> Shapes:
     heads: tuple[HeadConfig, ...] = ()
     pooling: Pooling = wanted.pooling or "mean"
     if wanted.pretrained is None:
-        shape, source = wanted.encoder, "model.encoder"
-        words = _vocabulary_size(config)
-        if words is not None:
-            shape = dataclasses.replace(shape, vocab_size=words)
+        shape, source = _random(config)
     else:
-        shape, source, folder = _pretrained(wanted.pretrained)
-        if folder is not None:
-            described = describe(folder)
+        shape, source, described = _pretrained(wanted.pretrained, "model.pretrained")
+        if described is not None:
             pooling = wanted.pooling or described.pooling or "mean"
-            if wanted.pooling in (None, described.pooling):
-                heads = tuple(
-                    HeadConfig(
-                        head.weight.shape[1],
-                        head.weight.shape[0],
-                        head.activation,
-                        head.bias is not None,
-                    )
-                    for head in described.heads
-                )
+            heads = tuple(hf.head_config(head) for head in hf.dense_modules(described, pooling)[1])
     if wanted.dropout is not None:
         shape = dataclasses.replace(
             shape, hidden_dropout=wanted.dropout, attention_dropout=wanted.dropout
@@ -116,6 +104,16 @@ def abstract_model(config: RunConfig) -> Shapes:
         )
     )
     return Shapes(model, source)
+
+
+def _random(config: RunConfig) -> tuple[EncoderConfig, str]:
+    """The shape of a random encoder, and where it is from."""
+    shape = config.model.encoder
+    words = _vocabulary_size(config)
+    if words is None:
+        source = f"model.encoder, with its {shape.vocab_size:,} tokens (the tokenizer is not here)"
+        return shape, source
+    return dataclasses.replace(shape, vocab_size=words), "model.encoder"
 
 
 def abstract_heads(config: RunConfig, encoder: EncoderConfig) -> dict[str, LanguageModelHead]:
@@ -132,36 +130,49 @@ def assumed_vocabulary(config: RunConfig, encoder: EncoderConfig) -> Vocabulary 
     return Vocabulary(encoder.vocab_size, encoder.vocab_size - 1, (encoder.pad_token_id,))
 
 
-def shape_of(name: str) -> EncoderConfig:
-    """The shape of a pretrained encoder.
+def guide_width(config: RunConfig) -> int:
+    """Width of the guide's embeddings, which batches carry along; 0 without one.
 
     Raises:
         SimjaxError: As of `abstract_model`.
     """
-    return _pretrained(name)[0]
+    if config.objective.guide is None:
+        return 0
+    shape, _, described = _pretrained(config.objective.guide.model, "objective.guide.model")
+    if described is None or not described.heads:
+        return shape.hidden_size
+    return described.heads[-1].weight.shape[0]
 
 
-def _pretrained(name: str) -> tuple[EncoderConfig, str, Path | None]:
-    path = Path(name).expanduser()
-    if path.exists() or name not in KNOWN:
-        return _of_folder(name)
-    return KNOWN[name], f"{name}, as published", None
-
-
-def _of_folder(name: str) -> tuple[EncoderConfig, str, Path | None]:
+def is_here(name: str) -> bool:
+    """Whether a model is a folder or in the hub's local cache, so that nothing need be fetched."""
     if Path(name).expanduser().exists():
-        folder = hf.resolve(name)
-        described = describe(folder)
+        return True
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        return isinstance(try_to_load_from_cache(name, "config.json"), str)
+    except HFValidationError:
+        return False
+
+
+def _pretrained(name: str, key: str) -> tuple[EncoderConfig, str, Described | None]:
+    """The shape of a pretrained encoder, where it is from, and what its folder says."""
+    if Path(name).expanduser().exists():
+        described = describe(hf.resolve(name))
         path = described.transformer / "config.json"
-        return config_from_hf(read_json_object(path), path), str(path), folder
+        return config_from_hf(read_json_object(path), path), str(path), described
+    if name in KNOWN:
+        return KNOWN[name], f"{name}, as published", None
     from huggingface_hub import hf_hub_download
 
     try:
         path = Path(hf_hub_download(name, "config.json"))
     except (OSError, ValueError) as error:
         raise SimjaxError(
-            f"model.pretrained {name}: its config.json cannot be had; give a folder, or "
-            f"one of {', '.join(KNOWN)}, whose shapes are known without a network"
+            f"{key} {name}: its config.json cannot be had; give a folder, or one of "
+            f"{', '.join(KNOWN)}, whose shapes are known without a network"
         ) from error
     return config_from_hf(read_json_object(path), path), str(path), None
 
@@ -171,10 +182,6 @@ def _vocabulary_size(config: RunConfig) -> int | None:
     source = config.tokenizer.source
     if source == "train":
         return config.tokenizer.vocab_size
-    path = Path(source or "").expanduser()
-    if source is not None and path.is_file():
-        with path.open("rb") as lines:
-            return sum(1 for _ in lines)
-    if source in KNOWN:
-        return KNOWN[source].vocab_size
-    return None
+    if source is not None and Path(source).expanduser().exists():
+        return len(load_tokenizer(source))
+    return KNOWN[source].vocab_size if source in KNOWN else None

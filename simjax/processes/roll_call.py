@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from simjax import __version__
+from simjax.dotted import flatten
 from simjax.errors import SimjaxError
 from simjax.processes import board
 
@@ -63,7 +64,7 @@ def agree(subject: str, mine: Mapping[str, Any]) -> None:
         return
     # The same question may come again, in another run of the same processes.
     subject = f"{subject}-{next(_calls[subject])}"
-    said = json.dumps(_flatten(json.loads(json.dumps(mine, default=str))), sort_keys=True)
+    said = json.dumps(flatten(json.loads(json.dumps(mine, default=str))), sort_keys=True)
     group.tell(f"{subject}/all", said)
     group.tell(f"{subject}/digest", hashlib.sha256(said.encode()).hexdigest())
     group.meet(subject, seconds=_LONG)
@@ -117,13 +118,3 @@ def _few_processes(found: Mapping[int, list[str]]) -> list[tuple[int, list[str]]
 
 def _short(value: str) -> str:
     return value if len(value) <= 80 else f"{value[:60]}...{value[-15:]}"
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        if isinstance(value, dict) and value:
-            flat |= _flatten(value, f"{prefix}{key}.")
-        else:
-            flat[f"{prefix}{key}"] = value
-    return flat

@@ -6,6 +6,7 @@ import gc
 import hashlib
 import socket
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 import numpy as np
@@ -27,6 +28,18 @@ LOCK = "guide.lock"
 _DECISIVE = (".json", ".txt", ".safetensors", ".model")
 _ROWS = 1 << 16
 _TOLERANCE = 1e-3
+
+
+class Embedded(NamedTuple):
+    """A guide's view of the training texts.
+
+    Attributes:
+        fingerprint: Same fingerprint, same vectors.
+        vectors: Unit vectors, one for each text id, memory-mapped.
+    """
+
+    fingerprint: str
+    vectors: Float32[np.ndarray, "ids G"]
 
 
 def fingerprint(name: str, store: TokenStore) -> str:
@@ -52,8 +65,8 @@ def fingerprint(name: str, store: TokenStore) -> str:
     return digest.hexdigest()[:32]
 
 
-def embeddings(name: str, config: DataConfig, store: TokenStore) -> Float32[np.ndarray, "ids G"]:
-    """Unit vectors of all texts of a store, one for each text id, memory-mapped.
+def embeddings(name: str, config: DataConfig, store: TokenStore) -> Embedded:
+    """Unit vectors of all texts of a store.
 
     They are made on the devices of this process, unless the cache has them; a start that was
     stopped while it made them goes on where it was. Of processes that share the cache one makes
@@ -69,7 +82,8 @@ def embeddings(name: str, config: DataConfig, store: TokenStore) -> Float32[np.n
         SimjaxError: There is no such model, the texts have changed since the store was made, or
             the cache cannot be written.
     """
-    path = config.cache_path / f"guide-{fingerprint(name, store)}.npy"
+    digest = fingerprint(name, store)
+    path = config.cache_path / f"guide-{digest}.npy"
     count = len(store.digests)
     vectors = _open(path, count)
     if vectors is None:
@@ -80,7 +94,7 @@ def embeddings(name: str, config: DataConfig, store: TokenStore) -> Float32[np.n
                 vectors = _open(path, count)
     if vectors is None:
         raise SimjaxError(f"{path}: is damaged; remove it")
-    return vectors
+    return Embedded(digest, vectors)
 
 
 def _say_waiting(path: Path) -> None:

@@ -78,10 +78,10 @@ def train(
             export.recover(folder / "export")
         evaluation = tasks.load(config.evaluation, config.data.root_path)
         run = prepare(config)
-        roll_call.agree("data", run.identity())
+        roll_call.agree("data", run.identity)
         checkpoints = stack.enter_context(finish.open_checkpoints(folder, config))
         changed = resume.changed(folder, config)
-        checkpoints.identify(run.identity(), changed)
+        checkpoints.identify(run.identity, changed)
         if jax.process_index() == 0:
             write_text(folder / resume.CONFIG, run_config.dump(config))
         state, start = resume.restore(run, checkpoints, _lines(console))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import shutil
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,6 +55,7 @@ class Run:
         chosen_micro_batch: Examples that a device encodes at a time, where its whole share of a
             batch would not have fitted.
         mask: Which of the parameters are trained, as of `trained.trained_mask`; None is all.
+        guide: Fingerprint of what the guide says of the texts, where there is one.
     """
 
     config: RunConfig
@@ -67,6 +69,7 @@ class Run:
     total_steps: int
     chosen_micro_batch: int | None = None
     mask: Any = None
+    guide: str | None = None
 
     def init_state(self) -> TrainState:
         """The state before the first step."""
@@ -80,6 +83,7 @@ class Run:
     def _averages(self) -> bool:
         return self.config.train.ema is not None
 
+    @cached_property
     def identity(self) -> dict[str, Any]:
         """What must not change when a run is gone on with, as far as it decides the result."""
         config = dataclasses.asdict(self.config)
@@ -89,9 +93,9 @@ class Run:
         kept = {key: config[key] for key in ("seed", "model", "objective", "optimizer")}
         store = self.source.store
         kept |= {"data": data, "token_store": store.fingerprint, "steps": self.total_steps}
-        if (asked := self.config.objective.guide) is not None:
+        if self.guide is not None:
             # What the guide says counts, and not where it lies.
-            told = config["objective"]["guide"] | {"model": guide.fingerprint(asked.model, store)}
+            told = config["objective"]["guide"] | {"model": self.guide}
             kept["objective"] = config["objective"] | {"guide": told}
         if self.config.tokenizer.source == "train":
             kept["vocab_size"] = self.config.tokenizer.vocab_size
@@ -152,10 +156,11 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
     check_tensor(config.mesh, model.config)
     store = pipeline.prepare(config.data, tokenizer)
     wanted = config.objective.guide
+    guided = None if wanted is None else guide.embeddings(wanted.model, config.data, store)
     source = BatchSource(
         store,
         config.data,
-        guide=None if wanted is None else guide.embeddings(wanted.model, config.data, store),
+        guide=None if guided is None else guided.vectors,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
@@ -201,6 +206,7 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
         total_steps,
         micro_batch,
         update.mask,
+        None if guided is None else guided.fingerprint,
     )
 
 

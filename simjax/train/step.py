@@ -109,6 +109,13 @@ def blocks_per_device(
     return share, micro
 
 
+def _micro_batches(batch: Batch, micro_blocks: int | None) -> Batch | None:
+    """A device's blocks with the micro-batches as a leading dimension; None if there is but one."""
+    if micro_blocks is None or micro_blocks == batch.place.shape[0]:
+        return None
+    return jax.tree.map(lambda x: x.reshape(-1, micro_blocks, *x.shape[1:]), batch)
+
+
 def encode_in_micro_batches(
     system: System,
     params: Params,
@@ -122,17 +129,16 @@ def encode_in_micro_batches(
 
     The parameters are `params_of(params)`, made anew in each micro-batch.
     """
-    blocks = batch.place.shape[0]
 
     def encode(params: Params, part: Batch) -> Float[Array, "k E V D"]:
         return system.encode_blocks(params_of(params), part, key, gather_layer=gather_layer)
 
-    if micro_blocks is None or micro_blocks == blocks:
+    parts = _micro_batches(batch, micro_blocks)
+    if parts is None:
         return encode(params, batch)
     body = jax.checkpoint(encode, prevent_cse=False)
-    parts = jax.tree.map(lambda x: x.reshape(-1, micro_blocks, *x.shape[1:]), batch)
     _, embeddings = jax.lax.scan(lambda _, part: (None, body(params, part)), None, parts)
-    return embeddings.reshape(blocks, *embeddings.shape[2:])
+    return embeddings.reshape(-1, *embeddings.shape[2:])
 
 
 def accumulate_separable(
@@ -169,11 +175,10 @@ def accumulate_separable(
         grads, sums = jax.grad(loss, has_aux=True)(picked, part)
         return sums, grads
 
-    blocks = batch.place.shape[0]
-    if micro_blocks is None or micro_blocks == blocks:
+    parts = _micro_batches(batch, micro_blocks)
+    if parts is None:
         sums, grads = one(batch)
     else:
-        parts = jax.tree.map(lambda x: x.reshape(-1, micro_blocks, *x.shape[1:]), batch)
         shapes, _ = jax.eval_shape(one, jax.tree.map(lambda x: x[0], parts))
         nothing = meshes.vary(jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes))
         zeros = jax.tree.map(lambda p: meshes.vary_like(jnp.zeros(p.shape, p.dtype), p), picked)

@@ -226,7 +226,7 @@ def test_after_the_mend_the_same_folder_serves(data, tmp_path, refusal):
     # Once there is a checkpoint, the vocabulary belongs to it.
     (tmp_path / "run" / "checkpoints" / "3").mkdir(parents=True)
     again = set_up(fewer)
-    assert again.identity() == second.identity()
+    assert again.identity == second.identity
     third = set_up(config)
     assert third.model.config.vocab_size == second.model.config.vocab_size
-    assert third.identity()["vocab_size"] == 300 != again.identity()["vocab_size"]
+    assert third.identity["vocab_size"] == 300 != again.identity["vocab_size"]

@@ -56,7 +56,7 @@ def mixture(data: Path, tmp_path: Path) -> RunConfig:
 def test_every_id_has_the_vector_of_its_text(data, tmp_path, model, monkeypatch):
     config = mixture(data, tmp_path)
     store = pipeline.prepare(config.data, setup.make_tokenizer(config))
-    vectors = np.array(guide.embeddings(model, config.data, store))
+    vectors = np.array(guide.embeddings(model, config.data, store).vectors)
     texts = list(pipeline.distinct_texts(config.data, store))
     assert texts[:4] == ["ba lan", "CE  mer", "di nis", "fo pot"]
     assert len({normalised(text) for text in texts}) == len(texts) == len(store.digests)
@@ -68,18 +68,18 @@ def test_every_id_has_the_vector_of_its_text(data, tmp_path, model, monkeypatch)
 
     with monkeypatch.context() as patch:
         patch.setattr(guide, "encode_to_file", refuse)
-        np.testing.assert_array_equal(guide.embeddings(model, config.data, store), vectors)
+        np.testing.assert_array_equal(guide.embeddings(model, config.data, store).vectors, vectors)
     cache = Path(config.data.cache or "")
     (file,) = cache.glob("guide-*")
     whole = file.read_bytes()
     file.write_bytes(whole[:-40])
-    np.testing.assert_array_equal(guide.embeddings(model, config.data, store), vectors)
+    np.testing.assert_array_equal(guide.embeddings(model, config.data, store).vectors, vectors)
     assert file.read_bytes() == whole
     other = Path(shutil.copytree(Path(model) / "export", tmp_path / "other"))
     spoil(other)
-    theirs = guide.embeddings(str(other), config.data, store)
+    theirs = guide.embeddings(str(other), config.data, store).vectors
     assert np.abs(theirs - vectors).max() > 1e-3
-    np.testing.assert_array_equal(guide.embeddings(model, config.data, store), vectors)
+    np.testing.assert_array_equal(guide.embeddings(model, config.data, store).vectors, vectors)
 
 
 def test_where_nothing_is_locked_each_process_makes_its_own(data, tmp_path, model, monkeypatch):
@@ -93,11 +93,11 @@ def test_where_nothing_is_locked_each_process_makes_its_own(data, tmp_path, mode
         monkeypatch.setattr(guide, "encode_to_file", made)
         with monkeypatch.context() as elsewhere:
             elsewhere.setattr(guide.socket, "gethostname", lambda: "elsewhere")
-            expected.append(np.array(guide.embeddings(model, config.data, store)))
+            expected.append(np.array(guide.embeddings(model, config.data, store).vectors))
         return made(*args, **options)
 
     monkeypatch.setattr(guide, "encode_to_file", meanwhile)
-    vectors = guide.embeddings(model, config.data, store)
+    vectors = guide.embeddings(model, config.data, store).vectors
     np.testing.assert_array_equal(vectors, expected[0])
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, rtol=1e-5)
     assert len(list(Path(config.data.cache or "").glob("guide-*"))) == 1
