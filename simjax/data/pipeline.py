@@ -22,9 +22,10 @@ from simjax.data.config import DataConfig
 from simjax.data.identity import normalised, text_digest
 from simjax.data.mixture import join
 from simjax.data.order import BatchOrder
-from simjax.data.packing import best_fit_decreasing, deal, pack
+from simjax.data.packing import Tokens, best_fit_decreasing, deal, pack
 from simjax.data.sources import Source, describe, prompted, read
 from simjax.data.token_store import TokenStore
+from simjax.data.views import Augmenter
 from simjax.errors import SimjaxError, UsageError
 from simjax.types import NO_TEXT, Batch
 
@@ -55,11 +56,15 @@ class _Plan:
     """Where everything of a global batch goes."""
 
     examples: Int[np.ndarray, "K E"]
+    tokens: Tokens
+    starts: Int[np.ndarray, "K T"]
+    """Where the tokens of each text begin."""
     lengths: Int[np.ndarray, "K T"]
     row: Int[np.ndarray, "K T"]
+    """In its group of rows, where groups have the same dropout masks."""
     column: Int[np.ndarray, "K T"]
     rows: int
-    """Rows that the fullest block needs."""
+    """Rows that the fullest block needs, in all groups together."""
 
 
 class BatchSource:
@@ -75,6 +80,7 @@ class BatchSource:
         store: TokenStore,
         config: DataConfig,
         *,
+        augmenter: Augmenter | None = None,
         guide: Float[np.ndarray, "ids G"] | None = None,
         process_index: int = 0,
         process_count: int = 1,
@@ -84,6 +90,7 @@ class BatchSource:
         Args:
             store: The data set.
             config: How it is cut into batches.
+            augmenter: Changes the words of the views; see `views.make_augmenter`.
             guide: A guide's unit vector for every text id, which batches then carry along.
             process_index: Number of this process.
             process_count: How many there are.
@@ -94,6 +101,7 @@ class BatchSource:
         """
         self.store = store
         self.config = config
+        self._augmenter = augmenter
         self._guide = guide
         self.num_blocks = config.batch_size // config.block
         if self.num_blocks % process_count:
@@ -114,6 +122,7 @@ class BatchSource:
             self.num_views, self.num_positives = config.num_views, config.num_views - 1
         else:
             self.num_views, self.num_positives = store.examples.shape[1], store.positives
+        self._groups = self.num_views if config.dropout_masks == "shared" else 1
         # A data set without scores leaves the compiled step without an argument that it ignores.
         self._scores = None if np.isnan(store.scores).all() else store.scores
         self.steps_per_epoch = self.order.steps_per_epoch
@@ -122,6 +131,11 @@ class BatchSource:
 
     def __len__(self) -> int:
         return ENDLESS
+
+    @property
+    def synonyms(self) -> list[str]:
+        """A digest of each table that words of views are replaced by."""
+        return [] if self._augmenter is None else self._augmenter.digests
 
     def _check_sources(self) -> None:
         """Every source has what its part of a batch needs."""
@@ -161,12 +175,14 @@ class BatchSource:
         rows = next(rung for rung in self.ladder if rung >= plan.rows)
         examples = plan.examples[self._own]
         texts = self._texts(examples)
-        lengths = plan.lengths[self._own]
+        row = plan.row[self._own]
+        if self._groups > 1:
+            row = row + np.arange(row.shape[1]) % self.num_views * (rows // self._groups)
         block = pack(
-            store.tokens,
-            store.offsets[texts].reshape(lengths.shape),
-            lengths,
-            plan.row[self._own],
+            plan.tokens,
+            plan.starts[self._own],
+            plan.lengths[self._own],
+            row,
             plan.column[self._own],
             rows=rows,
             row_length=config.row_length,
@@ -196,16 +212,26 @@ class BatchSource:
     def _plan(self, n: int) -> _Plan:
         """Deal and place batch `n` by the lengths of its texts."""
         examples = self.examples(n)
-        lengths = self._lengths(self._texts(examples))
+        store, texts = self.store, self._texts(examples)
+        tokens, starts, lengths = store.tokens, store.offsets[texts], self._lengths(texts)
+        if self._augmenter is not None:
+            views = self._augmenter(n, examples, tokens, starts, lengths, self.num_positives)
+            tokens, starts, lengths = views
         dealt = deal(lengths.sum(axis=1), self.num_blocks, self.config.block)
         by_block = lengths[dealt].reshape(self.num_blocks, -1)
-        placed = [best_fit_decreasing(block, self.config.row_length) for block in by_block]
+        # Views with the same masks are placed alike: as much room for each as for the longest.
+        rooms = by_block.reshape(self.num_blocks, -1, self._groups).max(axis=2)
+        placed = [best_fit_decreasing(block, self.config.row_length) for block in rooms]
+        row = np.stack([placement.row for placement in placed])
+        column = np.stack([placement.column for placement in placed])
         return _Plan(
             examples=examples[dealt],
+            tokens=tokens,
+            starts=starts[dealt].reshape(by_block.shape),
             lengths=by_block,
-            row=np.stack([placement.row for placement in placed]),
-            column=np.stack([placement.column for placement in placed]),
-            rows=max(placement.rows for placement in placed),
+            row=np.repeat(row, self._groups, axis=1),
+            column=np.repeat(column, self._groups, axis=1),
+            rows=self._groups * max(placement.rows for placement in placed),
         )
 
     def _choose_ladder(self) -> tuple[int, ...]:
@@ -215,14 +241,18 @@ class BatchSource:
         the range that the sample needs, then grow geometrically to what the longest examples of
         the data set could need.
         """
-        config = self.config
+        config, groups = self.config, self._groups
         texts_per_batch = config.batch_size * self.num_views
         sample = min(64, max(4, 2**18 // texts_per_batch))
-        needed = [self._plan(n).rows for n in range(sample)]
-        longest = np.sort(self._lengths(self._texts(np.arange(self.num_examples))).sum(axis=1))
+        needed = [self._plan(n).rows // groups for n in range(sample)]
+        lengths = self._lengths(self._texts(np.arange(self.num_examples)))
+        if self._augmenter is not None:
+            lengths = self._augmenter.longest(lengths)
+        rooms = lengths.reshape(self.num_examples, -1, groups).max(axis=2).sum(axis=1)
         # Any two rows that best fit leaves hold more than one row's tokens between them.
-        worst = math.ceil(2 * int(longest[-config.block :].sum()) / config.row_length)
-        return ladder(needed, min(worst, config.block * self.num_views))
+        worst = math.ceil(2 * int(np.sort(rooms)[-config.block :].sum()) / config.row_length)
+        rungs = ladder(needed, min(worst, config.block * self.num_views // groups))
+        return tuple(groups * rung for rung in rungs)
 
 
 def _rows(
