@@ -38,7 +38,7 @@ class ContrastiveSystem:
         encode: The tower.
         objective: The loss.
         views: How the texts of an example are used.
-        dropout: Whether the tower drops out in training.
+        dropout: Whether the tower is random in training, by dropout or by what it cuts off.
         dtype: What the operands of the score products are rounded to.
         exchange: How devices see each other's keys; None goes by their size.
         separable: A loss that is learned beside it.

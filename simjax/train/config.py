@@ -239,7 +239,7 @@ def _check_model(config: RunConfig) -> None:
 
 def _check_views(config: RunConfig) -> None:
     model, data = config.model, config.data
-    if data.views == "dropout":
+    if told_apart_by_dropout(data):
         rates = [model.dropout]
         if model.dropout is None and model.pretrained is None:
             rates = [model.encoder.hidden_dropout, model.encoder.attention_dropout]
@@ -258,6 +258,11 @@ def _check_views(config: RunConfig) -> None:
         )
 
 
+def told_apart_by_dropout(data: DataConfig) -> bool:
+    """Whether nothing but dropout makes a difference between the views of a text."""
+    return data.views == "dropout" and data.dropout_masks == "own" and not data.augment
+
+
 def check_dropout(encoder: str, *rates: float | None) -> None:
     """Refuses an encoder that gives equal views of a text; a rate of None is not known yet.
 
@@ -267,7 +272,8 @@ def check_dropout(encoder: str, *rates: float | None) -> None:
     if all(rate == 0 for rate in rates):
         raise UsageError(
             f"data.views is dropout and the dropout of {encoder} is 0: the views of a text would "
-            "be equal; give model.dropout a rate above 0"
+            "be equal; give model.dropout a rate above 0, or data.augment something to change (or "
+            "data.dropout_masks none, if they are to be equal)"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,6 +20,7 @@ from simjax import mesh as meshes
 from simjax.data import pipeline
 from simjax.data.pipeline import BatchSource
 from simjax.data.tokenizer import train_wordpiece
+from simjax.data.views import make_augmenter
 from simjax.errors import SimjaxError, UsageError
 from simjax.models import hf
 from simjax.models.encoder import EncoderConfig
@@ -26,7 +28,7 @@ from simjax.models.sentence_model import SentenceModel
 from simjax.models.tokenizer import check_same_ids, check_tokenizer, load_tokenizer
 from simjax.sentence_encoder import SentenceEncoder
 from simjax.train import guide, memory, trained
-from simjax.train.config import RunConfig, check_dropout
+from simjax.train.config import RunConfig, check_dropout, told_apart_by_dropout
 from simjax.train.folder import has_checkpoints
 from simjax.train.state import TrainState, abstract_state, init_state
 from simjax.train.step import Step, blocks_per_device
@@ -90,6 +92,11 @@ class Run:
         data = {key: config["data"][key] for key in _DATA_IDENTITY}
         data["block_size"] = self.config.data.block
         data["weights"] = [source.weight for source in self.config.data.all_sources]
+        if self.config.data.augment:
+            data["augment"] = _without_paths(config["data"]["augment"])
+            data["synonyms"] = self.source.synonyms
+        if self.config.data.dropout_masks != "own":
+            data["dropout_masks"] = self.config.data.dropout_masks
         kept = {key: config[key] for key in ("seed", "model", "objective", "optimizer")}
         store = self.source.store
         kept |= {"data": data, "token_store": store.fingerprint, "steps": self.total_steps}
@@ -139,6 +146,11 @@ _DATA_IDENTITY = (
 )
 
 
+def _without_paths(changes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of views, all but where their tables lie: what these say counts."""
+    return [{k: v for k, v in change.items() if k != "path"} for change in changes]
+
+
 def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run:
     """Makes the parts of a run; reads or builds the token store, and loads or draws the model.
 
@@ -160,6 +172,7 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
     source = BatchSource(
         store,
         config.data,
+        augmenter=make_augmenter(config.data, tokenizer),
         guide=None if guided is None else guided.vectors,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
@@ -277,7 +290,7 @@ def _check_shape(config: RunConfig, shape: EncoderConfig) -> None:
             f"data.max_length is {longest} and {name} has {shape.max_positions} positions: texts "
             "must not be longer than the encoder allows"
         )
-    if config.data.views == "dropout":
+    if told_apart_by_dropout(config.data):
         check_dropout(str(name), shape.hidden_dropout, shape.attention_dropout)
 
 

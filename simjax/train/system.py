@@ -9,8 +9,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from simjax.data.augment import Change, FeatureCutoff, TokenCutoff, changed_views
 from simjax.errors import UsageError
 from simjax.models import hf
+from simjax.models.cutoff import Cutoff
 from simjax.models.encoder import EncoderConfig, Remat
 from simjax.models.lm_head import LanguageModelHead, token_losses
 from simjax.models.sentence_model import SentenceModel, merge, split
@@ -44,18 +46,25 @@ def make_system(
         vocabulary: What masked tokens are drawn from, where some are.
         heads: What is trained with the encoder and not exported.
     """
+    data = config.data
     dropout = encoder.hidden_dropout > 0 or encoder.attention_dropout > 0
+    dropout &= data.dropout_masks != "none"
+    cuts = any(isinstance(change, FeatureCutoff | TokenCutoff) for change in data.augment)
 
     def model_of(params: Params) -> SentenceModel:
         return merge(graphdef, lora.merged(params, config.model.lora))
 
-    def encode(params: Params, batch: Batch, dropout_key: Any, gather_layer: Any) -> jax.Array:
+    def encode(params: Params, batch: Batch, key: Any, gather_layer: Any) -> jax.Array:
+        num_views = batch.ids.shape[-1]
         return model_of(params)(
             batch.block,
-            dropout_key=dropout_key,
+            dropout_key=key if dropout else None,
             place=jnp.asarray(batch.place),
             gather_layer=gather_layer,
             remat=config.train.remat,
+            mask_groups=num_views if data.dropout_masks == "shared" else 1,
+            cutoffs=cutoffs_of(data.augment, num_views, num_positives),
+            cutoff_key=key,
         )
 
     separable = None
@@ -74,13 +83,29 @@ def make_system(
         objective=config.objective,
         views=Views(
             positives=num_positives,
-            one_distribution=config.data.views == "dropout",
-            group=config.data.block,
+            one_distribution=data.views == "dropout"
+            and all(change.views == "all" for change in data.augment),
+            group=data.block,
         ),
-        dropout=dropout,
+        dropout=dropout or cuts,
         dtype=jnp.dtype(config.model.dtype),
         exchange=config.mesh.keys,
         separable=separable,
+    )
+
+
+def cutoffs_of(
+    changes: tuple[Change, ...], num_views: int, num_positives: int
+) -> tuple[Cutoff, ...]:
+    """What the encoder cuts of the embeddings of views."""
+    return tuple(
+        Cutoff(
+            "features" if isinstance(change, FeatureCutoff) else "tokens",
+            change.rate,
+            changed_views(change.views, num_views, num_positives),
+        )
+        for change in changes
+        if isinstance(change, FeatureCutoff | TokenCutoff)
     )
 
 
