@@ -14,3 +14,7 @@ class UsageError(SimjaxError):
 
 class DivergedError(SimjaxError):
     """Training has come to a loss or gradient that is not finite."""
+
+
+class NotFiniteError(SimjaxError):
+    """A model gives embeddings that are not finite."""

@@ -1,6 +1,7 @@
 """The layout rules of CONTRIBUTING.md, held by walking the source."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -126,6 +127,19 @@ def test_imports_run_one_way() -> None:
                     wrong.append(f"{path.relative_to(ROOT)}:{line}: {importer} imports {name}")
             elif importer != "cli" and name != "simjax.__version__":
                 wrong.append(f"{path.relative_to(ROOT)}:{line}: imports the package itself")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_studies_leave_each_other_alone() -> None:
+    lab = PACKAGE / "lab"
+    studies = {path.name for path in lab.iterdir() if path.is_dir()}
+    studies -= {"bench", "sweep", "__pycache__"}  # which studies stand on
+    assert {"precision", "scaling"} <= studies
+    wrong = []
+    for path in sources(lab):
+        named = set(re.findall(r"simjax\.lab(?:\.| import )(\w+)", path.read_text()))
+        if others := named & (studies - {path.relative_to(lab).parts[0]}):
+            wrong.append(f"{path.relative_to(ROOT)}: imports {others}")
     assert not wrong, "\n".join(wrong)
 
 

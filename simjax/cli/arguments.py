@@ -79,7 +79,7 @@ def positive(text: str) -> int:
 
 
 def split_overrides(
-    argv: Sequence[str], switches: Sequence[str], options: Sequence[str]
+    argv: Sequence[str], is_override: Callable[[str], bool]
 ) -> tuple[list[str], list[str]]:
     """Part overrides of a recipe from a command's own arguments.
 
@@ -87,8 +87,8 @@ def split_overrides(
 
     Args:
         argv: The command line.
-        switches: Of the command, without a value; those of all commands are known.
-        options: Of the command, with one.
+        is_override: Whether an argument, what follows an equals sign left out, names a key of the
+            recipe.
 
     Returns:
         The arguments for argparse, and the overrides, a list of `--key=VALUE`.
@@ -101,11 +101,8 @@ def split_overrides(
     rest = iter(argv)
     for argument in rest:
         name, equals, _ = argument.partition("=")
-        if not argument.startswith("--") or argument in (*switches, "--traceback", "--help"):
+        if not is_override(name):
             known.append(argument)
-        elif name in options:
-            known.append(argument)
-            known.extend([] if equals else [value for value in [next(rest, None)] if value])
         elif equals:
             overrides.append(argument)
         else:
@@ -114,3 +111,14 @@ def split_overrides(
                 raise UsageError(f"{argument}: give it a value")
             overrides.append(f"{argument}={value}")
     return known, overrides
+
+
+def every_option_but(own: Sequence[str]) -> Callable[[str], bool]:
+    """For `split_overrides`: whether an option is none of a command's ``own``, nor of all."""
+    known = {*own, "--traceback", "--help"}
+    return lambda name: name.startswith("--") and name not in known
+
+
+def every_dotted_option(name: str) -> bool:
+    """For `split_overrides`, where keys of the recipe without a dot cannot be given."""
+    return name.startswith("--") and "." in name

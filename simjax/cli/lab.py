@@ -6,7 +6,7 @@ import argparse
 import importlib
 from collections.abc import Sequence
 
-from simjax.cli.arguments import add_command
+from simjax.cli.arguments import add_command, every_dotted_option, split_overrides
 from simjax.lab.precision import command as precision
 from simjax.lab.scaling import command as scaling
 
@@ -41,4 +41,6 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
         UsageError: An override without a value.
     """
     words = [argument for argument in argv if not argument.startswith("-")]
-    return scaling.split(argv) if words[1:2] == ["scaling"] else (list(argv), [])
+    if words[1:2] != ["scaling"]:
+        return list(argv), []
+    return split_overrides(argv, every_dotted_option)

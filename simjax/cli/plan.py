@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from simjax.cli.arguments import LineParser, add_json, split_overrides
+from simjax.cli.arguments import LineParser, add_json, every_option_but, split_overrides
 from simjax.errors import SimjaxError
 
 if TYPE_CHECKING:
@@ -26,8 +26,7 @@ if TYPE_CHECKING:
     from simjax.plan.topology import Topology
     from simjax.train.config import RunConfig
 
-_SWITCHES = ("--search", "--no_compile")
-_OPTIONS = ("--topology", "--tokens", "--write", "--json")
+_OPTIONS = ("--search", "--no_compile", "--topology", "--tokens", "--write", "--json")
 
 
 def add_arguments(parser: LineParser) -> None:
@@ -72,7 +71,7 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     Raises:
         UsageError: An override without a value.
     """
-    return split_overrides(argv, _SWITCHES, _OPTIONS)
+    return split_overrides(argv, every_option_but(_OPTIONS))
 
 
 def run(args: argparse.Namespace) -> None:

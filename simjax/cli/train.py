@@ -10,9 +10,14 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from simjax.cli.arguments import LineParser, add_json, positive, split_overrides
+from simjax.cli.arguments import (
+    LineParser,
+    add_json,
+    every_option_but,
+    positive,
+    split_overrides,
+)
 
-_SWITCHES = ("--print_config",)
 _PROCESSES = (
     ("coordinator", str, "HOST:PORT", "where process 0 is found, with a port that is free there"),
     ("num_processes", positive, "N", "processes in all"),
@@ -21,7 +26,10 @@ _PROCESSES = (
     ("initialization_timeout", int, "S", "seconds in which all processes have to come together"),
     ("shutdown_timeout", int, "S", "seconds in which all have to end after the last step"),
 )
-_OPTIONS = ("--json", "--distributed", "--stopped_status", *(f"--{key}" for key, *_ in _PROCESSES))
+_OPTIONS = (
+    *("--print_config", "--json", "--distributed", "--stopped_status"),
+    *(f"--{key}" for key, *_ in _PROCESSES),
+)
 
 
 def _keys() -> str:
@@ -70,7 +78,7 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
     Raises:
         UsageError: An override without a value.
     """
-    return split_overrides(argv, _SWITCHES, _OPTIONS)
+    return split_overrides(argv, every_option_but(_OPTIONS))
 
 
 def run(args: argparse.Namespace) -> int:

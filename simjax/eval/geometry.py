@@ -8,21 +8,21 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Float
 
-from simjax.errors import SimjaxError
+from simjax.errors import NotFiniteError, SimjaxError
 
 
 def unit_rows(embeddings: Float[np.ndarray, "N D"]) -> Float[np.ndarray, "N D"]:
     """Rows scaled to length 1, as float32; a zero row stays zero.
 
     Raises:
-        SimjaxError: An embedding is not finite.
+        NotFiniteError: An embedding is not finite.
     """
     wide = np.asarray(embeddings, np.float64)
     if wide.ndim != 2:
         raise SimjaxError(f"embeddings have shape {wide.shape}, not [texts, width]")
     broken = int(np.count_nonzero(~np.isfinite(wide).all(axis=1)))
     if broken:
-        raise SimjaxError(f"{broken} of {len(wide)} embeddings are not finite")
+        raise NotFiniteError(f"{broken} of {len(wide)} embeddings are not finite")
     norms = np.linalg.norm(wide, axis=1, keepdims=True)
     return (wide / np.where(norms > 0, norms, 1.0)).astype(np.float32)
 

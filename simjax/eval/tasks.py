@@ -227,7 +227,8 @@ def evaluate(tasks: Tasks, encode: Encode) -> Results:
         encode: Texts to embeddings.
 
     Raises:
-        SimjaxError: `encode` returned something that is not finite, or not one row per text.
+        NotFiniteError: `encode` returned something that is not finite.
+        SimjaxError: It returned not one row per text.
     """
     results = Results()
     for task in tasks.loaded:
@@ -240,7 +241,7 @@ def evaluate(tasks: Tasks, encode: Encode) -> Results:
         try:
             unit = geometry.unit_rows(embeddings)
         except SimjaxError as error:
-            raise SimjaxError(f"{task.name}: {error}") from error
+            raise type(error)(f"{task.name}: {error}") from error
         if isinstance(task.data, StsSet):
             values = _sts_values(task.data, unit)
         else:

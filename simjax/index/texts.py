@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, overload
 
 import numpy as np
 
@@ -62,6 +62,18 @@ class StoredTexts(Sequence[str]):
     def __len__(self) -> int:
         return len(self.lines)
 
-    def __getitem__(self, row):  # type: ignore[no-untyped-def]  # (an index, never a slice)
+    @overload
+    def __getitem__(self, row: int) -> str: ...
+
+    @overload
+    def __getitem__(self, row: slice) -> list[str]: ...
+
+    def __getitem__(self, row: int | slice) -> str | list[str]:
+        places = range(len(self))
+        if isinstance(row, slice):
+            return [self._text(place) for place in places[row]]
+        return self._text(places[row])
+
+    def _text(self, row: int) -> str:
         begin, end = self._offsets[row], self._offsets[row + 1]
         return self._bytes[begin:end].tobytes().decode("utf-8", "surrogatepass")

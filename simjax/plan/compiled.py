@@ -11,28 +11,23 @@ import jax
 from simjax.errors import SimjaxError
 from simjax.plan.collectives import Collective, collectives
 from simjax.plan.program import Program
+from simjax.train.memory import ProgramBytes
 
-_USED = re.compile(r"Used ([\d.]+[KMGT]?) of ([\d.]+[KMGT]?) hbm")
+_USED = re.compile(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm")
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 @dataclass(frozen=True)
-class Compiled:
+class Compiled(ProgramBytes):
     """A compiled step.
 
     Attributes:
-        arguments: Bytes of state and batch, which the results take the place of.
-        temporary: Bytes of all that comes and goes.
-        code: Bytes of the program.
         needed: Bytes that were asked for, where that was too much; there is then no program, and
             the others are 0.
         collectives: What is sent.
         seconds: That tracing and compiling took.
     """
 
-    arguments: int
-    temporary: int
-    code: int
     needed: int | None
     collectives: tuple[Collective, ...]
     seconds: float
@@ -40,9 +35,7 @@ class Compiled:
     @property
     def total(self) -> int:
         """Bytes of a device."""
-        if self.needed is not None:
-            return self.needed
-        return self.arguments + self.temporary + self.code
+        return super().total if self.needed is None else self.needed
 
     def sent(self) -> dict[str, float]:
         """Bytes that each device sends, by kind of collective."""
@@ -69,12 +62,11 @@ def compile_step(program: Program) -> Compiled:
                 f"the compiler fails on this step ({reason}); --no_compile plans by formulas alone"
             ) from error
         return Compiled(0, 0, 0, needed, (), time.perf_counter() - began)
-    memory = step.memory_analysis()
-    extra = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    found = ProgramBytes.of(step)
     return Compiled(
-        arguments=memory.argument_size_in_bytes,
-        temporary=memory.temp_size_in_bytes + extra,
-        code=memory.generated_code_size_in_bytes,
+        found.arguments,
+        found.temporary,
+        found.code,
         needed=None,
         collectives=tuple(collectives(step, program.mesh.size)),
         seconds=time.perf_counter() - began,
@@ -86,5 +78,5 @@ def _needed(message: str) -> int | None:
     found = _USED.search(message)
     if found is None:
         return None
-    number, unit = re.fullmatch(r"([\d.]+)([KMGT]?)", found.group(1)).groups()  # type: ignore[union-attr]  # of _USED
+    number, unit = found.groups()
     return int(float(number) * _UNITS[unit])

@@ -66,16 +66,37 @@ def step_bytes(step: Any, state: TrainState, batch: Batch) -> int:
     return program_bytes(step.lower(state, batch).compile())
 
 
+@dataclass(frozen=True)
+class ProgramBytes:
+    """Bytes of a device that a compiled step takes.
+
+    Attributes:
+        arguments: Of state and batch, which the new state takes the place of.
+        temporary: Of all that comes and goes, and of results that are new.
+        code: Of the program.
+    """
+
+    arguments: int
+    temporary: int
+    code: int
+
+    @classmethod
+    def of(cls, program: Any) -> ProgramBytes:
+        """As the compiler of the program says."""
+        found = program.memory_analysis()
+        new = found.output_size_in_bytes - found.alias_size_in_bytes
+        temporary = found.temp_size_in_bytes + new
+        return cls(found.argument_size_in_bytes, temporary, found.generated_code_size_in_bytes)
+
+    @property
+    def total(self) -> int:
+        """All of them."""
+        return self.arguments + self.temporary + self.code
+
+
 def program_bytes(program: Any) -> int:
     """Bytes of a device that a compiled step takes, its state and its batch included."""
-    analysis = program.memory_analysis()
-    taken = int(
-        analysis.argument_size_in_bytes
-        + analysis.output_size_in_bytes
-        - analysis.alias_size_in_bytes
-        + analysis.temp_size_in_bytes
-        + analysis.generated_code_size_in_bytes
-    )
+    taken = ProgramBytes.of(program).total
     # All processes must choose alike, and may have been given different programs.
     return int(of_all_processes(np.asarray([taken])).max())
 

@@ -1,10 +1,11 @@
-"""How `simjax train` parts overrides from its own options, and what it prints."""
+"""How commands part overrides from their own options, and what `simjax train` prints."""
 
 from pathlib import Path
 
 import pytest
 import yaml
 
+from simjax.cli import lab
 from simjax.cli.train import split
 from simjax.errors import UsageError
 
@@ -46,9 +47,36 @@ def test_split(argv, known, overrides) -> None:
     assert split(argv) == (known, overrides)
 
 
+@pytest.mark.parametrize(
+    ("argv", "known", "overrides"),
+    [
+        (
+            ["lab", "scaling", "x.yaml", "--a.b", "-1", "--seeds", "0", "1", "--c.d=2"],
+            ["lab", "scaling", "x.yaml", "--seeds", "0", "1"],
+            ["--a.b=-1", "--c.d=2"],
+        ),
+        # A dot in a value makes no override of its option.
+        (
+            ["lab", "scaling", "--output=runs/v1.5", "--root", "./data"],
+            ["lab", "scaling", "--output=runs/v1.5", "--root", "./data"],
+            [],
+        ),
+        # An option of a benchmark, which takes no recipe.
+        (
+            ["lab", "bench", "encode", "--data.root", "scaling"],
+            ["lab", "bench", "encode", "--data.root", "scaling"],
+            [],
+        ),
+    ],
+)
+def test_split_of_studies(argv, known, overrides) -> None:
+    assert lab.split(argv) == (known, overrides)
+
+
 def test_an_override_needs_a_value() -> None:
-    with pytest.raises(UsageError, match=r"--a\.b: give it a value"):
-        split(["train", "x.yaml", "--a.b"])
+    for parted, command in ((split, ["train"]), (lab.split, ["lab", "scaling"])):
+        with pytest.raises(UsageError, match=r"--a\.b: give it a value"):
+            parted([*command, "x.yaml", "--a.b"])
 
 
 def test_print_config_prints_what_would_be_run(simjax, recipe: Path) -> None:

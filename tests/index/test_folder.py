@@ -63,6 +63,10 @@ def test_every_kind_finds_neighbours(source, tmp_path, monkeypatch, kind):
         np.testing.assert_allclose(hits.scores, -scores, atol=1e-5)
     row = int(hits.rows[0, 0])
     assert index.texts[row] == texts[kept[row]] and index.texts.lines[row] == kept[row] + 1
+    assert index.texts[-1] == texts[kept[-1]]
+    assert index.texts[3:5] == [texts[kept[3]], texts[kept[4]]]
+    with pytest.raises(IndexError):
+        index.texts[600]
 
 
 def test_codes_alone(source, tmp_path):

@@ -13,6 +13,7 @@ to hold the same files.
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import random
 import shutil
@@ -242,8 +243,8 @@ def main() -> int:
     # Imported once, by the parent of all: children start at once. JAX must not compute here.
     import jax
 
-    import simjax.processes.start
-    import simjax.train.loop  # noqa: F401 - its many imports
+    for module in ("simjax.processes.start", "simjax.train.loop"):  # and what they import
+        importlib.import_module(module)
 
     folder = Path(tempfile.mkdtemp(prefix="torture-"))
     jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))

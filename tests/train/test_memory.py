@@ -1,6 +1,7 @@
 """Micro-batches that fit: the choice, what the compiler says, and what a user sees of both."""
 
 import dataclasses
+from types import SimpleNamespace
 
 import pytest
 
@@ -43,6 +44,19 @@ def test_the_largest_that_divides_the_share(free, blocks, compiled):
     fit, asked = choose(free)
     assert (fit.micro_blocks, fit.bytes) == (blocks, 100 + 10 * blocks)
     assert asked == compiled
+
+
+def test_the_new_state_takes_the_place_of_the_old_and_other_results_do_not():
+    analysis = SimpleNamespace(
+        argument_size_in_bytes=1000,
+        output_size_in_bytes=930,
+        alias_size_in_bytes=900,
+        temp_size_in_bytes=200,
+        generated_code_size_in_bytes=5,
+    )
+    program = SimpleNamespace(memory_analysis=lambda: analysis)
+    assert memory.ProgramBytes.of(program) == memory.ProgramBytes(1000, 230, 5)
+    assert memory.program_bytes(program) == 1235
 
 
 def test_a_size_that_takes_more_than_its_part_is_passed_over():

@@ -9,8 +9,8 @@ from typing import Literal
 
 import numpy as np
 
-from simjax.lab.precision.records import Record
 from simjax.lab.precision.settings import ROUNDOFF
+from simjax.lab.records import Record
 
 WRONG = 0.1
 """A gradient that is off by more than this share of its length is called wrong."""

@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias
 
-from simjax.lab.precision.records import Record
 from simjax.lab.precision.settings import Arm, Block, Dtype, Optimizer, RunKey
-from simjax.lab.precision.statistics import Difference, Spread, difference, holm
+from simjax.lab.records import Record
+from simjax.lab.statistics import Difference, Spread, difference, holm
 
 ARM_NAMES: dict[Arm, str] = {
     "cross_entropy": "cross-entropy",

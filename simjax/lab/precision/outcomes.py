@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -19,9 +18,10 @@ from simjax.lab.precision.comparisons import (
     place_name,
     pooled,
 )
-from simjax.lab.precision.records import Record
 from simjax.lab.precision.settings import Block
-from simjax.lab.precision.statistics import LEVEL, Difference, holm
+from simjax.lab.reading import interval, p_value, verdict
+from simjax.lab.records import Record
+from simjax.lab.statistics import LEVEL, Difference, holm
 
 LISTED = 12
 """Most cases that are told by name."""
@@ -33,38 +33,6 @@ METRICS = {
     "alignment": "alignment (lower is closer)",
     "uniformity": "uniformity (lower is more even)",
 }
-
-
-def signed(value: float) -> str:
-    """Two places, and as many more as a small number needs."""
-    if value and abs(value) < 0.095:
-        return f"{value:+.2g}"
-    return f"{value:+.2f}"
-
-
-def interval(difference: Difference) -> str:
-    """Mean and 95 % interval of a difference."""
-    if not math.isfinite(difference.low):
-        return f"{signed(difference.mean)} (one seed: no interval)"
-    ends = f"{signed(difference.low)} to {signed(difference.high)}"
-    return f"{signed(difference.mean)} (95 % interval {ends})"
-
-
-def verdict(difference: Difference) -> str:
-    """What a difference of scores says, higher being better."""
-    if difference.equal:
-        return "equal with every seed"
-    if difference.count == 1:
-        return "cannot tell: one seed"
-    side = "better" if difference.mean > 0 else "worse"
-    if math.isnan(difference.t_test):
-        return f"{side} by the same amount with every seed: no test"
-    if not difference.within_spread:
-        kept = difference.holm < LEVEL
-        return side if kept else f"{side} by itself, not after Holm's correction"
-    if max(-difference.low, difference.high) < MATTERS:
-        return f"no difference of {MATTERS:g} or more"
-    return f"cannot tell: only a difference of {difference.detectable:.2g} or more would show"
 
 
 def conclusions(chosen: Chosen, comparisons: Sequence[Comparison]) -> list[str]:
@@ -93,7 +61,7 @@ def _conclusion(
     if whole is None or not rows:
         return f"{name}, {METRICS[chosen.metric]}: not measured, or not completely."
     said = (
-        f"{name}: {verdict(whole)}. Over {_settings(len(rows))} "
+        f"{name}: {verdict(whole, matters=MATTERS)}. Over {_settings(len(rows))} "
         f"{METRICS[chosen.metric]} changes by {interval(whole)}."
     )
     if whole.count < 2:
@@ -144,15 +112,10 @@ def by_part(chosen: Chosen) -> list[dict[str, str]]:
             + f"{optimizer_name(place[1])}, {place[2]}",
             "mean and 95 % interval": interval(one),
             "Holm p": p_value(one.holm),
-            "reading": verdict(one),
+            "reading": verdict(one, matters=MATTERS),
         }
         for (question, place, _), one in zip(found, corrected, strict=True)
     ]
-
-
-def p_value(p: float) -> str:
-    """Three digits, or that there was no test."""
-    return "no test" if math.isnan(p) else f"{p:.3g}"
 
 
 def _listed(names: Iterable[str]) -> str:

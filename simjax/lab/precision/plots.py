@@ -1,15 +1,14 @@
-"""Plots as PNG, and what each of them shows, in words from its own numbers."""
+"""The plots of the study, and what each of them shows, in words from its own numbers."""
 
 from __future__ import annotations
 
-import io
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from simjax.lab.plots import Plot, legend, panels, plain_ticks, png
 from simjax.lab.precision import answers
 from simjax.lab.precision.comparisons import (
     ARM_NAMES,
@@ -20,8 +19,8 @@ from simjax.lab.precision.comparisons import (
     optimizer_name,
 )
 from simjax.lab.precision.outcomes import METRICS
-from simjax.lab.precision.records import Record
 from simjax.lab.precision.settings import ROUNDOFF
+from simjax.lab.records import Record
 
 FORM_NAMES = {
     "cross_entropy": "cross-entropy",
@@ -49,52 +48,9 @@ _STYLES: dict[str, dict[str, Any]] = {
 }
 
 
-@dataclass(frozen=True)
-class Plot:
-    """A picture and what it shows.
-
-    Attributes:
-        name: Of its file, without `.png`.
-        caption: What it shows.
-        png: The picture.
-    """
-
-    name: str
-    caption: str
-    png: bytes
-
-
-def _figure(rows: int, columns: int, **options: Any) -> tuple[Any, Any]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    # Without pyplot there is no global state, and no display is looked for.
-    figure = Figure(figsize=(4.2 * columns, 3.4 * rows), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(rows, columns, squeeze=False, **options)
-
-
-def _plain(axis: Any, values: Sequence[float]) -> None:
-    """These numbers, as they are, along a logarithmic axis."""
-    axis.set_xticks(list(values), [f"{value:,}" for value in values], fontsize=7)
-    axis.minorticks_off()
-
-
 def _drawn(values: Sequence[float]) -> list[float]:
     """What a logarithmic axis can show; the rest is a gap."""
     return [value if 0 < value < math.inf else math.nan for value in values]
-
-
-def _legend(figure: Any, axis: Any, columns: int) -> None:
-    """Under the panels, where no data are."""
-    handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8)
-
-
-def _png(figure: Any) -> bytes:
-    held = io.BytesIO()
-    figure.savefig(held, format="png", dpi=100, metadata={"Software": None})
-    return held.getvalue()
 
 
 def errors_by_batch(records: Sequence[Record], temperature: float, noise: float) -> Plot:
@@ -104,11 +60,11 @@ def errors_by_batch(records: Sequence[Record], temperature: float, noise: float)
         for record in records
         if record.key["temperature"] == temperature and record.key["noise"] == noise
     ]
-    panels = answers.measured(chosen)
-    columns = min(4, len(panels))
-    figure, axes = _figure(-(-len(panels) // columns), columns, sharex=True, sharey=True)
+    shown = answers.measured(chosen)
+    columns = min(4, len(shown))
+    figure, axes = panels(-(-len(shown) // columns), columns, sharex=True, sharey=True)
     batches = sorted({record.key["batch"] for record in chosen})
-    for axis, (arithmetic, way) in zip(axes.flat, panels, strict=False):
+    for axis, (arithmetic, way) in zip(axes.flat, shown, strict=False):
         for form, name in FORM_NAMES.items():
             found = {
                 batch: answers.errors(
@@ -124,15 +80,15 @@ def errors_by_batch(records: Sequence[Record], temperature: float, noise: float)
                 batches, _drawn(medians), color=_COLOURS[form], label=name, markersize=4,
                 **_STYLES[form],
             )  # fmt: skip
-        _plain(axis, batches)
+        plain_ticks(axis, batches)
         axis.axhline(answers.WRONG, color="0.7", linewidth=0.8)
         axis.set_title(f"{arithmetic}, {way}", fontsize=10)
         axis.set_xlabel("batch size")
     for axis in axes[:, 0]:
         axis.set_ylabel("relative error of the gradient")
-    for axis in axes.flat[len(panels) :]:
+    for axis in axes.flat[len(shown) :]:
         axis.set_visible(False)
-    _legend(figure, axes[0, 0], len(FORM_NAMES))
+    legend(figure, axes[0, 0], len(FORM_NAMES))
     small = [record for record in chosen if record.key["batch"] == batches[0]]
     large = [record for record in chosen if record.key["batch"] == batches[-1]]
     ends = [
@@ -148,7 +104,7 @@ def errors_by_batch(records: Sequence[Record], temperature: float, noise: float)
         "or the gradient is not finite. Thin lines are drawn on wide ones: DCL under FlatNCE, "
         "cross-entropy under softplus(v)."
     )
-    return Plot("errors_by_batch", caption, _png(figure))
+    return Plot("errors_by_batch", caption, png(figure))
 
 
 def errors_by_weight(records: Sequence[Record]) -> Plot:
@@ -156,7 +112,7 @@ def errors_by_weight(records: Sequence[Record]) -> Plot:
     shown = [
         name for name in ("float32", "bfloat16") if (name, "dense") in answers.measured(records)
     ]
-    figure, axes = _figure(1, len(shown), sharey=True)
+    figure, axes = panels(1, len(shown), sharey=True)
     for axis, arithmetic in zip(axes[0], shown, strict=True):
         part = [one for one in records if arithmetic in one.values["errors"]]
         weights = answers.exact_figures(part, "mean_weight")
@@ -169,8 +125,8 @@ def errors_by_weight(records: Sequence[Record]) -> Plot:
         axis.set_title(f"{arithmetic}, dense", fontsize=10)
         axis.set_xlabel("mean of sigmoid(v)")
     axes[0, 0].set_ylabel("relative error of the gradient (at most 1000)", fontsize=8)
-    _legend(figure, axes[0, 0], 3)
-    return Plot("errors_by_weight", weight_caption(records), _png(figure))
+    legend(figure, axes[0, 0], 3)
+    return Plot("errors_by_weight", weight_caption(records), png(figure))
 
 
 def weight_caption(records: Sequence[Record]) -> str:
@@ -206,7 +162,7 @@ def _up(value: float) -> str:
 
 def vanishing(records: Sequence[Record]) -> Plot:
     """What sigmoid(v) does to the exact gradient, by batch size and temperature."""
-    figure, axes = _figure(1, 2)
+    figure, axes = panels(1, 2)
     batches = sorted({record.key["batch"] for record in records})
     temperatures = sorted({record.key["temperature"] for record in records})
     noise = sorted({record.key["noise"] for record in records})
@@ -225,12 +181,12 @@ def vanishing(records: Sequence[Record]) -> Plot:
             medians = [np.median(values) if values else math.nan for values in found.values()]
             axis.plot(batches, medians, marker=".", label=f"temperature {temperature:g}")
         axis.set_xscale("log")
-        _plain(axis, batches)
+        plain_ticks(axis, batches)
         axis.set_xlabel("batch size")
         axis.set_ylabel(label)
     axes[0, 0].set_yscale("log")
     axes[0, 1].set_ylim(0, 1.02)
-    _legend(figure, axes[0, 0], len(temperatures))
+    legend(figure, axes[0, 0], len(temperatures))
     batches = sorted({record.key["batch"] for record in shown})
     ends = [
         answers.number(
@@ -245,14 +201,14 @@ def vanishing(records: Sequence[Record]) -> Plot:
         f"leaves is a median of {ends[0]} at batch {batches[0]:,} and {ends[1]} at "
         f"{batches[-1]:,}. Where the cosine is 1, a factor for the whole batch undoes it."
     )
-    return Plot("vanishing_factor", caption, _png(figure))
+    return Plot("vanishing_factor", caption, png(figure))
 
 
 def scores(chosen: Chosen) -> Plot:
     """Each arm's score at its best rate, by batch size."""
     metric = chosen.metric
     parts = sorted({(setting.optimizer, setting.dtype) for setting in chosen.settings()})
-    figure, axes = _figure(1, len(parts), sharey=True)
+    figure, axes = panels(1, len(parts), sharey=True)
     deviations = [
         best.spread(metric).deviation for best in chosen.best.values() if len(best.runs) > 1
     ]
@@ -273,11 +229,11 @@ def scores(chosen: Chosen) -> Plot:
                 capsize=2, color=_COLOURS[arm], label=name, markersize=4, **_STYLES[arm],
             )  # fmt: skip
         axis.set_xscale("log", base=2)
-        _plain(axis, batches)
+        plain_ticks(axis, batches)
         axis.set_title(f"{optimizer_name(optimizer)}, {dtype}", fontsize=10)
         axis.set_xlabel("batch size")
     axes[0, 0].set_ylabel(METRICS[metric], fontsize=9)
-    _legend(figure, axes[0, 0], 2 if len(parts) == 1 else len(ARM_NAMES))
+    legend(figure, axes[0, 0], 2 if len(parts) == 1 else len(ARM_NAMES))
     bars = (
         f"bars are one standard deviation over seeds, a median of {np.median(deviations):.2f}"
         if deviations
@@ -288,13 +244,13 @@ def scores(chosen: Chosen) -> Plot:
         "has the same start and data for all arms, so that differences paired by seed can be finer "
         "than these bars."
     )
-    return Plot(f"scores_{metric.partition('@')[0]}", caption, _png(figure))
+    return Plot(f"scores_{metric.partition('@')[0]}", caption, png(figure))
 
 
 def differences(rows: Sequence[Comparison], metric: str) -> Plot:
     """Paired differences of every question in every setting, with their intervals."""
     settings = sorted({row.setting for row in rows}, reverse=True)
-    figure, axes = _figure(1, len(QUESTIONS), sharey=True)
+    figure, axes = panels(1, len(QUESTIONS), sharey=True)
     figure.set_size_inches(4.2 * len(QUESTIONS), max(3.0, 0.26 * len(settings) + 1))
     for axis, question in zip(axes[0], QUESTIONS, strict=True):
         for row in (row for row in rows if row.question == question):
@@ -309,7 +265,7 @@ def differences(rows: Sequence[Comparison], metric: str) -> Plot:
         axis.set_title(f"{question.name}:\n{question.contrast}", fontsize=9)
     axes[0, 0].set_yticks(range(len(settings)), list(map(str, settings)), fontsize=8)
     return Plot(
-        f"differences_{metric.partition('@')[0]}", differences_caption(rows, metric), _png(figure)
+        f"differences_{metric.partition('@')[0]}", differences_caption(rows, metric), png(figure)
     )
 
 
@@ -335,7 +291,7 @@ def courses(chosen: Chosen) -> Plot:
     dtype = max(setting.dtype for setting in settings if setting.optimizer == optimizer)
     like = [one for one in settings if (one.optimizer, one.dtype) == (optimizer, dtype)]
     shown = list(dict.fromkeys((like[0], like[-1])))
-    figure, axes = _figure(2, len(shown), sharex=True)
+    figure, axes = panels(2, len(shown), sharex=True)
     told = []
     for column, setting in enumerate(shown):
         for arm, name in ARM_NAMES.items():
@@ -357,9 +313,9 @@ def courses(chosen: Chosen) -> Plot:
         axes[1, column].set_xlabel("part of the run")
     axes[0, 0].set_ylabel("mean v")
     axes[1, 0].set_ylabel("gradient norm")
-    _legend(figure, axes[0, 0], 2)
+    legend(figure, axes[0, 0], 2)
     caption = (
         "Mean v and the norm of the whole gradient along the runs, each arm at its best learning "
         f"rate for {chosen.metric}, mean over seeds. Mean norms: {'; '.join(told) or 'none'}."
     )
-    return Plot("courses", caption, _png(figure))
+    return Plot("courses", caption, png(figure))

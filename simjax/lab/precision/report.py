@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 from simjax.errors import SimjaxError
+from simjax.lab.page import Page, write_report
+from simjax.lab.plots import Plot
 from simjax.lab.precision import answers, outcomes, plots, tables
 from simjax.lab.precision.comparisons import QUESTIONS, Comparison, choose, compare, compared
-from simjax.lab.precision.page import Page, csv_text, write_whole
-from simjax.lab.precision.plots import Plot
-from simjax.lab.precision.records import Record, identity
 from simjax.lab.precision.settings import RunKey
 from simjax.lab.precision.study import ARITHMETIC, CHECKS, RUNS, Study
-
-REPORT = "report.html"
+from simjax.lab.records import Record, identity
 
 
 class _Found:
@@ -84,9 +82,7 @@ def write(folder: Path, study: Study) -> tuple[Path, list[str]]:
         drawn += _part_one(page, study, found)
     if found.runs:
         drawn += _part_two(page, study, found)
-    for plot in drawn:
-        write_whole(folder / f"{plot.name}.png", plot.png)
-    for name, rows in {
+    rows = {
         "arithmetic": tables.input_rows(found.arithmetic),
         "exact": [{**record.key, **record.values["exact"]} for record in found.arithmetic],
         "runs": tables.run_rows(found.runs),
@@ -96,11 +92,8 @@ def write(folder: Path, study: Study) -> tuple[Path, list[str]]:
             for chosen, made in zip(found.chosen, found.comparisons, strict=True)
             for row in tables.comparisons(made)
         ],
-    }.items():
-        if rows:
-            write_whole(folder / f"{name}.csv", csv_text(rows))
-    path = folder / REPORT
-    write_whole(path, str(page).encode())
+    }
+    path = write_report(folder, page, drawn, rows)
     lines = [] if found.unfinished is None else [found.unfinished]
     lines += [f"{question} {answer}" for question, answer in found.answers]
     return path, [*lines, *found.conclusions, *found.expectations]

@@ -1,19 +1,16 @@
-"""A study in its folder: what it is made with, its measurements, and going on where it stopped."""
+"""The study as its folder describes it: what it is made with, and its measurements."""
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simjax.errors import SimjaxError
-from simjax.lab.precision.records import Record, Records, fingerprint
-from simjax.lab.precision.records import identity as key_text
+from simjax.lab import folder as folders
+from simjax.lab.folder import STUDY
 from simjax.lab.precision.settings import (
     FORMS,
     GRIDS,
@@ -25,13 +22,12 @@ from simjax.lab.precision.settings import (
     input_keys,
     run_keys,
 )
-from simjax.train.folder import MARK
+from simjax.lab.records import Record, Records, fingerprint
+from simjax.lab.records import identity as key_text
+from simjax.lab.sources import sources
 
-STUDY = "study.json"
 ARITHMETIC, RUNS, CHECKS = "arithmetic.jsonl", "runs.jsonl", "checks.jsonl"
-TOLD_BY = frozenset(
-    {"answers", "comparisons", "outcomes", "page", "plots", "report", "statistics", "tables"}
-)
+TOLD_BY = frozenset({"answers", "command", "comparisons", "outcomes", "plots", "report", "tables"})
 """Modules that tell what was measured, and measure nothing themselves."""
 
 
@@ -66,28 +62,20 @@ class Study:
         Raises:
             SimjaxError: There is none, or its description is damaged.
         """
-        path = folder / STUDY
-        try:
-            found = cls(**json.loads(path.read_text(encoding="utf-8")))
-            if not (set(found.identity) == {ARITHMETIC, RUNS, CHECKS} and found.machine):
-                raise ValueError("no study")
-            found.planned()
-            for settings, kind in (
-                (found.arithmetic, ArithmeticSettings),
-                (found.training, TrainingSettings),
-            ):
-                if set(settings) != {field.name for field in dataclasses.fields(kind)}:
-                    raise ValueError("settings of another version")
-        except FileNotFoundError:
-            raise SimjaxError(
-                f"{path}: no such file: there is no study to report on; run without --report_only"
-            ) from None
-        except OSError as error:
-            raise SimjaxError(f"{path}: cannot be read ({error.strerror})") from error
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise SimjaxError(
-                f"{path}: damaged, or of another version; choose another --output"
-            ) from error
+        return folders.read(folder, cls._described)
+
+    @classmethod
+    def _described(cls, fields: dict[str, Any]) -> Study:
+        found = cls(**fields)
+        if not (set(found.identity) == {ARITHMETIC, RUNS, CHECKS} and found.machine):
+            raise ValueError("no study")
+        found.planned()
+        for settings, kind in (
+            (found.arithmetic, ArithmeticSettings),
+            (found.training, TrainingSettings),
+        ):
+            if set(settings) != {field.name for field in dataclasses.fields(kind)}:
+                raise ValueError("settings of another version")
         return found
 
     def write(self, folder: Path) -> None:
@@ -174,37 +162,6 @@ def _numbers(values: Iterable[Any], *, none: bool = False) -> None:
 CHECKED = {ARITHMETIC: _check_input, RUNS: _check_run, CHECKS: _check_check}
 
 
-def open_folder(folder: Path) -> None:
-    """Make the folder of a study, or see that it is one.
-
-    Raises:
-        SimjaxError: It holds something else.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        found = {path.name for path in folder.iterdir()} - {MARK}
-    except OSError as error:
-        raise SimjaxError(
-            f"{folder}: cannot be the output folder ({error.strerror}); choose another --output"
-        ) from error
-    if found and STUDY not in found:
-        raise SimjaxError(f"{folder}: holds files that are not of a study; choose another --output")
-    if found:
-        Study.read(folder)
-
-
-def sources() -> str:
-    """A digest of the code that measures: this package but for what only tells, and `ops`."""
-    here = Path(__file__).parent
-    files = [path for path in here.glob("*.py") if path.stem not in TOLD_BY]
-    files += (here.parents[1] / "ops").rglob("*.py")
-    digest = hashlib.sha256()
-    for path in sorted(files):
-        content = path.read_bytes()
-        digest.update(f"{path.parent.name}/{path.name} {len(content)}\n".encode() + content)
-    return digest.hexdigest()[:12]
-
-
 def identity(
     arithmetic: ArithmeticSettings,
     training: TrainingSettings,
@@ -215,7 +172,8 @@ def identity(
 
     Grids may: a study can be given more seeds, batch sizes or rates later on.
     """
-    where = {name: machine[name] for name in ("device", "jax")} | {"code": sources()}
+    code = sources(Path(__file__).parent, TOLD_BY)
+    where = {name: machine[name] for name in ("device", "jax")} | {"code": code}
     of_training = fingerprint(_deciding(training), texts, where)
     return {
         ARITHMETIC: fingerprint(_deciding(arithmetic), where),
@@ -226,36 +184,3 @@ def identity(
 
 def _deciding(settings: ArithmeticSettings | TrainingSettings) -> dict[str, Any]:
     return {k: v for k, v in dataclasses.asdict(settings).items() if k not in GRIDS}
-
-
-def measure(
-    records: Records,
-    keys: list[dict[str, Any]],
-    one: Callable[[dict[str, Any]], dict[str, Any]],
-    *,
-    stopped: Callable[[], bool],
-    said: Callable[[str], None],
-) -> bool:
-    """Measure what is not in the records yet, one by one, each kept as soon as it is there.
-
-    Args:
-        records: Where to.
-        keys: What to measure.
-        one: Measures one key.
-        stopped: Asked before each; whether to leave it at that.
-        said: Told how far it is.
-
-    Returns:
-        Whether everything is there.
-    """
-    missing = [key for key in keys if key not in records]
-    began = time.monotonic()
-    for number, key in enumerate(missing):
-        if stopped():
-            return False
-        left = (time.monotonic() - began) / number * (len(missing) - number) if number else None
-        about = "" if left is None else f", about {max(1, round(left / 60))} min left"
-        done = len(keys) - len(missing) + number
-        said(f"{done:,} of {len(keys):,}{about}: {', '.join(f'{k} {v}' for k, v in key.items())}")
-        records.append(key, one(key))
-    return True

@@ -8,11 +8,12 @@ from typing import Any
 
 from simjax.lab.precision import answers
 from simjax.lab.precision.comparisons import ARM_NAMES, Chosen, Comparison
-from simjax.lab.precision.outcomes import interval, p_value, verdict
+from simjax.lab.precision.outcomes import MATTERS
 from simjax.lab.precision.plots import FORM_NAMES
-from simjax.lab.precision.records import Record
 from simjax.lab.precision.settings import FORMS
-from simjax.lab.precision.statistics import Spread
+from simjax.lab.reading import interval, p_value, verdict
+from simjax.lab.records import Record
+from simjax.lab.statistics import Spread
 
 Rows = list[dict[str, Any]]
 
@@ -156,7 +157,7 @@ def comparisons(found: Sequence[Comparison]) -> Rows:
             "t-test p": p_value(row.difference.t_test),
             "Holm p": p_value(row.difference.holm),
             "Wilcoxon p": p_value(row.difference.wilcoxon),
-            "reading": verdict(row.difference),
+            "reading": verdict(row.difference, matters=MATTERS),
         }
         for row in found
     ]

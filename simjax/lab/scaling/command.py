@@ -9,23 +9,24 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from simjax.errors import UsageError
+from simjax.lab import command
 from simjax.lab.bench.arguments import positive
 from simjax.lab.scaling.grid import (
     LR_RULES,
     OBJECTIVES,
     Grid,
-    RunKey,
     check,
     run_keys,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rich.console import Console
 
     from simjax.lab.scaling.recipe import Plan
@@ -34,8 +35,8 @@ if TYPE_CHECKING:
 QUICK = Grid(batch_sizes=(128, 512), lr_rules=("constant", "sqrt"))
 EXAMPLES, QUICK_EXAMPLES = 24_576, 6_144
 """Seen by every run."""
-OUTPUT, QUICK_OUTPUT = Path("runs/scaling"), Path("runs/scaling-quick")
-MEASURING = (
+NAME = "scaling"
+OPTIONS = (
     *("config", "root", "batch_sizes", "negative_groups", "objectives", "lr_rules", "seeds"),
     *("examples", "base_batch", "micro_batch"),
 )
@@ -54,7 +55,7 @@ def _seed(text: str) -> int:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments; overrides of the recipe are taken by `split`."""
+    """Declare the arguments; overrides of the recipe arrive as `args.rest`."""
     parser.add_argument(
         "config",
         type=Path,
@@ -62,25 +63,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="CONFIG",
         help="recipe that runs start from, by default configs/scaling_small.yaml",
     )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="DIR",
-        help=f"folder of runs and report, by default {OUTPUT}, with --quick {QUICK_OUTPUT}",
-    )
-    parser.add_argument(
-        "--root",
-        type=Path,
-        metavar="DATA",
-        help="folder of data sets (data.root), by default the variable SIMJAX_DATA",
-    )
-    parser.add_argument(
-        "--quick", action="store_true", help="a smaller grid and fewer examples, in minutes"
-    )
-    parser.add_argument(
-        "--report_only",
-        action="store_true",
-        help="train nothing: write the report anew from the runs that are there",
+    command.add_arguments(
+        parser,
+        NAME,
+        root="folder of data sets (data.root), by default the variable SIMJAX_DATA",
+        quick="a smaller grid and fewer examples, in minutes",
     )
     grid = Grid()
     parser.add_argument("--batch_sizes", nargs="+", type=positive, metavar="B",
@@ -115,27 +102,8 @@ def _words(values: Sequence[object]) -> str:
     return " ".join(map(str, values))
 
 
-def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Part overrides of the recipe, whose names have a dot, from the other arguments.
-
-    Raises:
-        UsageError: An override without a value.
-    """
-    known: list[str] = []
-    overrides: list[str] = []
-    rest = iter(argv)
-    for argument in rest:
-        name, equals, _ = argument.partition("=")
-        if not (name.startswith("--") and "." in name):
-            known.append(argument)
-        elif equals:
-            overrides.append(argument)
-        else:
-            value = next(rest, None)
-            if value is None:
-                raise UsageError(f"{argument}: give it a value")
-            overrides.append(f"{argument}={value}")
-    return known, overrides
+def _word(value: object) -> str:
+    return "batch" if value is None else str(value)
 
 
 def grid_of(args: argparse.Namespace) -> tuple[Grid, int]:
@@ -167,40 +135,19 @@ def grid_of(args: argparse.Namespace) -> tuple[Grid, int]:
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
-    """Make the runs that are missing and write the report.
-
-    Returns:
-        `report`, the path of the report; or `stopped`, the signal that ended the study early.
-    """
-    from rich.console import Console
-
+    """Make the runs that are missing and write the report; as `simjax.lab.command.run`."""
     from simjax.lab.scaling import report
-    from simjax.lab.scaling import study as studies
-    from simjax.train.folder import locked
+    from simjax.lab.scaling.study import Study
 
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
-    folder = args.output or (QUICK_OUTPUT if args.quick else OUTPUT)
-    folder = folder.expanduser()
-    if args.report_only:
-        for name in MEASURING:
-            if getattr(args, name) is not None:
-                option = "CONFIG" if name == "config" else f"--{name}"
-                raise UsageError(f"--report_only: trains nothing; leave {option} out")
-        if args.rest:
-            raise UsageError(f"--report_only: trains nothing; leave {args.rest[0]} out")
-    else:
+    def prepare(folder: Path) -> Callable[[Console], None]:
         grid, examples = grid_of(args)
-        plan = _plan(args, grid, examples, folder)
-        studies.open_folder(folder)
-        with locked(folder):
-            stopped = _measure(args, grid, plan, folder, console)
-        if stopped is not None:
-            return {"stopped": stopped}
-    path, lines = report.write(folder, studies.Study.read(folder))
-    for line in lines:
-        console.print(line, markup=False)
-    console.print(f"The report is {path}; its tables are beside it as CSV, its plots as PNG.")
-    return {"report": str(path)}
+        return partial(_measure, args, grid, _plan(args, grid, examples, folder))
+
+    # A tokenizer is learned before the study can be described.
+    before = ("tokenizer", "tokenizer.partial")
+    return command.run(
+        args, NAME, OPTIONS, prepare=prepare, read=Study.read, report=report.write, before=before
+    )
 
 
 def _plan(args: argparse.Namespace, grid: Grid, examples: int, folder: Path) -> Plan:
@@ -209,10 +156,11 @@ def _plan(args: argparse.Namespace, grid: Grid, examples: int, folder: Path) -> 
     machine.share_accelerator()
 
     from simjax.lab.scaling import recipe
+    from simjax.lab.sweep.recipe import find
 
     root = [] if args.root is None else [f"--data.root={args.root.expanduser()}"]
     return recipe.plan(
-        args.config or recipe.find(),
+        args.config or find(recipe.RECIPE),
         [*root, *args.rest],
         grid,
         folder,
@@ -222,94 +170,31 @@ def _plan(args: argparse.Namespace, grid: Grid, examples: int, folder: Path) -> 
     )
 
 
-def _measure(
-    args: argparse.Namespace, grid: Grid, plan: Plan, folder: Path, console: Console
-) -> str | None:
-    """Make the runs that are missing; returns the signal that ended it early."""
-    from simjax.lab.bench.report import telling
-    from simjax.lab.scaling import inputs
-    from simjax.lab.scaling.runs import Runner, Stopped
-    from simjax.train.signals import StopRequest
+def _measure(args: argparse.Namespace, grid: Grid, plan: Plan, console: Console) -> None:
+    from simjax.lab.sweep import inputs, measuring
 
-    plan = inputs.with_tokenizer(plan)
-    study = _describe(args, grid, plan, inputs.digest(plan, grid))
-    study.write(folder)
-    records = study.records(folder)
-    records.cut_tail()
-    runner = Runner(plan)
-    for record in records:
-        runner.forget(RunKey(**record.key))
+    recipe = inputs.with_tokenizer(plan.recipe, plan.folder)
+    plan = dataclasses.replace(plan, recipe=recipe)
     keys = list(run_keys(grid, plan.base_batch))
-    missing = [key for key in keys if dataclasses.asdict(key) not in records]
-    there = len(keys) - len(missing)
-    console.print(f"{len(keys):,} runs, of which {there:,} are there already.")
-    began = time.monotonic()
-    name = None
-    with StopRequest() as stop, telling() as said:
-        tell = said if console.is_terminal else console.print
-        for number, key in enumerate(missing):
-            if stop.requested:
-                break
-            left = (time.monotonic() - began) / max(1, number) * (len(missing) - number)
-            about = f", about {max(1, round(left / 60))} min left" if number else ""
-            tell(f"{there + number + 1:,} of {len(keys):,}{about}: {key.setting}, seed {key.seed}")
-            try:
-                values = runner(key)
-            except Stopped as stopped:
-                name = str(stopped)
-                break
-            records.append(dataclasses.asdict(key), values)
-            runner.forget(key)
-        else:
-            return None
-        name = name or stop.name or "stopped"
-    console.print(f"{name}: {len(records):,} runs are kept; the same command goes on from there")
-    return name
+    texts = inputs.digest(plan.config(max(keys, key=lambda key: key.batch)))
+    study = _describe(args, grid, plan, texts)
+    measuring.measure(study, plan.folder, keys, plan.config, console)
 
 
 def _describe(args: argparse.Namespace, grid: Grid, plan: Plan, texts: str) -> Study:
-    from simjax.lab.bench import machine
-    from simjax.lab.scaling.study import Study, identity
+    from simjax.lab import folder
+    from simjax.lab.scaling.recipe import RECIPE
+    from simjax.lab.scaling.study import TOLD_BY, Study
+    from simjax.lab.sweep.study import busy, identity
 
-    told = machine.describe()
-    where = {name: told[name] for name in ("device", "processor", "cores", "Python", "jax")}
-    busy = machine.crowded()
+    told, where = plan.told(), folder.where()
     return Study(
-        commands=[command_line(args)],
+        commands=[command.command_line(args, NAME, OPTIONS, _word)],
         machine=where,
-        recipe=(args.config or recipe_name()).name,
-        told=plan.told(),
+        recipe=RECIPE if args.config is None else args.config.name,
+        told=told,
         metric=str(plan.recipe.evaluation.metric),
         grids=[dataclasses.asdict(grid)],
-        identity=identity(plan.told(), texts, where),
-        busy=[f"Speeds are doubtful: {busy}."] if busy else [],
+        identity=identity(told, texts, where, Path(__file__).parent, TOLD_BY),
+        busy=busy(),
     )
-
-
-def recipe_name() -> Path:
-    """The recipe that is used where none is given."""
-    from simjax.lab.scaling.recipe import RECIPE
-
-    return Path("configs") / RECIPE
-
-
-def command_line(args: argparse.Namespace) -> str:
-    """The command as anybody can repeat it: folders of this machine are left out."""
-    parts = ["simjax lab scaling"]
-    if args.config is not None:
-        beside = "configs/" if args.config.parent.name == "configs" else ""
-        parts.append(f"{beside}{args.config.name}")
-    if args.quick:
-        parts.append("--quick")
-    if args.root is not None:
-        parts.append("--root DATA")
-    for name in MEASURING[2:]:
-        given = getattr(args, name)
-        if given is not None:
-            words = given if isinstance(given, list) else [given]
-            parts.append(f"--{name} {_words(['batch' if x is None else x for x in words])}")
-    for override in args.rest:
-        key, _, value = override.partition("=")
-        # A path below this machine's folders says nothing to others.
-        parts.append(f"{key} {Path(value).name if value.startswith(('/', '~', '.')) else value}")
-    return " ".join(parts)

@@ -59,6 +59,9 @@ class RunKey:
         parts = f"batch{self.batch}-group{self.group}-{self.lr_rule}-seed{self.seed}"
         return f"{self.objective}-{parts}"
 
+    def __str__(self) -> str:
+        return f"{self.setting}, seed {self.seed}"
+
 
 @dataclass(frozen=True)
 class Grid:
@@ -70,7 +73,7 @@ class Grid:
             None is the whole batch.
         objectives: Losses, as `objective.loss`.
         lr_rules: As `LrRule`.
-        seeds: Of parameters, dropout and the order of the data.
+        seeds: Of parameters and the order of the data.
     """
 
     batch_sizes: tuple[int, ...] = (128, 512, 2048)

@@ -1,43 +1,26 @@
-"""Plots as PNG, and what each of them shows, in words from its own numbers."""
+"""The plots of the study, and what each of them shows, in words from its own numbers."""
 
 from __future__ import annotations
 
-import io
 import math
-from collections.abc import Sequence
 from typing import Any
 
-from simjax.lab.precision.plots import Plot
-from simjax.lab.precision.statistics import Spread
+from simjax.lab.plots import Plot, legend, panels, plain_ticks, png
 from simjax.lab.scaling.grid import OBJECTIVE_NAMES, Setting
-from simjax.lab.scaling.tables import Outcomes, critical
+from simjax.lab.scaling.noise import critical
+from simjax.lab.scaling.tables import Outcomes
+from simjax.lab.statistics import Spread
 
+SIZE = (4.8, 3.8)
 _COLOURS = {"constant": "tab:blue", "sqrt": "tab:green", "linear": "tab:red"}
 _SHAPES = ("o", "s", "^", "D", "v", "P", "X")
-
-
-def _figure(columns: int) -> tuple[Any, Sequence[Any]]:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    # Without pyplot there is no global state, and no display is looked for.
-    figure = Figure(figsize=(4.8 * columns, 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure, figure.subplots(1, columns, squeeze=False)[0]
-
-
-def _png(figure: Any) -> bytes:
-    held = io.BytesIO()
-    figure.savefig(held, format="png", dpi=100, metadata={"Software": None})
-    return held.getvalue()
 
 
 def _batches(axis: Any, outcomes: Outcomes) -> None:
     """The batches that were tried, as they are, along a logarithmic axis."""
     batches = sorted({s.batch for s in outcomes.settings})
     axis.set_xscale("log", base=2)
-    axis.set_xticks(batches, [f"{batch:,}" for batch in batches])
-    axis.minorticks_off()
+    plain_ticks(axis, batches)
     axis.set_xlabel("batch: examples of an update")
 
 
@@ -70,7 +53,7 @@ def _label(group: int | None) -> str:
 def quality(outcomes: Outcomes) -> Plot:
     """The metric against the batch, a line for each group of negatives and rule."""
     objectives = _objectives(outcomes)
-    figure, axes = _figure(len(objectives))
+    figure, (axes,) = panels(1, len(objectives), SIZE)
     for axis, objective in zip(axes, objectives, strict=True):
         for place, group in enumerate(_groups(outcomes)):
             for rule in _rules(outcomes):
@@ -90,8 +73,7 @@ def quality(outcomes: Outcomes) -> Plot:
         _batches(axis, outcomes)
         axis.set_title(OBJECTIVE_NAMES.get(objective, objective), fontsize=10)
         axis.set_ylabel(outcomes.metric)
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8)
+    legend(figure, axes[0], 2)
     means = {
         s: Spread.of(list(scores.values()))
         for s in outcomes.settings
@@ -100,14 +82,18 @@ def quality(outcomes: Outcomes) -> Plot:
     caption = f"{outcomes.metric} after the same number of examples."
     if means:
         low, high = (pick(means, key=lambda s: means[s].mean) for pick in (min, max))
-        widest = max(one.deviation for one in means.values())
+        repeated = [one.deviation for one in means.values() if one.count > 1]
+        bars = (
+            f"bars are one standard deviation, at most {max(repeated):.2f}"
+            if repeated
+            else "there is one seed, and so no bar"
+        )
         caption = (
             f"{caption} Means over seeds go from {means[low].mean:.2f} ({low}) to "
-            f"{means[high].mean:.2f} ({high}); bars are one standard deviation, at most "
-            f"{widest:.2f}. Along a broken line negatives stay the same and the update grows; "
-            "between lines of one colour at one batch negatives alone differ."
+            f"{means[high].mean:.2f} ({high}); {bars}. Along a broken line negatives stay the same "
+            "and the update grows; between lines of one colour at one batch negatives alone differ."
         )
-    return Plot("quality", caption, _png(figure))
+    return Plot("quality", caption, png(figure))
 
 
 def geometry(outcomes: Outcomes) -> Plot | None:
@@ -122,7 +108,7 @@ def geometry(outcomes: Outcomes) -> Plot | None:
             points[setting] = (Spread.of(sides[0]).mean, Spread.of(sides[1]).mean)
     if not points:
         return None
-    figure, axes = _figure(1)
+    figure, (axes,) = panels(1, 1, SIZE)
     batches = sorted({s.batch for s in points})
     for place, objective in enumerate(_objectives(outcomes)):
         for whole in (True, False):
@@ -147,15 +133,18 @@ def geometry(outcomes: Outcomes) -> Plot | None:
         "geometry",
         f"Alignment and uniformity, means over seeds; larger marks are larger batches. Most even: "
         f"{even} ({points[even][1]:.3f}); closest positives: {close} ({points[close][0]:.3f}).",
-        _png(figure),
+        png(figure),
     )
 
 
 def cost(outcomes: Outcomes) -> Plot:
     """Examples per second and memory of a step against the batch."""
-    figure, axes = _figure(2)
+    figure, (axes,) = panels(1, 2, SIZE)
     told = []
-    for name, axis, scale in (("pairs_per_second", axes[0], 1.0), ("memory", axes[1], 1e6)):
+    for name, axis, scale, unit in (
+        ("pairs_per_second", axes[0], 1.0, "examples per second"),
+        ("memory", axes[1], 1e6, "MB"),
+    ):
         ends: dict[int, float] = {}
         for place, group in enumerate(_groups(outcomes)):
             of: dict[int, list[float]] = {}
@@ -175,16 +164,16 @@ def cost(outcomes: Outcomes) -> Plot:
         _batches(axis, outcomes)
         if ends:
             low, high = min(ends), max(ends)
-            told.append(f"{ends[low]:,.1f} at batch {low:,} and {ends[high]:,.1f} at {high:,}")
+            values = f"{ends[low]:,.1f} at batch {low:,} and {ends[high]:,.1f} at {high:,}"
+            told.append(f"{unit}: {values}")
     axes[0].set_ylabel("examples per second")
     axes[1].set_ylabel("memory of a step, MB")
     axes[0].legend(fontsize=7)
-    units = ("examples per second", "MB")
-    said = "; ".join(f"{unit}: {one}" for unit, one in zip(units, told, strict=False))
+    said = "; ".join(told) or "Neither was measured"
     return Plot(
         "cost",
         f"Speed (medians of runs, means over them) and what the compiler gives a step. {said}.",
-        _png(figure),
+        png(figure),
     )
 
 
@@ -198,7 +187,7 @@ def noise(outcomes: Outcomes) -> Plot | None:
     if not drawn:
         return None
     objectives = _objectives(outcomes)
-    figure, axes = _figure(len(objectives))
+    figure, (axes,) = panels(1, len(objectives), SIZE)
     for axis, objective in zip(axes, objectives, strict=True):
         for place, group in enumerate(_groups(outcomes)):
             for rule in _rules(outcomes):
@@ -221,13 +210,18 @@ def noise(outcomes: Outcomes) -> Plot | None:
         axis.set_yscale("log")
         axis.set_title(OBJECTIVE_NAMES.get(objective, objective), fontsize=10)
         axis.set_ylabel("critical batch")
-    handles, labels = axes[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=8)
+    legend(figure, axes[0], 2)
     above = [s for s, one in drawn.items() if one.batch > s.batch]
+    hidden = [s for s in outcomes.settings if s not in drawn and critical(outcomes, s) is not None]
+    not_drawn = (
+        f" {len(hidden)} more cannot be drawn: no signal rises above the noise, or there is none."
+        if hidden
+        else ""
+    )
     return Plot(
         "noise",
         f"The batch at which noise and signal of the gradient are equal. In {len(above)} of "
         f"{len(drawn)} settings it is above the batch itself (over the grey line): there noise "
-        "dominates an update. Dotted lines are biased estimates, too high.",
-        _png(figure),
+        f"dominates an update. Dotted lines are biased estimates, too high.{not_drawn}",
+        png(figure),
     )

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from simjax.errors import SimjaxError, UsageError
+from simjax.errors import UsageError
 from simjax.lab.scaling.grid import Grid, RunKey, run_keys
+from simjax.lab.sweep import recipe as recipes
 from simjax.train import config as run_config
 from simjax.train.config import RunConfig
 
@@ -62,31 +63,22 @@ class Plan:
             "loss": key.objective,
             "negative_group": None if key.group == key.batch else key.group,
         }
+        run = recipes.one_run(recipe, self.folder / "runs" / key.folder, key.seed)
         return dataclasses.replace(
-            recipe,
-            output=str(self.folder / "runs" / key.folder),
-            seed=key.seed,
-            data=dataclasses.replace(
-                recipe.data, batch_size=key.batch, block_size=self.block_size, seed=key.seed
-            ),
-            objective=dataclasses.replace(recipe.objective, **objective),
+            run,
+            data=dataclasses.replace(run.data, batch_size=key.batch, block_size=self.block_size),
+            objective=dataclasses.replace(run.objective, **objective),
             optimizer=dataclasses.replace(
-                recipe.optimizer,
+                run.optimizer,
                 lr_scaling=LR_SCALING[key.lr_rule],
                 reference_batch_size=self.base_batch,
             ),
             train=dataclasses.replace(
-                recipe.train,
+                run.train,
                 steps=self.examples // key.batch,
                 micro_batch=self.micro_batch,
-                log_every=1,
                 noise_scale=self._noise(key.batch),
-                patience=None,
-                profile=None,
-                wandb=None,
             ),
-            # The last step is what is scored: nothing is chosen on the set that judges.
-            evaluation=dataclasses.replace(recipe.evaluation, every=0),
         )
 
     def _noise(self, batch: int) -> bool:
@@ -99,35 +91,11 @@ class Plan:
             return False
         return batch > self.micro_batch or jax.device_count() > 1
 
-    def unbiased(self, group: int) -> bool:
-        """Whether the estimate of the noise is: negatives stay within micro-batches."""
-        return self.micro_batch % group == 0
-
     def told(self) -> dict[str, Any]:
         """What decides the result of a run beside its key, without folders of this machine."""
-        recipe = dataclasses.asdict(self.recipe)
-        for name in ("output", "seed", "checkpoint"):
-            del recipe[name]
-        # What they read is known by the token store's fingerprint and the evaluation's digest.
-        for name in ("root", "cache", "prefetch"):
-            del recipe["data"][name]
-        del recipe["tokenizer"]
         shared = ("examples", "base_batch", "micro_batch", "block_size")
-        return {"recipe": recipe} | {name: getattr(self, name) for name in shared}
-
-
-def find() -> Path:
-    """The study's own recipe, in the package as installed or beside it in a checkout.
-
-    Raises:
-        SimjaxError: The installation lacks it.
-    """
-    package = Path(__file__).resolve().parents[2]
-    for folder in (package, package.parent):
-        path = folder / "configs" / RECIPE
-        if path.is_file():
-            return path
-    raise SimjaxError(f"{package}: this installation lacks configs/{RECIPE}; reinstall it")
+        own = {name: getattr(self, name) for name in shared}
+        return {"recipe": recipes.told(self.recipe)} | own
 
 
 def plan(
@@ -155,15 +123,7 @@ def plan(
         UsageError: The recipe is wrong, an override is of something that the study sets, or a
             run of the grid does not go with the recipe.
     """
-    for override in overrides:
-        key = override.partition("=")[0].removeprefix("--")
-        if key in VARIED:
-            raise UsageError(f"--{key}: the study sets this; use {VARIED[key]}")
-    recipe = run_config.load(path, overrides)
-    if recipe.evaluation.metric is None:
-        raise UsageError(
-            f"{path}: evaluation.metric is null: name the score that tells how good a run is"
-        )
+    recipe = recipes.load(path, overrides, VARIED)
     if base_batch is None:
         scaled = recipe.optimizer.lr_scaling != "none"
         base_batch = recipe.optimizer.reference_batch_size if scaled else recipe.data.batch_size

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from simjax.errors import SimjaxError
-from simjax.lab.precision.outcomes import interval, p_value
-from simjax.lab.precision.page import Page, csv_text, write_whole
-from simjax.lab.scaling import conclusions, plots, tables
-from simjax.lab.scaling.effects import Effect, effects
+from simjax.lab.page import Page, write_report
+from simjax.lab.scaling import conclusions, noise, plots, tables
+from simjax.lab.scaling.contrasts import contrasts
+from simjax.lab.scaling.grid import Setting
 from simjax.lab.scaling.study import Study
 from simjax.lab.scaling.tables import Outcomes
+from simjax.lab.sweep import contrasts as sweep
+from simjax.lab.sweep.conclusions import trouble
+from simjax.lab.sweep.contrasts import Effect, effects
+from simjax.lab.sweep.outcomes import quality
 
-REPORT = "report.html"
 AXES = {
     "batch": "More examples to an update, the same negatives",
     "negatives": "More negatives, the same update",
@@ -42,7 +44,7 @@ def write(folder: Path, study: Study) -> tuple[Path, list[str]]:
     )
     if not outcomes.runs:
         raise SimjaxError(f"{folder}: no run is there yet: nothing to report on")
-    found = effects(outcomes)
+    found = effects(outcomes, contrasts(outcomes))
     drawn = [
         plot
         for plot in (
@@ -56,31 +58,26 @@ def write(folder: Path, study: Study) -> tuple[Path, list[str]]:
     page, lines = _page(study, outcomes, found)
     for plot in drawn:
         page.plot(plot)
-        write_whole(folder / f"{plot.name}.png", plot.png)
     _how(page, study, outcomes)
-    for name, rows in {
-        "runs": tables.run_rows(records),
-        "quality": tables.quality(outcomes),
-        "effects": effect_rows(found, outcomes),
-        "noise": tables.noise(outcomes),
+    rows = {
+        "runs": noise.run_rows(records),
+        "quality": quality(outcomes, tables.heading),
+        "effects": sweep.rows(found, outcomes),
+        "noise": noise.rows(outcomes),
         "cost": tables.cost(outcomes),
-    }.items():
-        if rows:
-            write_whole(folder / f"{name}.csv", csv_text(rows))
-    path = folder / REPORT
-    write_whole(path, str(page).encode())
-    return path, lines
+    }
+    return write_report(folder, page, drawn, rows), lines
 
 
-def _page(study: Study, outcomes: Outcomes, found: list[Effect]) -> tuple[Page, list[str]]:
+def _page(study: Study, outcomes: Outcomes, found: list[Effect[Setting]]) -> tuple[Page, list[str]]:
     page = Page("Batch size: negatives, updates, noise and cost")
-    trouble = conclusions.trouble(outcomes)
-    for line in (*trouble, *study.busy):
+    lost = trouble(outcomes)
+    for line in (*lost, *study.busy):
         page.warning(line)
     page.heading("In short")
-    noise = conclusions.noise(outcomes)
+    said = noise.conclusions(outcomes)
     lines = [conclusions.two_effects(found, outcomes), *conclusions.best(outcomes)]
-    page.bullets([*lines, *noise])
+    page.bullets([*lines, *said])
     page.heading("Quality")
     page.text(
         f"{outcomes.metric} of the last step, mean ± standard deviation over seeds. A contrast is "
@@ -89,12 +86,12 @@ def _page(study: Study, outcomes: Outcomes, found: list[Effect]) -> tuple[Page, 
         "contrasts of this report."
     )
     for axis, title in AXES.items():
-        of = [one for one in found if one.axis == axis]
+        of = [one for one in found if one.contrast.axis == axis]
         if of:
             page.heading(title, 3)
-            page.bullets([conclusions.effect(one, outcomes) for one in of])
-    page.table(tables.quality(outcomes), "Scores of every setting.")
-    page.table(effect_rows(found, outcomes), f"Contrasts of {outcomes.metric}.")
+            page.bullets([sweep.sentence(one, outcomes) for one in of])
+    page.table(quality(outcomes, tables.heading), "Scores of every setting.")
+    page.table(sweep.rows(found, outcomes), f"Contrasts of {outcomes.metric}.")
     page.heading("Gradient noise")
     page.text(
         "The critical batch is the one at which the noise of the gradient is as large as its "
@@ -102,10 +99,10 @@ def _page(study: Study, outcomes: Outcomes, found: list[Effect]) -> tuple[Page, 
         "before they are divided (McCandlish et al. 2018). Well below it, twice the batch makes an "
         "update nearly twice as good; well above it, hardly better. Larger negatives are another "
         "loss, with another gradient and another critical batch.",
-        conclusions.BIAS,
+        noise.BIAS,
     )
-    if noise:
-        page.table(tables.noise(outcomes), "Critical batch of every setting.")
+    if said:
+        page.table(noise.rows(outcomes), "Critical batch of every setting.")
     else:
         page.text(
             "It was not measured: it needs at least two micro-batches or devices, and goes with "
@@ -120,25 +117,7 @@ def _page(study: Study, outcomes: Outcomes, found: list[Effect]) -> tuple[Page, 
     )
     page.table(tables.cost(outcomes), "Speed and memory, over all runs of a batch and group.")
     page.heading("Plots")
-    return page, [*trouble, *study.busy, *lines, *noise]
-
-
-def effect_rows(found: list[Effect], outcomes: Outcomes) -> list[dict[str, Any]]:
-    """One row for each contrast."""
-    return [
-        {
-            "contrast": one.name,
-            "varied": one.axis,
-            "pairs of settings": len(one.pairs),
-            "seeds": 0 if one.difference is None else one.difference.count,
-            "mean and 95 % interval": "" if one.difference is None else interval(one.difference),
-            "Holm p": "" if one.difference is None else p_value(one.difference.holm),
-            "reading": conclusions.verdict(
-                one.difference, higher_is_better=outcomes.higher_is_better
-            ),
-        }
-        for one in found
-    ]
+    return page, [*lost, *study.busy, *lines, *said]
 
 
 def _how(page: Page, study: Study, outcomes: Outcomes) -> None:
@@ -167,5 +146,6 @@ def _how(page: Page, study: Study, outcomes: Outcomes) -> None:
         "On " + ", ".join(f"{name} {value}" for name, value in study.machine.items()) + ".",
         "What this cannot say: a rule of the learning rate stands for a search over rates only as "
         "far as the rate at the base batch is a good one, and what is best after so many examples "
-        "need not be best after many more.",
+        "need not be best after many more. The best of many settings is named by the same runs and "
+        "the same set that score it, so that its mean is too high by the choice.",
     )

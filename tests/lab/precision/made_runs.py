@@ -3,8 +3,8 @@
 import itertools
 
 from simjax.lab.precision.comparisons import choose
-from simjax.lab.precision.records import Record
 from simjax.lab.precision.settings import LOGGED, RunKey
+from simjax.lab.records import Record
 
 NOISE = (0.3, -0.2, 0.1, -0.4, 0.2)
 """What the seeds of an arm differ by, the same for all arms."""

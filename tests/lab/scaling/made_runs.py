@@ -5,12 +5,19 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from simjax.lab.precision.records import Record
+from simjax.lab.records import Record
 from simjax.lab.scaling.grid import Grid, RunKey, Setting, run_keys
+from simjax.lab.scaling.study import Study
 from simjax.lab.scaling.tables import Outcomes
 
 METRIC = "dev/spearman"
 GRID = Grid((64, 256), (32, None), ("infonce", "dcl"), ("constant", "sqrt"), (0, 1, 2))
+STUDY = Study(
+    ["simjax"], {"device": "cpu"}, "x.yaml",
+    {"base_batch": 64, "micro_batch": 32, "recipe": {"objective": {"temperature": 0.05}}},
+    "sts-dev/spearman", [{"batch_sizes": [64], "negative_groups": [None], "objectives": ["dcl"],
+    "lr_rules": ["sqrt"], "seeds": [0]}], "a", [],
+)  # fmt: skip
 WOBBLE = (0.3, -0.2, -0.1)
 """What the seeds of a setting differ by."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -14,9 +15,13 @@ import yaml
 
 from simjax.cli.main import main
 from simjax.errors import SimjaxError, UsageError
-from simjax.lab.scaling import command, inputs, recipe, report, runs
+from simjax.lab.measuring import Stopped
+from simjax.lab.scaling import command, recipe, report
 from simjax.lab.scaling.grid import Grid, RunKey, Setting, check, run_keys, settings
 from simjax.lab.scaling.study import Study
+from simjax.lab.sweep import inputs, runs
+from simjax.lab.sweep.recipe import find
+from tests.lab.scaling.made_runs import STUDY
 from tests.lab.scaling.made_runs import run as made
 from tests.train.tiny_run import recipe as tiny_recipe
 from tests.train.tiny_run import write_data
@@ -53,7 +58,7 @@ def no_training(monkeypatch):
         return made(key, score).values | {"scores": {"sts-dev/spearman": score}}
 
     monkeypatch.setattr(runs.Runner, "__call__", values)
-    monkeypatch.setattr(inputs, "digest", lambda plan, grid: "texts")
+    monkeypatch.setattr(inputs, "digest", lambda config: "texts")
     return trained
 
 
@@ -101,7 +106,7 @@ def test_a_stopped_study_goes_on(config, tmp_path, capfd, monkeypatch, no_traini
 
     monkeypatch.setattr(runs.Runner, "__call__", interrupted)
     assert call(config, folder, *GRID) == 0
-    assert "SIGINT: 3 runs are kept; the same command goes on" in capfd.readouterr().err
+    assert "SIGINT: 3 measurements are kept; the same command goes on" in capfd.readouterr().err
     assert not (folder / "report.html").exists()
     with (folder / "runs.jsonl").open("a") as file:
         file.write('{"settings": "torn')
@@ -127,30 +132,36 @@ def test_a_stopped_study_goes_on(config, tmp_path, capfd, monkeypatch, no_traini
     # Other settings are another study, and nothing of this one is touched.
     kept = (folder / "runs.jsonl").read_bytes()
     assert call(config, folder, *GRID, "--objective.temperature", "0.1") == 1
-    assert "made with another recipe, data, code" in capfd.readouterr().err
-    monkeypatch.setattr("simjax.lab.scaling.study.sources", lambda: "other code")
+    assert "made otherwise (recipe.objective.temperature)" in capfd.readouterr().err
+    monkeypatch.setattr("simjax.lab.sweep.study.sources", lambda *of: "other code")
     assert call(config, folder, *GRID) == 1
     assert (folder / "runs.jsonl").read_bytes() == kept
 
 
 def test_a_run_that_a_signal_ends_has_no_record(config, tmp_path, capfd, monkeypatch, no_training):
     def stopped(self, key):
-        raise runs.Stopped("SIGTERM")
+        raise Stopped("SIGTERM")
 
     monkeypatch.setattr(runs.Runner, "__call__", stopped)
     assert call(config, tmp_path / "study", *GRID) == 0
-    assert "SIGTERM: 0 runs are kept" in capfd.readouterr().err
+    assert "SIGTERM: 0 measurements are kept" in capfd.readouterr().err
     assert not (tmp_path / "study" / "runs.jsonl").exists()
 
 
-def test_a_run_that_diverges_is_a_record(config, tmp_path, monkeypatch):
+@pytest.mark.parametrize("examples", [96, 32])
+def test_a_run_that_diverges_is_a_record(config, tmp_path, examples):
+    """The loss of a later step is not finite, or the model that the one step leaves."""
     grid = Grid((32,), (None,), ("infonce",), ("constant",), (0,))
     plan = recipe.plan(
         config, ["--optimizer.learning_rate=1.0e+38", "--optimizer.warmup=0"], grid,
-        tmp_path / "study", examples=96, base_batch=32, micro_batch=8,
+        tmp_path / "study", examples=examples, base_batch=32, micro_batch=8,
     )  # fmt: skip
-    values = runs.Runner(plan)(RunKey("infonce", 32, 32, "constant", 0))
-    assert values["diverged"] and values["scores"] == {}
+    key = RunKey("infonce", 32, 32, "constant", 0)
+    values = runs.Runner(plan.config)(key)
+    assert values["diverged"] and values["scores"] == {} and values["steps"] >= 1
+    records = STUDY.records(tmp_path)
+    records.append(dataclasses.asdict(key), values)
+    assert len(STUDY.records(tmp_path)) == 1
 
 
 @pytest.mark.parametrize(
@@ -236,10 +247,10 @@ def test_a_plan_puts_in_what_the_study_varies(config, tmp_path):
     assert default.base_batch == 32 and default.micro_batch == 8
 
 
-def test_the_recipe_and_the_command_line(tmp_path):
-    assert recipe.find().name == "scaling_small.yaml"
+def test_the_recipe_of_the_study(tmp_path):
+    assert find(recipe.RECIPE).name == "scaling_small.yaml"
     plan = recipe.plan(
-        recipe.find(),
+        find(recipe.RECIPE),
         [],
         Grid(),
         tmp_path,
@@ -250,13 +261,6 @@ def test_the_recipe_and_the_command_line(tmp_path):
     assert (plan.base_batch, plan.micro_batch, plan.block_size) == (128, 64, 64)
     told = json.dumps(plan.told())
     assert "root" not in plan.told()["recipe"]["data"] and str(tmp_path) not in told
-    known, overrides = command.split(
-        ["lab", "scaling", "x.yaml", "--data.seed", "1", "--seeds", "0", "--model.dropout=0.1"]
-    )
-    assert known == ["lab", "scaling", "x.yaml", "--seeds", "0"]
-    assert overrides == ["--data.seed=1", "--model.dropout=0.1"]
-    with pytest.raises(UsageError, match="give it a value"):
-        command.split(["--data.seed"])
 
 
 def test_default_groups_give_way_to_batches():
@@ -268,10 +272,6 @@ def test_default_groups_give_way_to_batches():
 
 
 def test_nothing_to_report_on(tmp_path):
-    study = Study(["simjax"], {"device": "cpu"}, "x.yaml", {"base_batch": 64, "micro_batch": 32},
-        "dev/spearman", [{"batch_sizes": [64], "negative_groups": [None], "objectives": ["dcl"],
-        "lr_rules": ["sqrt"], "seeds": [0]}], "a", [],
-    )  # fmt: skip
-    study.write(tmp_path)
+    STUDY.write(tmp_path)
     with pytest.raises(SimjaxError, match="no run is there yet"):
         report.write(tmp_path, Study.read(tmp_path))

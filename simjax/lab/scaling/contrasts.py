@@ -1,61 +1,16 @@
-"""What changes when one thing does: batch, negatives, learning-rate rule, objective; by seed."""
+"""What is compared: batches, negatives, learning-rate rules, objectives, all else being equal."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
-from dataclasses import dataclass
 
-import numpy as np
-
-from simjax.lab.precision.statistics import Difference, difference, holm
 from simjax.lab.scaling.grid import OBJECTIVE_NAMES, Setting
 from simjax.lab.scaling.tables import Outcomes
+from simjax.lab.sweep.contrasts import Contrast
 
 
-@dataclass(frozen=True)
-class Effect:
-    """One side of a contrast minus the other, means over pairs of settings before seeds.
-
-    Attributes:
-        axis: What is varied: `batch`, `negatives`, `learning rate` or `objective`.
-        name: The contrast in words.
-        pairs: (changed, as it was): settings that differ in that alone.
-        difference: Of the metric, over the seeds that all of them have; None without one.
-    """
-
-    axis: str
-    name: str
-    pairs: tuple[tuple[Setting, Setting], ...]
-    difference: Difference | None
-
-
-def effects(outcomes: Outcomes) -> list[Effect]:
-    """Every contrast of the study, p corrected together by Holm."""
-    found = [_measured(outcomes, *one) for one in _contrasts(outcomes)]
-    corrected = iter(holm([one.difference for one in found if one.difference is not None]))
-    return [
-        one if one.difference is None else dataclasses.replace(one, difference=next(corrected))
-        for one in found
-    ]
-
-
-def _measured(
-    outcomes: Outcomes, axis: str, name: str, pairs: list[tuple[Setting, Setting]]
-) -> Effect:
-    scores = [tuple(outcomes.scores(setting) for setting in pair) for pair in pairs]
-    seeds = sorted(set.intersection(*(set(side) for pair in scores for side in pair)))
-    if not seeds:
-        return Effect(axis, name, tuple(pairs), None)
-    sides = [
-        [float(np.mean([pair[side][seed] for pair in scores])) for seed in seeds] for side in (0, 1)
-    ]
-    return Effect(axis, name, tuple(pairs), difference(*sides))
-
-
-def _contrasts(
-    outcomes: Outcomes,
-) -> Iterator[tuple[str, str, list[tuple[Setting, Setting]]]]:
+def contrasts(outcomes: Outcomes) -> Iterator[Contrast[Setting]]:
+    """Every contrast of the study."""
     settings = set(outcomes.settings)
     objectives = list(dict.fromkeys(s.objective for s in outcomes.settings))
     rules = [r for r in ("constant", "sqrt", "linear") if any(s.lr_rule == r for s in settings)]
@@ -73,7 +28,7 @@ def _contrasts(
                     outcomes.at(objective, batch, group, rule) for batch in (of[-1], of[0])
                 )
                 if pairs := there([(high, low)]):
-                    yield (
+                    yield Contrast(
                         "batch",
                         f"{label}: batch {of[-1]:,} for {of[0]:,}, negatives of {group:,} in both, "
                         f"{rule} learning rate",
@@ -91,7 +46,7 @@ def _contrasts(
                 ]
             )
             if pairs:
-                yield (
+                yield Contrast(
                     "negatives",
                     f"{label}: negatives of {groups[-1]:,} for {groups[0]:,}, batch {batch:,} in "
                     "both",
@@ -106,7 +61,8 @@ def _contrasts(
                 ]
             )
             if pairs:
-                yield "learning rate", f"{label}: {rule} for constant learning rate", pairs
+                name = f"{label}: {rule} for constant learning rate"
+                yield Contrast("learning rate", name, pairs)
     for objective in objectives[1:]:
         pairs = there(
             [
@@ -117,4 +73,4 @@ def _contrasts(
         )
         if pairs:
             names = [OBJECTIVE_NAMES.get(one, one) for one in (objective, objectives[0])]
-            yield "objective", f"{names[0]} for {names[1]}", pairs
+            yield Contrast("objective", f"{names[0]} for {names[1]}", pairs)

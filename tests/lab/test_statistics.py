@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from simjax.lab.precision.statistics import Spread, difference, holm
+from simjax.lab.statistics import Spread, difference, holm
 
 FIRST, SECOND = [3.1, 2.5, 4.0, 3.6, 3.3], [2.9, 2.6, 3.1, 3.0, 2.7]
 

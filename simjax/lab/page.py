@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from simjax.errors import SimjaxError
-from simjax.lab.precision.plots import Plot
+from simjax.lab.plots import Plot
 
+REPORT = "report.html"
 LONG = 12
 """Rows beyond which a table is folded."""
 _STYLE = """
@@ -127,3 +128,33 @@ def write_whole(path: Path, content: bytes) -> None:
         os.replace(partial, path)
     except OSError as error:
         raise SimjaxError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def write_report(
+    folder: Path,
+    page: Page,
+    plots: Sequence[Plot],
+    tables: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> Path:
+    """Write a page, and its plots and tables beside it, as PNG and CSV.
+
+    Args:
+        folder: Where to.
+        page: With all that it shall show.
+        plots: Each a file of its name.
+        tables: Rows by name; where there are none, there is no file.
+
+    Returns:
+        The page's path.
+
+    Raises:
+        SimjaxError: A file cannot be written.
+    """
+    for plot in plots:
+        write_whole(folder / f"{plot.name}.png", plot.png)
+    for name, rows in tables.items():
+        if rows:
+            write_whole(folder / f"{name}.csv", csv_text(rows))
+    path = folder / REPORT
+    write_whole(path, str(page).encode())
+    return path
