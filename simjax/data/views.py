@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -17,11 +17,13 @@ from jaxtyping import Bool, Float, Int
 from simjax.data.augment import (
     Crop,
     Delete,
+    FeatureCutoff,
     Mask,
     Repeat,
     Shuffle,
     Synonyms,
     TextChange,
+    TokenCutoff,
     changed_views,
 )
 from simjax.data.config import DataConfig
@@ -247,7 +249,9 @@ def make_augmenter(config: DataConfig, tokenizer: PreTrainedTokenizerFast) -> Au
         UsageError: There is no mask token, and a view needs it.
         SimjaxError: A table of synonyms is faulty.
     """
-    changes = tuple(c for c in config.augment if isinstance(c, get_args(TextChange)))
+    changes = tuple(
+        change for change in config.augment if not isinstance(change, FeatureCutoff | TokenCutoff)
+    )
     if not changes:
         return None
     words = Words.of(tokenizer)

@@ -56,7 +56,7 @@ class Arm:
 
 
 def _changed(words: str, *changes: Change, **options: Any) -> Arm:
-    return Arm(f"{words}", ("augmentation",), changes, **options)
+    return Arm(words, ("augmentation",), changes, **options)
 
 
 def _dropped(words: str, **options: Any) -> Arm:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from simjax.lab.plots import Plot, panels, png
 from simjax.lab.statistics import Spread
-from simjax.lab.views.arms import ARMS, TABLES, Setting
+from simjax.lab.views.arms import ARMS, TABLES, Setting, Table
 from simjax.lab.views.tables import FIRST, Outcomes
 
 _SIZE = (5.6, 4.2)
@@ -12,9 +12,10 @@ _SIZE = (5.6, 4.2)
 
 def quality(outcomes: Outcomes) -> Plot:
     """The metric of every arm, a panel for each table."""
-    tables = [table for table in TABLES if len(outcomes.of_table(table)) > 1] or ["augmentation"]
+    compared: list[Table] = [table for table in TABLES if len(outcomes.of_table(table)) > 1]
+    tables = compared or ["augmentation"]
     figure, axes = panels(len(tables), 1, (6.4, 3.0))
-    start = None
+    start: list[tuple[float, ...]] = []
     for (axis,), table in zip(axes, tables, strict=True):
         settings = [s for s in outcomes.of_table(table) if outcomes.scores(s)]
         found = [Spread.of(list(outcomes.scores(s).values())) for s in settings]

@@ -6,14 +6,16 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from simjax.lab.records import Record
 from simjax.lab.views.arms import Grid, RunKey, run_keys
 from simjax.lab.views.tables import Outcomes
 
 METRIC = "sts-dev/spearman"
 GRID = Grid(("dropout", "crop20", "delete10", "none", "temperature0.1"), (0, 1, 2))
-WOBBLE = (0.3, -0.2, -0.1)
-"""What the seeds of an arm differ by."""
+SPREAD = 0.3
+"""Standard deviation of what runs differ by beside their arm."""
 
 
 def run(key: RunKey, score: float, **changes: Any) -> Record:
@@ -43,9 +45,9 @@ def run(key: RunKey, score: float, **changes: Any) -> Record:
 
 
 def records(means: Mapping[str, float], grid: Grid = GRID) -> list[Record]:
-    """A run of each key: 50, what is added for its arm, and for its seed, unlike for each arm."""
+    """A run of each key: 50, what is added for its arm, and a draw of its own."""
     return [
-        run(key, 50 + means.get(key.arm, 0.0) + WOBBLE[(place + key.seed) % 3])
+        run(key, 50 + means.get(key.arm, 0.0) + np.random.default_rng(place).normal(0, SPREAD))
         for place, key in enumerate(run_keys(grid))
     ]
 
