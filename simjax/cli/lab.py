@@ -1,4 +1,4 @@
-"""Measure speed and memory beside other libraries, and study float error and batch size."""
+"""Measure speed and memory beside other libraries; study float error, batch size and views."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from simjax.cli.arguments import add_command, every_dotted_option, split_overrides
 from simjax.lab.precision import command as precision
 from simjax.lab.scaling import command as scaling
+from simjax.lab.views import command as views
 
 PRECISION = "study what rounding does to the gradients of contrastive losses, and to training"
 SCALING = "study what many negatives and large batches do to quality, speed, memory and noise"
+VIEWS = "study what makes a good second view of a text: augmentation, dropout, temperature"
 BENCHES = {
     "encode": "sentences per second beside sentence-transformers",
     "train": "training steps beside sentence-transformers",
@@ -34,15 +36,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         add_command(benches, name, summary, module.add_arguments, module.run)
     add_command(studies, "precision", PRECISION, precision.add_arguments, precision.run)
     add_command(studies, "scaling", SCALING, scaling.add_arguments, scaling.run)
+    add_command(studies, "views", VIEWS, views.add_arguments, views.run)
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Part overrides of a recipe, which `scaling` takes, from the other arguments.
+    """Part overrides of a recipe, which `scaling` and `views` take, from the other arguments.
 
     Raises:
         UsageError: An override without a value.
     """
     words = [argument for argument in argv if not argument.startswith("-")]
-    if words[1:2] != ["scaling"]:
+    if not {"scaling", "views"}.intersection(words[1:2]):
         return list(argv), []
     return split_overrides(argv, every_dotted_option)

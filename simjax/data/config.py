@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from simjax.data.augment import Change
 from simjax.data.order import Mixing
 from simjax.data.sources import Source
 from simjax.errors import UsageError, check_local
@@ -36,10 +37,17 @@ class DataConfig:
     current folder."""
     views: Literal["columns", "dropout", "single"] = "columns"
     """`columns`: the views of an example are its columns. `dropout`: its first text, `num_views`
-    times, told apart by dropout alone. `single`: its first text, once, for objectives that compare
-    two encoders."""
+    times, told apart by dropout and by what `augment` changes. `single`: its first text, once, for
+    objectives that compare two encoders."""
     num_views: int = 2
     """Times that a text is encoded with `views: dropout`."""
+    augment: tuple[Change, ...] = ()
+    """What is changed of some of the views, one after the other: words of them, anew in each epoch,
+    or their embeddings. Prompts count as words."""
+    dropout_masks: Literal["own", "shared", "none"] = "own"
+    """Every view is dropped out of by a mask of its `own`; the views of an example have one
+    `shared` mask, token by token (they are packed at the same places of rows that share their
+    masks); or `none` is, whatever rates the model has."""
     batch_size: int = 512
     """Examples of a global batch."""
     block_size: int | None = None
@@ -50,7 +58,7 @@ class DataConfig:
     max_length: int = 128
     """Tokens of a text, special tokens included; longer texts are cut."""
     seed: int = 0
-    """Seed of the order of the examples."""
+    """Seed of the order of the examples, and of what is changed of their words."""
     cache: str | None = None
     """Folder of token stores; by default `simjax` in the user's cache folder."""
     prefetch: int = 4

@@ -8,6 +8,7 @@ fitting row is found with one bit operation.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -120,6 +121,23 @@ def deal(
         blocks[lightest_first, place] = examples
         load[lightest_first] += lengths[examples]
     return blocks
+
+
+def ladder(needed: list[int], worst: int) -> tuple[int, ...]:
+    """A short list of row numbers that is fine where it matters and reaches `worst`.
+
+    Args:
+        needed: rows that a sample of batches needs.
+        worst: rows that no batch can exceed.
+    """
+    low, high = min(needed), max(needed)
+    step = max(1, math.ceil((high - low) / 4))
+    rungs = [*range(low, high, step), high]
+    # Batches outside the sample stray a little from it more often than far.
+    rungs.append(high + step)
+    while rungs[-1] < worst:
+        rungs.append(math.ceil(rungs[-1] * 1.25))
+    return (*(rung for rung in rungs if rung < worst), worst)
 
 
 def pack(

@@ -7,31 +7,25 @@ number, every process plans all of its blocks from text lengths, and assembles i
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from simjax.data import token_store
 from simjax.data.config import DataConfig
+from simjax.data.corpus import keys_of
 from simjax.data.disk_arrays import gather, release, slices
-from simjax.data.identity import normalised, text_digest
-from simjax.data.mixture import join
 from simjax.data.order import BatchOrder
-from simjax.data.packing import best_fit_decreasing, deal, pack
-from simjax.data.sources import Source, describe, prompted, read
+from simjax.data.packing import Tokens, best_fit_decreasing, deal, ladder, pack
+from simjax.data.sources import Source, describe
 from simjax.data.token_store import TokenStore
+from simjax.data.views import Augmenter
 from simjax.errors import SimjaxError, UsageError
 from simjax.types import NO_TEXT, Batch
 
 if TYPE_CHECKING:
     import grain
-    from transformers import PreTrainedTokenizerFast
 
 ENDLESS = 2**31 - 1
 """Batches of a source: epochs follow each other without end."""
@@ -58,11 +52,15 @@ class _Plan:
     """Where everything of a global batch goes."""
 
     examples: Int[np.ndarray, "K E"]
+    tokens: Tokens
+    starts: Int[np.ndarray, "K T"]
+    """Where the tokens of each text begin."""
     lengths: Int[np.ndarray, "K T"]
     row: Int[np.ndarray, "K T"]
+    """In its group of rows, where groups have the same dropout masks."""
     column: Int[np.ndarray, "K T"]
     rows: int
-    """Rows that the fullest block needs."""
+    """Rows that the fullest block needs, in all groups together."""
 
 
 class BatchSource:
@@ -78,6 +76,7 @@ class BatchSource:
         store: TokenStore,
         config: DataConfig,
         *,
+        augmenter: Augmenter | None = None,
         guide: Float[np.ndarray, "ids G"] | None = None,
         process_index: int = 0,
         process_count: int = 1,
@@ -87,6 +86,7 @@ class BatchSource:
         Args:
             store: The data set.
             config: How it is cut into batches.
+            augmenter: Changes the words of the views; see `views.make_augmenter`.
             guide: A guide's unit vector for every text id, which batches then carry along.
             process_index: Number of this process.
             process_count: How many there are.
@@ -97,6 +97,7 @@ class BatchSource:
         """
         self.store = store
         self.config = config
+        self._augmenter = augmenter
         self._guide = guide
         self.num_blocks = config.batch_size // config.block
         if self.num_blocks % process_count:
@@ -119,6 +120,7 @@ class BatchSource:
             self.num_views, self.num_positives = 1, 0
         else:
             self.num_views, self.num_positives = store.examples.shape[1], store.positives
+        self._groups = self.num_views if config.dropout_masks == "shared" else 1
         # A data set without scores leaves the compiled step without an argument that it ignores.
         self._scores = store.scores if _any_score(store.scores) else None
         self.steps_per_epoch = self.order.steps_per_epoch
@@ -128,13 +130,18 @@ class BatchSource:
     def __len__(self) -> int:
         return ENDLESS
 
+    @property
+    def synonyms(self) -> list[str]:
+        """A digest of each table that words of views are replaced by."""
+        return [] if self._augmenter is None else self._augmenter.digests
+
     def _check_sources(self) -> None:
         """Every source has what its part of a batch needs."""
         config, store = self.config, self.store
         first = 0
         parts = zip(config.all_sources, store.sizes, self.order.needed, strict=True)
         for index, (source, size, needed) in enumerate(parts):
-            with _keys_of(config, index):
+            with keys_of(config, index):
                 self._check_source(source, size, needed, first)
             first += size
 
@@ -166,12 +173,14 @@ class BatchSource:
         rows = next(rung for rung in self.ladder if rung >= plan.rows)
         examples = plan.examples[self._own]
         texts = self._texts(examples)
-        lengths = plan.lengths[self._own]
+        row = plan.row[self._own]
+        if self._groups > 1:
+            row = row + np.arange(row.shape[1]) % self.num_views * (rows // self._groups)
         block = pack(
-            store.tokens,
-            gather(store.offsets, np.maximum(texts, 0)).reshape(lengths.shape),
-            lengths,
-            plan.row[self._own],
+            plan.tokens,
+            plan.starts[self._own],
+            plan.lengths[self._own],
+            row,
             plan.column[self._own],
             rows=rows,
             row_length=config.row_length,
@@ -202,16 +211,27 @@ class BatchSource:
     def _plan(self, n: int) -> _Plan:
         """Deal and place batch `n` by the lengths of its texts."""
         examples = self.examples(n)
-        lengths = self._lengths(self._texts(examples))
+        store, texts = self.store, self._texts(examples)
+        tokens, lengths = store.tokens, self._lengths(texts)
+        starts = gather(store.offsets, np.maximum(texts, 0))
+        if self._augmenter is not None:
+            views = self._augmenter(n, examples, tokens, starts, lengths, self.num_positives)
+            tokens, starts, lengths = views
         dealt = deal(lengths.sum(axis=1), self.num_blocks, self.config.block)
         by_block = lengths[dealt].reshape(self.num_blocks, -1)
-        placed = [best_fit_decreasing(block, self.config.row_length) for block in by_block]
+        # Views with the same masks are placed alike: as much room for each as for the longest.
+        rooms = by_block.reshape(self.num_blocks, -1, self._groups).max(axis=2)
+        placed = [best_fit_decreasing(block, self.config.row_length) for block in rooms]
+        row = np.stack([placement.row for placement in placed])
+        column = np.stack([placement.column for placement in placed])
         return _Plan(
             examples=examples[dealt],
+            tokens=tokens,
+            starts=starts[dealt].reshape(by_block.shape),
             lengths=by_block,
-            row=np.stack([placement.row for placement in placed]),
-            column=np.stack([placement.column for placement in placed]),
-            rows=max(placement.rows for placement in placed),
+            row=np.repeat(row, self._groups, axis=1),
+            column=np.repeat(column, self._groups, axis=1),
+            rows=self._groups * max(placement.rows for placement in placed),
         )
 
     def _choose_ladder(self) -> tuple[int, ...]:
@@ -221,18 +241,21 @@ class BatchSource:
         the range that the sample needs, then grow geometrically to what the longest examples of
         the data set could need.
         """
-        config = self.config
+        config, groups = self.config, self._groups
         texts_per_batch = config.batch_size * self.num_views
         sample = min(64, max(4, 2**18 // texts_per_batch))
-        needed = [self._plan(n).rows for n in range(sample)]
+        needed = [self._plan(n).rows // groups for n in range(sample)]
         longest = np.zeros(0, np.int64)
         for run in slices(self.num_examples, _ROWS):
-            texts = self._texts(np.arange(run.start, run.stop))
-            longest = np.append(longest, self._lengths(texts).sum(axis=1))
-            longest = np.sort(longest)[-config.block :]
+            lengths = self._lengths(self._texts(np.arange(run.start, run.stop)))
+            if self._augmenter is not None:
+                lengths = self._augmenter.longest(lengths)
+            rooms = lengths.reshape(len(lengths), -1, groups).max(axis=2).sum(axis=1)
+            longest = np.sort(np.append(longest, rooms))[-config.block :]
         # Any two rows that best fit leaves hold more than one row's tokens between them.
         worst = math.ceil(2 * int(longest.sum()) / config.row_length)
-        return ladder(needed, min(worst, config.block * self.num_views))
+        rungs = ladder(needed, min(worst, config.block * self.num_views // groups))
+        return tuple(groups * rung for rung in rungs)
 
 
 def _rows(
@@ -272,119 +295,6 @@ def _make_order(store: TokenStore, config: DataConfig) -> BatchOrder:
         mixing=config.mixing,
         texts=texts,
     )
-
-
-def ladder(needed: list[int], worst: int) -> tuple[int, ...]:
-    """A short list of row numbers that is fine where it matters and reaches `worst`.
-
-    Args:
-        needed: rows that a sample of batches needs.
-        worst: rows that no batch can exceed.
-    """
-    low, high = min(needed), max(needed)
-    step = max(1, math.ceil((high - low) / 4))
-    rungs = [*range(low, high, step), high]
-    # Batches outside the sample stray a little from it more often than far.
-    rungs.append(high + step)
-    while rungs[-1] < worst:
-        rungs.append(math.ceil(rungs[-1] * 1.25))
-    return (*(rung for rung in rungs if rung < worst), worst)
-
-
-def prepare(
-    config: DataConfig,
-    tokenizer: PreTrainedTokenizerFast,
-    *,
-    progress: Callable[[int], None] | None = None,
-) -> TokenStore:
-    """The token store of a configuration: that of its source, or of its sources joined.
-
-    Each source has a store of its own, built if the cache does not have it.
-
-    Args:
-        config: what to read, and how.
-        tokenizer: makes the tokens.
-        progress: called now and then with the number of examples tokenised so far.
-
-    Raises:
-        SimjaxError: see `token_store.build`.
-    """
-    stores: list[TokenStore] = []
-    for index, source in enumerate(config.all_sources):
-        done = sum(len(store.examples) for store in stores)
-        with _keys_of(config, index):
-            store = token_store.build(
-                source,
-                config.root_path,
-                tokenizer,
-                max_length=config.max_length,
-                cache=config.cache_path,
-                drop_duplicates=config.drop_duplicates,
-                progress=None if progress is None else partial(_told, progress, done),
-            )
-        stores.append(store)
-    return join(stores, config.cache_path)
-
-
-def _told(progress: Callable[[int], None], done: int, more: int) -> None:
-    progress(done + more)
-
-
-@dataclass(frozen=True)
-class Texts:
-    """All texts of a configuration's sources as they are tokenised, prompts included.
-
-    Each iteration reads them anew.
-
-    Attributes:
-        config: The sources.
-
-    Raises:
-        SimjaxError: (while iterating) see `sources.read`.
-    """
-
-    config: DataConfig
-
-    def __iter__(self) -> Iterator[str]:
-        for index, source in enumerate(self.config.all_sources):
-            with _keys_of(self.config, index):
-                for example in read(source, self.config.root_path):
-                    yield from prompted(source, example)
-
-
-def distinct_texts(config: DataConfig, store: TokenStore) -> Iterator[str]:
-    """A text for every id of a store of `prepare`, in their order: the first one, without prompt.
-
-    Raises:
-        SimjaxError: see `sources.read`; or the sources are not those of the store any more.
-    """
-    found = 0
-    for index, source in enumerate(config.all_sources):
-        with _keys_of(config, index):
-            for example in read(source, config.root_path):
-                for text in (example.anchor, *example.positives, *example.negatives):
-                    if found == len(store.digests):
-                        return
-                    # Ids count first appearances, so the next new text is the next id's.
-                    if text_digest(normalised(text)) == store.digests[found].tobytes():
-                        found += 1
-                        if found % _ROWS == 0:
-                            release(store.digests)
-                        yield text
-    if found < len(store.digests):
-        raise SimjaxError("the texts have changed since they were tokenised; start again")
-
-
-@contextmanager
-def _keys_of(config: DataConfig, index: int) -> Iterator[None]:
-    """Complaints about `data.source` name the source of the mixture that they are about."""
-    try:
-        yield
-    except SimjaxError as error:
-        if not config.sources:
-            raise
-        key = f"data.sources[{index}]"
-        raise type(error)(re.sub(r"\bdata\.source\b", key, str(error))) from error
 
 
 def batches(

@@ -1,8 +1,9 @@
 """Dropout whose mask depends on what is dropped, and not on how the work is cut up.
 
 A row's mask is a function of the step's key, the block's place in the global batch, the row's
-place in the block, the layer and the site in the layer. Micro-batches, devices, processes and
-the number of rows therefore do not change it.
+place in the block (or in its group of rows, where groups share their masks), the layer and the
+site in the layer. Micro-batches, devices, processes and the number of rows therefore do not change
+it.
 """
 
 from __future__ import annotations
@@ -43,13 +44,25 @@ def rescale(rate: float) -> float:
     return _LEVELS / (_LEVELS - dropped_levels(rate))
 
 
-def row_keys(key: Key[Array, ""], place: Int[Array, "K"], num_rows: int) -> UInt32[Array, "K*R 2"]:
-    """One threefry key per row: `fold_in(fold_in(key, place[k]), row)`, as raw words."""
+def row_keys(
+    key: Key[Array, ""], place: Int[Array, "K"], num_rows: int, groups: int = 1
+) -> UInt32[Array, "K*R 2"]:
+    """One threefry key per row: `fold_in(fold_in(key, place[k]), row)`, as raw words.
+
+    Args:
+        key: Of the step.
+        place: Place of each block in the global batch.
+        num_rows: Rows of a block.
+        groups: The rows of a block are so many groups of equal size, one behind the other, and
+            rows count from 0 in each: what stands at one place of each group is dropped alike.
+    """
+    if num_rows % groups:
+        raise ValueError(f"{num_rows} rows in {groups} groups of equal size")
 
     def of_block(block_place: Array) -> Array:
         block_key = jax.random.fold_in(key, block_place)
         fold = jax.vmap(lambda row: jax.random.fold_in(block_key, row))
-        return fold(jnp.arange(num_rows, dtype=jnp.uint32))
+        return fold(jnp.arange(num_rows, dtype=jnp.uint32) % jnp.uint32(num_rows // groups))
 
     words = jax.random.key_data(jax.vmap(of_block)(place.astype(jnp.uint32)))
     if words.shape[-1] != 2:

@@ -294,6 +294,7 @@ class Encoder(nnx.Module):
         text: Int[Array, "N L"],
         *,
         keys: UInt32[Array, "N 2"] | None = None,
+        change: Callable[[Float[Array, "N L D"]], Float[Array, "N L D"]] | None = None,
         gather_layer: Callable[[Params], Params] | None = None,
         also: int | None = None,
         remat: Remat | None = None,
@@ -305,12 +306,15 @@ class Encoder(nnx.Module):
             positions: Place of each token in its text, from 0.
             text: Tokens with equal numbers attend to each other; they stand side by side.
             keys: Dropout key words of each row; None turns dropout off.
+            change: Applied to the embeddings before the first layer.
             gather_layer: Applied to one layer's parameters inside the scan.
             also: Number of a layer, from 1, whose states are returned as well.
             remat: What of a layer the backward pass computes anew; None keeps everything.
         """
         config, own = self.config, self.config.architecture
         x = self.embeddings(tokens, positions, keys, self.dtype)
+        if change is not None:
+            x = change(x)
         sight = look(
             config, text, positions, self.relative.embedding[...] if own.relative else None
         )

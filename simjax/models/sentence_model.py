@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeAlias, get_args
 
 import jax
@@ -13,6 +14,7 @@ from jaxtyping import Array, Float, Int, Key
 
 from simjax.errors import UsageError
 from simjax.models import dropout as drop
+from simjax.models.cutoff import Cutoff, cut
 from simjax.models.encoder import Encoder, EncoderConfig, Remat
 from simjax.models.heads import Head, HeadConfig, HeadWeights
 from simjax.models.pooling import Pooling, pool, present
@@ -98,6 +100,9 @@ class SentenceModel(nnx.Module):
         gather_layer: Callable[[Params], Params] | None = None,
         training_head: bool = True,
         remat: Remat | None = None,
+        mask_groups: int = 1,
+        cutoffs: tuple[Cutoff, ...] = (),
+        cutoff_key: Key[Array, ""] | None = None,
     ) -> Float[Array, "*K T D"]:
         """Embed the texts of one block, or of `K` of them.
 
@@ -110,6 +115,9 @@ class SentenceModel(nnx.Module):
             training_head: False leaves out the head of `cls_mlp`, as SimCSE does after
                 unsupervised training.
             remat: What of a layer the backward pass computes anew; None keeps everything.
+            mask_groups: Groups of rows that share dropout masks, as of `dropout.row_keys`.
+            cutoffs: What is cut of the embeddings.
+            cutoff_key: Key of the step's cutoffs; None cuts nothing.
 
         Returns:
             float32 vectors, not normalised; zeros for a text that is absent.
@@ -117,7 +125,13 @@ class SentenceModel(nnx.Module):
         single = block.tokens.ndim == 2
         if single:
             block = jax.tree.map(lambda array: array[None], block)
-        last, other = self._encode(block, dropout_key, place, gather_layer, remat)
+        change = None
+        if cutoffs and cutoff_key is not None:
+            places = jnp.arange(block.first.shape[0]) if place is None else jnp.atleast_1d(place)
+            change = partial(cut, cutoffs=cutoffs, block=block, place=places, key=cutoff_key)
+        last, other = self._encode(
+            block, dropout_key, place, gather_layer, remat, mask_groups=mask_groups, change=change
+        )
         pooled = self._pool(last, other, block, training_head=training_head)
         for head in self.heads:
             pooled = head(pooled)
@@ -141,18 +155,27 @@ class SentenceModel(nnx.Module):
         return last.reshape(block.tokens.shape[0], -1, last.shape[-1])
 
     def _encode(
-        self, block: Block, dropout_key: Any, place: Any, gather_layer: Any, remat: Remat | None
+        self,
+        block: Block,
+        dropout_key: Any,
+        place: Any,
+        gather_layer: Any,
+        remat: Remat | None,
+        *,
+        mask_groups: int = 1,
+        change: Callable[[Array], Array] | None = None,
     ) -> tuple[Float[Array, "N L D"], Float[Array, "N L D"] | None]:
         num_blocks, num_rows, length = block.tokens.shape
         keys = None
         if dropout_key is not None:
             place = jnp.arange(num_blocks) if place is None else jnp.atleast_1d(place)
-            keys = drop.row_keys(dropout_key, place, num_rows)
+            keys = drop.row_keys(dropout_key, place, num_rows, mask_groups)
         return self.encoder(
             jnp.reshape(block.tokens, (-1, length)),
             jnp.reshape(block.positions, (-1, length)),
             jnp.reshape(block.text, (-1, length)),
             keys=keys,
+            change=change,
             gather_layer=gather_layer,
             also=self._second_layer(),
             remat=remat,

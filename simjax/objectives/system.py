@@ -34,7 +34,7 @@ class EmbeddingSystem:
     Attributes:
         encode: The tower.
         objective: The loss.
-        dropout: Whether the tower drops out in training.
+        dropout: Whether the tower is random in training, by dropout or by what it cuts off.
         separable: A loss that is learned beside it.
     """
 

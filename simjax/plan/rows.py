@@ -202,7 +202,9 @@ def _packed(
     lengths = lengths[examples]
     dealt = deal(lengths.sum(axis=1), blocks, size)
     by_block = lengths[dealt].reshape(blocks, -1)
-    rows = max(best_fit_decreasing(block, config.row_length).rows for block in by_block)
+    groups = lengths.shape[1] if config.dropout_masks == "shared" else 1
+    rooms = by_block.reshape(blocks, -1, groups).max(axis=2)
+    rows = groups * max(best_fit_decreasing(block, config.row_length).rows for block in rooms)
     fill = by_block.sum() / (blocks * rows * config.row_length)
     real = lengths[lengths > 0]
     return Rows(rows, lengths.shape[1], positives, float(real.mean()), float(fill), source)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float32
 from rich.console import Console
 
-from simjax.data import pipeline
+from simjax.data import corpus
 from simjax.data.config import DataConfig
 from simjax.data.token_store import TokenStore
 from simjax.errors import SimjaxError
@@ -79,7 +79,7 @@ def embeddings(key: str, name: str, config: DataConfig, store: TokenStore) -> Em
         key: Of the recipe, for complaints.
         name: The model: folder or hub id.
         config: What the store was made of.
-        store: As of `pipeline.prepare`.
+        store: As of `corpus.prepare`.
 
     Raises:
         SimjaxError: There is no such model, the texts have changed since the store was made, or
@@ -123,7 +123,7 @@ def _make(path: Path, name: str, config: DataConfig, store: TokenStore) -> None:
     with progress(len(store.digests), what="texts", shown=shown) as advance:
         encode_to_file(
             model,
-            pipeline.distinct_texts(config, store),
+            corpus.distinct_texts(config, store),
             draft,
             name="the training texts",
             normalize=True,

@@ -82,6 +82,9 @@ def _all_keys(hint: Any, prefix: str) -> Iterator[str]:
 def keys(hint: Any, prefix: str = "") -> Iterator[tuple[str, str, str]]:
     """Every key of a dataclass: its dotted name, what it may be, and its default.
 
+    Where the items of a list may be one of several dataclasses, their keys follow it, as those of
+    item `[n]`.
+
     Of several dataclasses that a key may hold, the keys of all: those whose defaults differ, and
     those that not all of them have, with the word that each default belongs to.
     """
@@ -91,6 +94,9 @@ def keys(hint: Any, prefix: str = "") -> Iterator[tuple[str, str, str]]:
             yield from keys(inner, f"{prefix}{name}.")
         else:
             yield prefix + name, describe(inner), _defaults(sections, name)
+            items = typing.get_args(inner)[0] if is_tuple(inner) else None
+            if len(dataclasses_in(items)) > 1:
+                yield from keys(items, f"{prefix}{name}[n].")
 
 
 def _defaults(sections: tuple[type, ...], name: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +17,11 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from simjax import mesh as meshes
-from simjax.data import pipeline
+from simjax.data import corpus
 from simjax.data.pipeline import BatchSource
 from simjax.data.token_store import TokenStore
 from simjax.data.tokenizer import train_wordpiece
+from simjax.data.views import make_augmenter
 from simjax.errors import SimjaxError, UsageError
 from simjax.models import hf
 from simjax.models.sentence_model import SentenceModel
@@ -95,6 +97,11 @@ class Run:
         data = {key: config["data"][key] for key in _DATA_IDENTITY}
         data["block_size"] = self.config.data.block
         data["weights"] = [source.weight for source in self.config.data.all_sources]
+        if self.config.data.augment:
+            data["augment"] = _without_paths(config["data"]["augment"])
+            data["synonyms"] = self.source.synonyms
+        if self.config.data.dropout_masks != "own":
+            data["dropout_masks"] = self.config.data.dropout_masks
         kept = {key: config[key] for key in ("seed", "model", "objective", "optimizer")}
         store = self.source.store
         kept |= {"data": data, "token_store": store.fingerprint, "steps": self.total_steps}
@@ -152,6 +159,11 @@ _DATA_IDENTITY = (
 )
 
 
+def _without_paths(changes: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of views, all but where their tables lie: what these say counts."""
+    return [{k: v for k, v in change.items() if k != "path"} for change in changes]
+
+
 def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run:
     """Makes the parts of a run; reads or builds the token store, and loads or draws the model.
 
@@ -167,12 +179,13 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
     tokenizer = make_tokenizer(config)
     model, max_length = make_model(config, tokenizer)
     check_tensor(config.mesh, model.config)
-    store = pipeline.prepare(config.data, tokenizer)
+    store = corpus.prepare(config.data, tokenizer)
     asked_for = frozen_model(config.objective)
     told = None if asked_for is None else frozen.embeddings(*asked_for, config.data, store)
     source = BatchSource(
         store,
         config.data,
+        augmenter=make_augmenter(config.data, tokenizer),
         guide=None if told is None else told.vectors,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
@@ -296,7 +309,7 @@ def make_tokenizer(config: RunConfig) -> PreTrainedTokenizerFast:
     # Without a checkpoint it was learned for a run that came to nothing, maybe by another recipe.
     if config.tokenizer.source != "train" or (has_checkpoints(folder.parent) and folder.is_dir()):
         return load_run_tokenizer(config)
-    tokenizer = train_wordpiece(pipeline.Texts(config.data), config.tokenizer.vocab_size)
+    tokenizer = train_wordpiece(corpus.Texts(config.data), config.tokenizer.vocab_size)
     if jax.process_index() == 0:
         draft = folder.with_name("tokenizer.partial")
         shutil.rmtree(draft, ignore_errors=True)

@@ -10,8 +10,10 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from simjax.data.augment import Change, FeatureCutoff, TokenCutoff, changed_views
 from simjax.errors import UsageError
 from simjax.models import hf
+from simjax.models.cutoff import Cutoff
 from simjax.models.encoder import EncoderConfig, Remat
 from simjax.models.lm_head import LanguageModelHead, token_losses
 from simjax.models.sentence_model import SentenceModel, merge, split
@@ -79,18 +81,25 @@ def make_system(
         facts: What is known of the data.
         heads: What is trained with the encoder and not exported.
     """
+    data = config.data
     dropout = encoder.hidden_dropout > 0 or encoder.attention_dropout > 0
+    dropout &= data.dropout_masks != "none"
+    cuts = any(isinstance(change, FeatureCutoff | TokenCutoff) for change in data.augment)
 
     def model_of(params: Params) -> SentenceModel:
         return merge(graphdef, lora.merged(params, config.model.lora))
 
     def encode(params: Params, batch: Batch, dropout_key: Any, gather_layer: Any) -> jax.Array:
+        num_views = batch.ids.shape[-1]
         return model_of(params)(
             batch.block,
-            dropout_key=dropout_key,
+            dropout_key=dropout_key if dropout else None,
             place=jnp.asarray(batch.place),
             gather_layer=gather_layer,
             remat=config.train.remat,
+            mask_groups=num_views if data.dropout_masks == "shared" else 1,
+            cutoffs=cutoffs_of(data.augment, num_views, facts.positives),
+            cutoff_key=dropout_key,
         )
 
     separable = None
@@ -104,7 +113,7 @@ def make_system(
             dropout=dropout,
             remat=config.train.remat,
         )
-    return EmbeddingSystem(encode, make_objective(config, facts), dropout, separable)
+    return EmbeddingSystem(encode, make_objective(config, facts), dropout or cuts, separable)
 
 
 def make_objective(config: RunConfig, facts: Facts) -> Objective:
@@ -121,18 +130,20 @@ def make_objective(config: RunConfig, facts: Facts) -> Objective:
 
 def _plain_objective(config: RunConfig, facts: Facts) -> Objective:
     wanted, dtype, exchange = config.objective, jnp.dtype(config.model.dtype), config.mesh.keys
+    data = config.data
     match wanted:
         case ContrastiveConfig():
+            alike = all(change.views == "all" for change in data.augment)
             views = Views(
                 positives=facts.positives,
-                one_distribution=config.data.views == "dropout",
-                group=config.data.block,
+                one_distribution=data.views == "dropout" and alike,
+                group=data.block,
             )
             return Contrastive(wanted, views, dtype, exchange)
         case SigmoidConfig():
             return Sigmoid(wanted, facts.positives, dtype, exchange)
         case TensionConfig():
-            return Tension(wanted, config.data.block)
+            return Tension(wanted, data.block)
         case InBatchTensionConfig():
             return InBatchTension.of(wanted, dtype, exchange)
         case CosineConfig():
@@ -145,6 +156,21 @@ def _plain_objective(config: RunConfig, facts: Facts) -> Objective:
             return Triplet(wanted)
         case DistillationConfig():
             return Distillation(wanted)
+
+
+def cutoffs_of(
+    changes: tuple[Change, ...], num_views: int, num_positives: int
+) -> tuple[Cutoff, ...]:
+    """What the encoder cuts of the embeddings of views."""
+    return tuple(
+        Cutoff(
+            "features" if isinstance(change, FeatureCutoff) else "tokens",
+            change.rate,
+            changed_views(change.views, num_views, num_positives),
+        )
+        for change in changes
+        if isinstance(change, FeatureCutoff | TokenCutoff)
+    )
 
 
 def masked_lm(

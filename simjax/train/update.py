@@ -21,7 +21,7 @@ from simjax.train.schedule import Schedule
 from simjax.train.state import TrainState, abstract_state, state_specs
 from simjax.train.step import Step, StepOptions, make_step
 from simjax.train.system import Facts, make_system
-from simjax.train.view_checks import check_dropout
+from simjax.train.view_checks import check_dropout, told_apart_by_dropout
 from simjax.types import Params
 
 
@@ -98,7 +98,7 @@ def check_shape(config: RunConfig, shape: EncoderConfig) -> None:
             f"data.max_length is {longest} and {name} has {shape.max_positions} positions: texts "
             "must not be longer than the encoder allows"
         )
-    if config.data.views == "dropout":
+    if told_apart_by_dropout(config.data):
         check_dropout(name, shape.hidden_dropout, shape.attention_dropout)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from simjax.data.config import DataConfig
 from simjax.errors import UsageError
 from simjax.objectives.config import (
     ContrastiveConfig,
@@ -27,7 +28,7 @@ def check_views(config: RunConfig) -> None:
     rates = [model.dropout]
     if model.dropout is None and model.pretrained is None:
         rates = [model.encoder.hidden_dropout, model.encoder.attention_dropout]
-    if data.views == "dropout":
+    if told_apart_by_dropout(data):
         check_dropout("the encoder", *rates)
     two = isinstance(objective, TensionConfig | InBatchTensionConfig)
     if two != (data.views == "single"):
@@ -80,6 +81,11 @@ def _check_contrastive(config: RunConfig, objective: ContrastiveConfig) -> None:
         )
 
 
+def told_apart_by_dropout(data: DataConfig) -> bool:
+    """Whether nothing but dropout makes a difference between the views of a text."""
+    return data.views == "dropout" and data.dropout_masks == "own" and not data.augment
+
+
 def check_dropout(encoder: str, *rates: float | None) -> None:
     """Refuses an encoder that gives equal views of a text; a rate of None is not known yet.
 
@@ -89,5 +95,6 @@ def check_dropout(encoder: str, *rates: float | None) -> None:
     if all(rate == 0 for rate in rates):
         raise UsageError(
             f"data.views is dropout and the dropout of {encoder} is 0: the views of a text would "
-            "be equal; give model.dropout a rate above 0"
+            "be equal; give model.dropout a rate above 0, or data.augment something to change (or "
+            "data.dropout_masks none, if they are to be equal)"
         )

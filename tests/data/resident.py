@@ -20,7 +20,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 import numpy as np
 from transformers import BertTokenizerFast
 
-from simjax.data import numbering, pipeline, store_writer, token_store
+from simjax.data import numbering, store_writer, token_store
 from simjax.data.config import DataConfig
 from simjax.data.disk_arrays import NpyWriter
 from simjax.data.pipeline import BatchSource
@@ -134,12 +134,12 @@ def main(count: int, folder: Path, made: int = 0, scale: int = 1) -> dict[str, f
     figures: dict[str, float] = {}
     for drop in (False, True):
         small = config_of(folder, SMALL, drop_duplicates=drop)
-        make_batches(pipeline.prepare(small, tokenizer), small, 2)
+        make_batches(corpus.prepare(small, tokenizer), small, 2)
     config = config_of(folder, count)
     distinct = config_of(folder, min(count, 200_000), drop_duplicates=True)
-    grown(figures, "index", lambda: pipeline.prepare(config, tokenizer))
-    grown(figures, "index_distinct", lambda: pipeline.prepare(distinct, tokenizer))
-    store = pipeline.prepare(config, tokenizer)
+    grown(figures, "index", lambda: corpus.prepare(config, tokenizer))
+    grown(figures, "index_distinct", lambda: corpus.prepare(distinct, tokenizer))
+    store = corpus.prepare(config, tokenizer)
     if made:
         config = dataclasses.replace(config, batch_size=BATCH)
         store = write_store(folder / "made", made)

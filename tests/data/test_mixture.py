@@ -7,8 +7,9 @@ from pyarrow import parquet
 
 from simjax.data import mixture, numbering, pipeline
 from simjax.data.config import DataConfig
+from simjax.data.corpus import Texts, prepare
 from simjax.data.identity import normalised
-from simjax.data.pipeline import BatchSource, Texts, batches, prepare
+from simjax.data.pipeline import BatchSource, batches
 from simjax.data.sources import Source, prompted, read
 from simjax.data.tokenizer import train_wordpiece
 from simjax.errors import SimjaxError, UsageError
@@ -148,12 +149,12 @@ def test_many_small_parts_do_not_pile_up_in_memory(tmp_path, monkeypatch):
 
 def test_going_through_the_texts_lets_go_of_the_digests(make, monkeypatch):
     config, store = make()
-    whole = list(pipeline.distinct_texts(config, store))
+    whole = list(corpus.distinct_texts(config, store))
     assert len(whole) == len(store.digests) > 20
     released = []
     monkeypatch.setattr(pipeline, "release", released.append)
     monkeypatch.setattr(pipeline, "_ROWS", 10)
-    assert list(pipeline.distinct_texts(config, store)) == whole
+    assert list(corpus.distinct_texts(config, store)) == whole
     assert len(released) == len(whole) // 10
     assert all(values is store.digests for values in released)
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from simjax.data.config import DataConfig
-from simjax.data.packing import best_fit_decreasing
-from simjax.data.pipeline import BatchSource, batches, ladder, prepare
+from simjax.data.corpus import prepare
+from simjax.data.packing import best_fit_decreasing, ladder
+from simjax.data.pipeline import BatchSource, batches
 from simjax.data.sources import Source
 from simjax.data.token_store import TokenStore
 from simjax.errors import SimjaxError, UsageError

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from simjax.data import pipeline
+from simjax.data import corpus
 from simjax.data.identity import normalised
 from simjax.data.pipeline import BatchSource
 from simjax.data.sources import Source
@@ -59,9 +59,9 @@ def mixture(data: Path, tmp_path: Path) -> RunConfig:
 
 def test_every_id_has_the_vector_of_its_text(data, tmp_path, model, monkeypatch):
     config = mixture(data, tmp_path)
-    store = pipeline.prepare(config.data, setup.make_tokenizer(config))
+    store = corpus.prepare(config.data, setup.make_tokenizer(config))
     vectors = np.array(embedded(model, config, store))
-    texts = list(pipeline.distinct_texts(config.data, store))
+    texts = list(corpus.distinct_texts(config.data, store))
     assert texts[:4] == ["ba lan", "CE  mer", "di nis", "fo pot"]
     assert len({normalised(text) for text in texts}) == len(texts) == len(store.digests)
     expected = SentenceEncoder.from_pretrained(model).encode(texts, normalize=True)
@@ -89,7 +89,7 @@ def test_every_id_has_the_vector_of_its_text(data, tmp_path, model, monkeypatch)
 def test_where_nothing_is_locked_each_process_makes_its_own(data, tmp_path, model, monkeypatch):
     """Two that begin at once: each one's file is whole, and one of them stays."""
     config = mixture(data, tmp_path)
-    store = pipeline.prepare(config.data, setup.make_tokenizer(config))
+    store = corpus.prepare(config.data, setup.make_tokenizer(config))
     monkeypatch.setattr(lock, "acquired", lambda file: True)
     made, expected = frozen.encode_to_file, []
 
@@ -109,7 +109,7 @@ def test_where_nothing_is_locked_each_process_makes_its_own(data, tmp_path, mode
 
 def test_the_weights_of_a_guide_do_not_stay(data, tmp_path, model):
     config = mixture(data, tmp_path)
-    store = pipeline.prepare(config.data, setup.make_tokenizer(config))
+    store = corpus.prepare(config.data, setup.make_tokenizer(config))
     gc.collect()
     before = sum(array.nbytes for array in jax.live_arrays())
     for _ in range(2):
@@ -119,7 +119,7 @@ def test_the_weights_of_a_guide_do_not_stay(data, tmp_path, model):
 
 def test_a_guide_that_is_broken_is_refused(data, tmp_path, model):
     config = mixture(data, tmp_path)
-    store = pipeline.prepare(config.data, setup.make_tokenizer(config))
+    store = corpus.prepare(config.data, setup.make_tokenizer(config))
     broken = Path(shutil.copytree(Path(model) / "export", tmp_path / "broken"))
     tensors = load_file(broken / "model.safetensors")
     for name in [name for name in tensors if "1.output.LayerNorm" in name]:
@@ -132,14 +132,14 @@ def test_a_guide_that_is_broken_is_refused(data, tmp_path, model):
 def test_batches_carry_the_vectors_of_their_texts(data, tmp_path):
     config = mixture(data, tmp_path)
     few = dataclasses.replace(config.data, batch_size=4, mixing="mixed")
-    store = pipeline.prepare(few, setup.make_tokenizer(config))
+    store = corpus.prepare(few, setup.make_tokenizer(config))
     vectors = np.random.default_rng(0).normal(size=(len(store.digests), 5)).astype(np.float32)
     few = dataclasses.replace(few, views="dropout")
     source = BatchSource(store, few, guide=vectors)
     for batch in (source[0].batch, source[1].batch):
         assert batch.guide is not None
         np.testing.assert_array_equal(batch.guide, vectors[batch.ids])
-    triples = pipeline.prepare(config_for(data, tmp_path).data, setup.make_tokenizer(config))
+    triples = corpus.prepare(config_for(data, tmp_path).data, setup.make_tokenizer(config))
     absent = triples.examples.copy()
     absent[:, 2] = -1
     source = BatchSource(
@@ -181,7 +181,7 @@ def test_a_guide_that_is_not_there_is_named(data, tmp_path):
 
 def test_sources_that_changed_are_refused(data, tmp_path):
     config = mixture(data, tmp_path)
-    store = pipeline.prepare(config.data, setup.make_tokenizer(config))
+    store = corpus.prepare(config.data, setup.make_tokenizer(config))
     (tmp_path / "lines.txt").write_text("ba lan\n")
     with pytest.raises(SimjaxError, match="the texts have changed since they were tokenised"):
-        list(pipeline.distinct_texts(config.data, store))
+        list(corpus.distinct_texts(config.data, store))

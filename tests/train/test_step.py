@@ -16,6 +16,7 @@ import pytest
 from simjax import mesh as meshes
 from simjax.errors import UsageError
 from simjax.mesh import MeshConfig
+from simjax.models.cutoff import Cutoff
 from simjax.objectives.config import ContrastiveConfig, MaskedLmConfig
 from simjax.train import optimizer
 from simjax.train.optimizer_config import AdamW
@@ -42,6 +43,13 @@ TOWERS = {
     "gated": Tower(family="modernbert"),
     "gated, bfloat16": Tower(family="modernbert", dtype=jnp.bfloat16),
     "scores by distance": Tower(family="mpnet"),
+    "cut off, with shared masks": Tower(
+        cutoffs=(
+            Cutoff("features", 0.25, (False, True, False)),
+            Cutoff("tokens", 0.3, (True, False, True)),
+        ),
+        mask_groups=2,
+    ),
     "masked tokens": Tower(ContrastiveConfig(mlm=MaskedLmConfig(weight=0.5, rate=0.3))),
     "masked tokens, bfloat16": Tower(
         ContrastiveConfig(mlm=MaskedLmConfig(weight=0.5, rate=0.3)), dtype=jnp.bfloat16
@@ -136,13 +144,15 @@ def test_so_where_the_gradient_is_taken_with_the_value(layout):
 @pytest.mark.parametrize(
     ("tower", "layout"),
     [
+        ("cut off, with shared masks", IN_LOOP),
+        pytest.param("cut off, with shared masks", TENSOR, marks=pytest.mark.slow),
         pytest.param("gated", TENSOR, marks=pytest.mark.slow),
         pytest.param("scores by distance", TENSOR, marks=pytest.mark.slow),
         pytest.param("gated", BY_LAYER, marks=pytest.mark.slow),
     ],
     ids=str,
 )
-def test_so_with_other_encoders(tower, layout):
+def test_so_with_other_towers(tower, layout):
     assert largest_deviation(tower, layout) < 1e-5
 
 

@@ -15,6 +15,7 @@ from flax import nnx
 from simjax import mesh as meshes
 from simjax.data.packing import best_fit_decreasing, pack
 from simjax.mesh import MeshConfig
+from simjax.models.cutoff import Cutoff
 from simjax.models.encoder import EncoderConfig
 from simjax.models.families import Family
 from simjax.models.lm_head import LanguageModelHead
@@ -90,6 +91,8 @@ class Tower:
     dtype: Any = jnp.float32
     dropout: float = 0.1
     family: Family = "bert"
+    cutoffs: tuple[Cutoff, ...] = ()
+    mask_groups: int = 1
 
     @cached_property
     def _parts(self) -> tuple[EmbeddingSystem, Params]:
@@ -110,7 +113,15 @@ class Tower:
 
         def encode(params: Params, batch: Batch, key: Any, gather_layer: Any) -> jax.Array:
             model = merge(graphdef, params)
-            return model(batch.block, dropout_key=key, place=batch.place, gather_layer=gather_layer)
+            return model(
+                batch.block,
+                dropout_key=key,
+                place=batch.place,
+                gather_layer=gather_layer,
+                mask_groups=self.mask_groups,
+                cutoffs=self.cutoffs,
+                cutoff_key=key,
+            )
 
         views = Views(positives=1, one_distribution=False, group=EXAMPLES)
         dropout, separable, heads = self.dropout > 0, None, {}

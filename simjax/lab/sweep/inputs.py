@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 from pathlib import Path
 
-from simjax.data import pipeline
+from simjax.data import corpus
 from simjax.errors import UsageError
 from simjax.eval import tasks
 from simjax.eval.sts import StsSet
@@ -47,7 +47,7 @@ def digest(config: RunConfig) -> str:
         SimjaxError: Something is missing or malformed.
         UsageError: There are fewer examples than a batch.
     """
-    store = pipeline.prepare(config.data, load_run_tokenizer(config))
+    store = corpus.prepare(config.data, load_run_tokenizer(config))
     largest = config.data.batch_size
     if len(store.examples) < largest:
         raise UsageError(

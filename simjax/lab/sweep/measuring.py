@@ -21,6 +21,7 @@ def measure(
     keys: Sequence[Any],
     configure: Callable[[Any], RunConfig],
     console: Console,
+    runner: type[Runner[Any]] = Runner,
 ) -> None:
     """Make the runs that are missing, and write down what the study is before the first.
 
@@ -30,6 +31,7 @@ def measure(
         keys: The runs that are asked for.
         configure: As of `Runner`.
         console: Where it is told how far this is.
+        runner: What makes a run; one of the study's own may keep more of it.
 
     Raises:
         Stopped: A signal came; the runs that were made are kept.
@@ -38,9 +40,9 @@ def measure(
     study.write(folder)
     records = study.records(folder)
     records.cut_tail()
-    runner = Runner(configure)
+    make = runner(configure)
     for record in records:
-        runner.forget(study.key(record.key))
+        make.forget(study.key(record.key))
     plain = [dataclasses.asdict(key) for key in keys]
     there = sum(key in records for key in plain)
     console.print(f"{len(keys):,} runs, of which {there:,} are there already.")
@@ -48,7 +50,7 @@ def measure(
         session.measure(
             records,
             plain,
-            lambda key: runner(study.key(key)),
+            lambda key: make(study.key(key)),
             words=lambda key: str(study.key(key)),
-            after=lambda key: runner.forget(study.key(key)),
+            after=lambda key: make.forget(study.key(key)),
         )

@@ -57,6 +57,11 @@ ROWS = [
     ),
     recipe("an object of Python's", "seed: !!python/object:os.system x\n", ":3: not a plain value"),
     recipe("an impossible date", "seed: 2024-99-99\n", "{}/recipe.yaml:3: not a plain value"),
+    recipe(
+        "a view's rate",
+        "data: {augment: [{kind: crop, rate: 2}]}\n",
+        "{}/recipe.yaml:3: rate of a crop view is 2.0: give a number between 0 and 1",
+    ),
     recipe("a key twice", "seed: 1\nseed: 2\n", "{}/recipe.yaml:4: the key 'seed' is given twice"),
     recipe("a list as key", "? [a]\n: 1\n", "{}/recipe.yaml:3: a key must be a name"),
     recipe("a misspelt key", "objective: {temprature: 1}\n", ":3: ", "mean objective.temperature?"),
