@@ -27,6 +27,7 @@ import numpy as np
 from jaxtyping import Float, Int, UInt64
 
 from simjax.data import sources
+from simjax.data.engine import copy_engine, written
 from simjax.data.identity import normalised, text_digest
 from simjax.data.packing import Tokens
 from simjax.errors import SimjaxError, UsageError
@@ -112,11 +113,7 @@ def build(
         SimjaxError: the source is faulty or holds no examples, or the cache cannot be written.
         UsageError: `max_length` leaves no room for text.
     """
-    from tokenizers import Tokenizer
-
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    backend.no_padding()
-    backend.no_truncation()
+    backend = copy_engine(tokenizer)
     special = backend.num_special_tokens_to_add(is_pair=False)
     if max_length <= special:
         raise UsageError(
@@ -124,7 +121,7 @@ def build(
             "special tokens"
         )
     side = tokenizer.truncation_side
-    fingerprint = _fingerprint(source, root, [backend.to_str(), max_length, side, drop_duplicates])
+    fingerprint = _fingerprint(source, root, [written(backend), max_length, side, drop_duplicates])
     folder = cache / fingerprint
     store = _open(folder, fingerprint)
     if store is not None:
