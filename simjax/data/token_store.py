@@ -73,7 +73,7 @@ class TokenStore:
     positives: int
     """How many of the views after the anchor are positives."""
     label_names: tuple[str, ...]
-    """What the labels stand for, by first appearance."""
+    """What the labels stand for: `Source.classes`, or by first appearance."""
     skipped: int
     """Examples left out because a text that they need is empty."""
     repeated: int
@@ -152,6 +152,9 @@ def _fingerprint(source: sources.Source, root: Path | None, options: list[Any]) 
         *(source.subset, source.split),
         *(source.anchor, source.positives, source.negatives, source.label, source.score),
         *(source.anchor_prefix, source.document_prefix),
+        # Only where they are given, so that older stores, and runs on them, stay valid.
+        *([list(source.classes)] if source.classes else []),
+        *([source.score_range] if source.score_range else []),
     ]
     digest.update(json.dumps([decisive, options]).encode())
     for path, format_ in sources.files(source, root):
@@ -179,7 +182,7 @@ def _write(
     positives, negatives, labels = array("i"), array("i"), array("i")
     scores = array("f")
     id_of: dict[str, int] = {}
-    label_of: dict[str, int] = {}
+    label_of = {name: number for number, name in enumerate(source.classes)}
     examples = sources.read(source, root)
     seen: set[bytes] | None = set() if drop_duplicates else None
     repeated = 0
