@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from simjax import __version__
+from simjax.data.engine import serialisable
 from simjax.errors import SimjaxError, check_local
 from simjax.models.heads import HeadWeights
 from simjax.models.hf import hf_config, state_dict
@@ -278,7 +279,8 @@ def _write_dense(folder: Path, head: HeadWeights) -> None:
 
 
 def _write_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerFast, max_length: int) -> None:
-    ours = copy.deepcopy(tokenizer)
+    with serialisable(tokenizer.backend_tokenizer):
+        ours = copy.deepcopy(tokenizer)
     ours.model_max_length = max_length
     # What calls of the tokenizer switched on would otherwise be read back as its nature.
     ours.backend_tokenizer.no_padding()

@@ -6,15 +6,26 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from flax import nnx
 from sentence_transformers import SentenceTransformer
 from sentence_transformers.base import modules as base
 from sentence_transformers.sentence_transformer import modules as st
-from transformers import AutoModel, AutoTokenizer, ModernBertConfig, ModernBertModel
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    BertTokenizerFast,
+    ModernBertConfig,
+    ModernBertModel,
+    RoFormerTokenizer,
+)
 
 from simjax import export
+from simjax.data.engine import copy_engine, written
 from simjax.errors import SimjaxError, UsageError
 from simjax.export import ModelCard
 from simjax.models import hf
+from simjax.models.config import EncoderConfig
+from simjax.models.sentence_model import SentenceModel
 from simjax.models.tokenizer import load_tokenizer
 from simjax.sentence_encoder import SentenceEncoder
 from tests.tiny_models import SENTENCES, WIDTH, write_folder
@@ -313,3 +324,23 @@ def test_a_place_on_the_network_is_no_folder(folders, tmp_path, monkeypatch):
         with pytest.raises(UsageError, match="places on the network are not reached"):
             encoder.save_pretrained(place)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_tokenizer_that_splits_chinese_words(tmp_path):
+    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"我爱北京天安门", "北京", "天安门"]
+    tokenizer = RoFormerTokenizer(vocab={token: number for number, token in enumerate(tokens)})
+    config = EncoderConfig("roformer", len(tokens), 16, 1, 2, 32, 64)
+    encoder = SentenceEncoder(SentenceModel(config, "mean", rngs=nnx.Rngs(0)), tokenizer)
+    text = "我爱北京天安门"
+    expected = encoder.encode(text)
+    encoder.save_pretrained(tmp_path / "folder")
+    assert encoder.encode(text).tolist() == expected.tolist()
+    again = SentenceEncoder.from_pretrained(tmp_path / "folder")
+    np.testing.assert_allclose(again.encode(text), expected, atol=1e-6)
+    assert written(copy_engine(again.tokenizer)) == written(copy_engine(tokenizer))
+    characters = BertTokenizerFast(vocab=tokenizer.get_vocab())
+    other = SentenceEncoder(encoder.model, characters)
+    assert np.abs(other.encode(text) - expected).max() > 1e-3
+    assert other.fingerprint() != encoder.fingerprint()
+    peer = SentenceTransformer(str(tmp_path / "folder"), device="cpu")
+    np.testing.assert_allclose(peer.encode(text), expected, atol=1e-5)

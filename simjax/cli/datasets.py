@@ -10,6 +10,8 @@ from pathlib import Path
 from simjax.errors import SimjaxError
 
 PAIR_COLUMNS = ("sentence1", "sentence2", "score")
+LABELLED_PAIR = ("sentence1", "sentence2", "label")
+LABELLED = ("sentence", "label")
 
 
 @dataclass(frozen=True)
@@ -121,6 +123,48 @@ DATA_SETS = (
             File("en/cranfield/corpus.jsonl", (1400,)),
             File("en/cranfield/queries.jsonl", (225,)),
             File("en/cranfield/qrels_test.tsv", (1837,), ("query-id", "corpus-id", "score")),
+        ),
+    ),
+    DataSet(
+        "transfer",
+        "SentEval's MR, CR, MPQA (or a few rows fewer) and TREC",
+        f"{_EVALUATION} --tasks transfer",
+        (
+            File("en/transfer/mr.tsv", (10_662,), LABELLED),
+            File("en/transfer/cr.tsv", (3771, 3775), LABELLED),
+            File("en/transfer/mpqa.tsv", (10_603, 10_606), LABELLED),
+            File("en/transfer/trec_train.tsv", (5452,), LABELLED),
+            File("en/transfer/trec_test.tsv", (500,), LABELLED),
+        ),
+    ),
+    DataSet(
+        "atec",
+        "ATEC semantic similarity (Ant Financial, 2018), training part",
+        f"{_EVALUATION} --tasks atec-train",
+        (File("zh/atec/train.tsv", (39_346,), LABELLED_PAIR),),
+    ),
+    DataSet(
+        "afqmc",
+        "AFQMC of CLUE",
+        f"{_EVALUATION} --tasks afqmc-dev",
+        (
+            File("zh/afqmc/train.tsv", (34_334,), LABELLED_PAIR),
+            File("zh/afqmc/dev.tsv", (4316,), LABELLED_PAIR),
+        ),
+    ),
+    DataSet(
+        "lcqmc",
+        "LCQMC (Liu et al. 2018), dev",
+        f"{_EVALUATION} --tasks lcqmc-dev",
+        (File("zh/lcqmc/dev.tsv", (8802,), LABELLED_PAIR),),
+    ),
+    DataSet(
+        "zh-stsb",
+        "STS benchmark in Chinese (STS-B of CNSD)",
+        f"{_EVALUATION} --tasks zh-stsb-dev",
+        (
+            File("zh/stsb/train.tsv", (5231,), PAIR_COLUMNS),
+            File("zh/stsb/dev.tsv", (1458,), PAIR_COLUMNS),
         ),
     ),
     DataSet(

@@ -71,6 +71,11 @@ class Entry:
     title: str
     body: str
 
+    @property
+    def module(self) -> str:
+        """The module or package of the library that it is from: `shutil`, or `topic`."""
+        return self.name.replace(":", ".").partition(".")[0]
+
 
 @dataclass(frozen=True)
 class Corpus:

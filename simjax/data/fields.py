@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from simjax.errors import SimjaxError
+
+LARGEST = 3.4028234663852886e38
+"""Of float32, in which scores are kept."""
 
 
 def texts(value: Any, where: str, name: str, *, several: bool) -> tuple[str, ...]:
@@ -55,25 +59,45 @@ def _unicode(text: str | bytes, where: str, name: str) -> str:
     return text
 
 
-def label(value: Any, where: str, name: str) -> str | None:
+def label(value: Any, where: str, name: str, classes: Sequence[str] = ()) -> str | None:
     """The class that a field names, None if it is empty.
 
+    Args:
+        value: text or number.
+        where: the place of the record.
+        name: the column.
+        classes: those that there are; empty for any.
+
     Raises:
-        SimjaxError: the field is neither text nor number, or not Unicode.
+        SimjaxError: the field is neither text nor number, not Unicode, or none of the classes.
     """
     if value is None:
         return None
     if isinstance(value, list | dict):
         raise SimjaxError(f"{where}: the label {name!r} is neither text nor number")
     text = value if isinstance(value, str | bytes) else str(value)
-    return _unicode(text, where, name).strip() or None
+    found = _unicode(text, where, name).strip() or None
+    if classes and found is not None and found not in classes:
+        raise SimjaxError(
+            f"{where}: the label {name!r} is {found[:40]!r}, which is none of data.source.classes "
+            f"({', '.join(classes)})"
+        )
+    return found
 
 
-def score(value: Any, where: str, name: str) -> float | None:
+def score(
+    value: Any, where: str, name: str, bounds: tuple[float, float] | None = None
+) -> float | None:
     """The number that a field holds or spells, None if it is empty.
 
+    Args:
+        value: number or text.
+        where: the place of the record.
+        name: the column.
+        bounds: the least and the largest that it may be; None for any.
+
     Raises:
-        SimjaxError: it is no finite number.
+        SimjaxError: it is no finite number, in float32 as well, or out of bounds.
     """
     if value is None or (isinstance(value, str | bytes) and not value.strip()):
         return None
@@ -82,6 +106,11 @@ def score(value: Any, where: str, name: str) -> float | None:
         number = math.nan if isinstance(value, bool) else float(value)
     except (TypeError, ValueError):
         number = math.nan
-    if not math.isfinite(number):
+    if not abs(number) <= LARGEST:
         raise SimjaxError(f"{where}: the score {name!r} is no finite number: {str(value)[:40]}")
+    if bounds is not None and not bounds[0] <= number <= bounds[1]:
+        raise SimjaxError(
+            f"{where}: the score {name!r} is {number:g}, out of data.source.score_range, which is "
+            f"{bounds[0]:g} to {bounds[1]:g}"
+        )
     return number

@@ -57,10 +57,15 @@ class Source:
     negatives: tuple[str, ...] = ()
     """Columns of hard negatives. A list of strings gives several."""
     label: str | None = None
-    """Column of the example's class."""
+    """Column of the example's class; of `builtin` pairs `module`, which their text is from."""
+    classes: tuple[str, ...] = ()
+    """The classes that there are, in the order of their numbers; any other label is an error.
+    Without them classes are numbered as they appear."""
     score: str | None = None
     """Column of a number that says how alike anchor and positive are; it is carried along to the
     batch, and no objective reads it."""
+    score_range: tuple[float, float] | None = None
+    """The least and the largest score; any other is an error."""
     anchor_prefix: str = ""
     """Prompt or instruction that is put before every anchor as it stands, as in `query: `. It
     decides tokens and not which texts count as equal."""
@@ -73,12 +78,33 @@ class Source:
     def __post_init__(self) -> None:
         if self.weight is not None and not 0 < self.weight < math.inf:
             raise UsageError(f"a source's weight is {self.weight}: give a number above 0")
+        self._check_columns()
         for key, formats in {"split": LIBRARIES, "subset": ("hub",)}.items():
             value = getattr(self, key)
             if value is not None and self.format not in formats:
                 raise UsageError(
                     f"a source's {key} is {value!r} and its format {self.format}: only those of "
                     f"{' and '.join(formats)} have one; leave it out"
+                )
+
+    def _check_columns(self) -> None:
+        for key, column, given in (
+            ("classes", "label", bool(self.classes)),
+            ("score_range", "score", self.score_range is not None),
+        ):
+            if given and getattr(self, column) is None:
+                raise UsageError(f"a source has {key} but no {column}: name its column")
+        if not all(name and name == name.strip() for name in self.classes):
+            raise UsageError(
+                f"a source's classes are {list(self.classes)}: one is blank, or padded"
+            )
+        if len(set(self.classes)) < len(self.classes):
+            raise UsageError(f"a source's classes are {list(self.classes)}: one is named twice")
+        if self.score_range is not None:
+            low, high = self.score_range
+            if not -math.inf < low < high < math.inf:
+                raise UsageError(
+                    f"a source's score_range is {low:g} to {high:g}: give the least and the largest"
                 )
 
 
@@ -143,10 +169,12 @@ class Examples:
                 negatives=tuple(text for part in texts[last_positive:] for text in part),
                 label=None
                 if columns.label is None
-                else fields.label(values[last_negative], where, columns.label),
+                else fields.label(
+                    values[last_negative], where, columns.label, self._source.classes
+                ),
                 score=None
                 if columns.score is None
-                else fields.score(values[-1], where, columns.score),
+                else fields.score(values[-1], where, columns.score, self._source.score_range),
             )
 
 
@@ -268,13 +296,25 @@ def _format_by_name(path: Path) -> FileFormat:
 
 
 def _builtin(source: Source) -> Iterator[Example]:
-    if source.anchor or source.positives or source.negatives or source.label or source.score:
+    pairs = source.path == "pairs"
+    labelled = pairs and source.label == "module"
+    if source.anchor or source.positives or source.negatives or source.score:
         raise UsageError("data.source: the built-in corpus has no columns to name")
+    if source.label is not None and not labelled:
+        raise UsageError(
+            f"data.source.label is {source.label!r}: of the built-in corpus only pairs have a "
+            "label, which is module"
+        )
     corpus = builtin.corpus()
     if source.path == "sentences":
         yield from (Example(sentence) for sentence in corpus.sentences)
-    elif source.path == "pairs":
-        yield from (Example(entry.title, (entry.body,)) for entry in corpus.pairs)
+    elif pairs:
+        for entry in corpus.pairs:
+            label = None
+            if labelled:
+                where = f"the built-in corpus: {entry.name}"
+                label = fields.label(entry.module, where, "module", source.classes)
+            yield Example(entry.title, (entry.body,), label=label)
     else:
         raise UsageError(
             f"data.source.path is {source.path!r}: the built-in corpus has sentences and pairs"

@@ -67,7 +67,7 @@ def write(
     examples = sources.read(source, root)
     again = _repeated(examples, scratch) if drop_duplicates else None
     seen = 0
-    label_of: dict[str, int] = {}
+    label_of = {name: number for number, name in enumerate(source.classes)}
     with (
         (folder / TOKENS).open("wb") as tokens,
         NpyWriter(folder / "offsets.npy", np.int64) as offsets,

@@ -28,6 +28,7 @@ from jaxtyping import Float, Int, UInt64
 
 from simjax.data import file_digests, sources, store_writer
 from simjax.data.disk_arrays import gather, open_array
+from simjax.data.engine import copy_engine, written
 from simjax.data.packing import Tokens
 from simjax.data.store_writer import ARRAYS, MARKER, TOKENS
 from simjax.errors import SimjaxError, UsageError
@@ -72,7 +73,7 @@ class TokenStore:
     positives: int
     """How many of the views after the anchor are positives."""
     label_names: tuple[str, ...]
-    """What the labels stand for, by first appearance."""
+    """What the labels stand for: `Source.classes`, or by first appearance."""
     skipped: int
     """Examples left out because a text that they need is empty."""
     repeated: int
@@ -112,11 +113,7 @@ def build(
         SimjaxError: the source is faulty or holds no examples, or the cache cannot be written.
         UsageError: `max_length` leaves no room for text.
     """
-    from tokenizers import Tokenizer
-
-    backend = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-    backend.no_padding()
-    backend.no_truncation()
+    backend = copy_engine(tokenizer)
     special = backend.num_special_tokens_to_add(is_pair=False)
     if max_length <= special:
         raise UsageError(
@@ -124,7 +121,7 @@ def build(
             "special tokens"
         )
     side = tokenizer.truncation_side
-    options = [backend.to_str(), max_length, side, drop_duplicates]
+    options = [written(backend), max_length, side, drop_duplicates]
     files = sources.files(source, root)
     state = _state(files)
     fingerprint = _fingerprint(source, files, options, cache)
@@ -206,6 +203,9 @@ def _fingerprint(source: sources.Source, files: Files, options: list[Any], cache
         *(source.subset, source.split),
         *(source.anchor, source.positives, source.negatives, source.label, source.score),
         *(source.anchor_prefix, source.document_prefix),
+        # Only where they are given, so that older stores, and runs on them, stay valid.
+        *([list(source.classes)] if source.classes else []),
+        *([source.score_range] if source.score_range else []),
     ]
     digest.update(json.dumps([decisive, options]).encode())
     for path, format_ in files:

@@ -1,4 +1,4 @@
-"""Lines of UTF-8 text files, plain or gzip, with errors that name the file and the line."""
+"""Lines and tables of UTF-8 text, plain or gzip, with errors that name the file and the line."""
 
 from __future__ import annotations
 
@@ -36,3 +36,40 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise SimjaxError(f"{path}:{number + 1}: damaged gzip file ({error})") from error
     except OSError as error:
         raise SimjaxError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def read_columns(path: Path, *columns: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
+    """Yield (line number, fields of the wanted columns) of a TSV file without quoting.
+
+    The first line names the columns; blank lines are left out.
+
+    Args:
+        path: The file.
+        columns: For each wanted column the names that it may have, the first that is there taken.
+
+    Raises:
+        SimjaxError: See `read_lines`; a column is missing, or a row has too few or many fields.
+    """
+    width = 0
+    places: list[int] = []
+    for number, line in read_lines(path):
+        fields = line.split("\t")  # no quoting: quotation marks are text
+        if number == 1:
+            width = len(fields)
+            for names in columns:
+                name = next((name for name in names if name in fields), None)
+                if name is None:
+                    wanted = ", ".join(" or ".join(names) for names in columns)
+                    raise SimjaxError(
+                        f"{path}:1: no column {' or '.join(map(repr, names))}; the first line must "
+                        f"name the tab-separated columns {wanted}"
+                    )
+                places.append(fields.index(name))
+            continue
+        if not line:
+            continue
+        if len(fields) != width:
+            raise SimjaxError(
+                f"{path}:{number}: {len(fields)} tab-separated fields, the header has {width}"
+            )
+        yield number, [fields[place] for place in places]

@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Float
 
 from simjax.errors import SimjaxError
+from simjax.eval.comparison import NAMES as COMPARISONS
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -39,10 +40,15 @@ def table(columns: Mapping[str, Mapping[str, float]], title: str | None = None) 
         task, _, metric = name.partition("/")
         if previous is not None and task != previous:
             result.add_section()
-        cells = [f"{s[name]:.2f}" if name in s else "" for s in columns.values()]
+        cells = [_cell(metric, s[name]) if name in s else "" for s in columns.values()]
         result.add_row("" if task == previous else task, metric, *cells)
         previous = task
     return result
+
+
+def _cell(metric: str, value: float) -> str:
+    # Distances have no usual size; the other scores are times 100, or of the size of 1.
+    return f"{value:.4g}" if metric in COMPARISONS else f"{value:.2f}"
 
 
 def write_json(path: Path | str, figures: Mapping[str, object]) -> None:
@@ -98,7 +104,8 @@ def plot(
     names = [
         name
         for name in dict.fromkeys(name for scores in columns.values() for name in scores)
-        if name.rsplit("/", 1)[-1] not in ("alignment", "uniformity", "effective_rank")
+        if name.rsplit("/", 1)[-1]
+        not in ("alignment", "uniformity", "effective_rank", *COMPARISONS)
     ]
     # Without pyplot there is no global state, and no display is looked for.
     figure = Figure(figsize=(11, max(3.0, 0.28 * len(names) * max(1, len(columns)))))

@@ -13,12 +13,12 @@ from jaxtyping import Float, Int
 
 from simjax.data.records import plain_or_gzip
 from simjax.errors import SimjaxError
-from simjax.eval.lines import read_lines
+from simjax.eval.lines import read_columns
 
 Encode: TypeAlias = Callable[[Sequence[str]], Float[np.ndarray, "N D"]]
 """Texts to embeddings, one row each, in order. Normalised or not: every metric normalises."""
 
-HEADER = ("sentence1", "sentence2", "score")
+COLUMNS = (("sentence1", "text_a"), ("sentence2", "text_b"), ("score", "label"))
 SUFFIXES = (".tsv", ".tsv.gz")
 
 
@@ -72,6 +72,10 @@ def _name(path: Path) -> str:
 def read_subset(path: Path) -> StsSubset:
     """Read one TSV file: header ``sentence1 sentence2 score``, tabs, no quoting.
 
+    A column ``label`` stands for a missing ``score``: 0 and 1 for pairs that differ or mean the
+    same, as in ATEC, BQ, LCQMC and PAWS-X, whose ranks Spearman's correlation compares as well.
+    Copies of LCQMC and BQ call their sentences ``text_a`` and ``text_b``.
+
     Raises:
         SimjaxError: With file and line, for a missing column, a row with the wrong number of
             fields, a score that is no finite number, or fewer than two pairs.
@@ -79,26 +83,7 @@ def read_subset(path: Path) -> StsSubset:
     first: list[str] = []
     second: list[str] = []
     gold: list[float] = []
-    width = 0
-    columns: list[int] = []
-    for number, line in read_lines(path):
-        fields = line.split("\t")  # no quoting: quotation marks are text
-        if number == 1:
-            missing = [name for name in HEADER if name not in fields]
-            if missing:
-                raise SimjaxError(
-                    f"{path}:1: no column {missing[0]!r}; the first line must name the"
-                    f" tab-separated columns {', '.join(HEADER)}"
-                )
-            width, columns = len(fields), [fields.index(name) for name in HEADER]
-            continue
-        if not line:
-            continue
-        if len(fields) != width:
-            raise SimjaxError(
-                f"{path}:{number}: {len(fields)} tab-separated fields, the header has {width}"
-            )
-        text_a, text_b, text_score = (fields[column] for column in columns)
+    for number, (text_a, text_b, text_score) in read_columns(path, *COLUMNS):
         try:
             score = float(text_score)
         except ValueError:

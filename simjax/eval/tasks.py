@@ -5,13 +5,15 @@ from __future__ import annotations
 import difflib
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from simjax.errors import SimjaxError, UsageError
 from simjax.eval import geometry
+from simjax.eval.classification import ClassificationSet, read_classification
+from simjax.eval.classification import score as score_classification
 from simjax.eval.retrieval import (
     CUTOFFS,
     RetrievalScores,
@@ -33,20 +35,24 @@ class Task:
     """One evaluation set.
 
     Attributes:
-        kind: `sts` (a TSV file, or a folder of them), `retrieval` (a folder in the layout of
-            BEIR) or `builtin` (the built-in corpus: which text stands under which title, over
-            the pairs that no training sees; needs no path).
+        kind: `sts` (a TSV file of pairs with scores or labels 0 and 1, or a folder of them),
+            `retrieval` (a folder in the layout of BEIR), `classification` (a TSV file of sentences
+            with labels) or `builtin` (the built-in corpus: which text stands under which title,
+            over the pairs that no training sees; needs no path).
         path: File or folder, relative to the data root.
         name: First part of the metric names; by default taken from the path, so that
             `en/sts12` is `sts12` and `en/stsb/dev.tsv` is `stsb-dev`.
         qrels: For retrieval, the file of relevance judgements inside the folder, where it has
             several.
+        test: For classification, the file of test examples; `path` is then for training alone.
+            Without it `path` is cross-validated.
     """
 
-    kind: Literal["sts", "retrieval", "builtin"]
+    kind: Literal["sts", "retrieval", "classification", "builtin"]
     path: str | None = None
     name: str | None = None
     qrels: str | None = None
+    test: str | None = None
 
 
 @dataclass(frozen=True)
@@ -58,8 +64,11 @@ class EvalConfig:
         every: Steps between evaluations; 0 evaluates before the first step and after the last.
         metric: The score that selects the best checkpoint, such as `stsb-dev/spearman`; null
             keeps no best checkpoint.
-        alignment_above: STS pairs with a gold score above this are alignment's positives.
+        alignment_above: STS pairs with a gold score above this are alignment's positives; of a
+            set whose scores are all 0 or 1, those with 1.
         uniformity_t: `t` of the uniformity metric.
+        logistic: Score scikit-learn's logistic regression beside the closed-form probe of
+            classification, which takes minutes.
     """
 
     tasks: tuple[Task, ...] = ()
@@ -67,6 +76,10 @@ class EvalConfig:
     metric: str | None = None
     alignment_above: float = 4.0
     uniformity_t: float = 2.0
+    logistic: bool = False
+
+
+Data: TypeAlias = StsSet | RetrievalSet | ClassificationSet
 
 
 @dataclass(frozen=True)
@@ -83,7 +96,7 @@ class LoadedTask:
     """
 
     name: str
-    data: StsSet | RetrievalSet
+    data: Data
     texts: list[str]
     positives: Int[np.ndarray, "N 2"]
     queries: Int[np.ndarray, "Q"]
@@ -100,10 +113,14 @@ class Tasks:
 
 @dataclass
 class Results:
-    """Scores under flat names, and per task the singular values, for the plot."""
+    """Scores under flat names; per task the singular values, for the plot, and unit embeddings.
+
+    Embeddings, of a task's distinct texts, are there only if `evaluate` was asked to keep them.
+    """
 
     metrics: dict[str, float] = field(default_factory=dict)
     spectra: dict[str, Float[np.ndarray, "D"]] = field(default_factory=dict)
+    embeddings: dict[str, Float[np.ndarray, "T D"]] = field(default_factory=dict)
 
 
 def higher_is_better(metric: str) -> bool:
@@ -124,7 +141,7 @@ def task_name(task: Task) -> str:
     return stem
 
 
-def _read(task: Task, root: Path | None) -> StsSet | RetrievalSet:
+def _read(task: Task, root: Path | None) -> Data:
     if task.kind == "builtin":
         from simjax.data.builtin import corpus
 
@@ -136,8 +153,19 @@ def _read(task: Task, root: Path | None) -> StsSet | RetrievalSet:
         )
     if task.path is None:
         raise UsageError(f"evaluation task of kind {task.kind!r}: give it a path")
-    path = Path(task.path) if root is None else root / task.path
-    return read_sts(path) if task.kind == "sts" else read_retrieval(path, task.qrels)
+    for key, value, kind in (
+        ("qrels", task.qrels, "retrieval"),
+        ("test", task.test, "classification"),
+    ):
+        if value is not None and task.kind != kind:
+            raise UsageError(f"evaluation task {task.path}: {key} is for tasks of kind {kind}")
+    place = root or Path()
+    path = place / task.path
+    if task.kind == "sts":
+        return read_sts(path)
+    if task.kind == "retrieval":
+        return read_retrieval(path, task.qrels)
+    return read_classification(path, None if task.test is None else place / task.test)
 
 
 def load(config: EvalConfig, root: Path | str | None = None) -> Tasks:
@@ -167,12 +195,14 @@ def load(config: EvalConfig, root: Path | str | None = None) -> Tasks:
     return tasks
 
 
-def prepare(name: str, data: StsSet | RetrievalSet, config: EvalConfig) -> LoadedTask:
+def prepare(name: str, data: Data, config: EvalConfig) -> LoadedTask:
     """Number the distinct texts of a set and find its positive pairs."""
     nothing = np.zeros(0, np.int64)
+    if isinstance(data, ClassificationSet):
+        return LoadedTask(name, data, data.texts, nothing.reshape(0, 2), nothing, nothing)
     if isinstance(data, StsSet):
-        positives = data.pairs[data.gold > config.alignment_above]
-        return LoadedTask(name, data, data.texts, positives, nothing, nothing)
+        above = 0.0 if set(np.unique(data.gold)) <= {0.0, 1.0} else config.alignment_above
+        return LoadedTask(name, data, data.texts, data.pairs[data.gold > above], nothing, nothing)
     index: dict[str, int] = {}
     queries = np.asarray([index.setdefault(text, len(index)) for text in data.queries])
     documents = np.asarray([index.setdefault(text, len(index)) for text in data.documents])
@@ -182,12 +212,14 @@ def prepare(name: str, data: StsSet | RetrievalSet, config: EvalConfig) -> Loade
     return LoadedTask(name, data, list(index), positives, queries, documents)
 
 
-def _names(task: LoadedTask) -> list[str]:
+def _names(task: LoadedTask, config: EvalConfig) -> list[str]:
     if isinstance(task.data, StsSet):
         names = ["spearman", "pearson"]
         if len(task.data.subsets) > 1:
             names += ["spearman_mean", "pearson_mean"]
             names += [f"{subset.name}/spearman" for subset in task.data.subsets]
+    elif isinstance(task.data, ClassificationSet):
+        names = ["accuracy", "accuracy_logistic"] if config.logistic else ["accuracy"]
     else:
         names = ["ndcg@10", "mrr@10", *(f"recall@{k}" for k in CUTOFFS)]
     if len(task.positives):
@@ -199,7 +231,7 @@ def _names(task: LoadedTask) -> list[str]:
 
 def metric_names(tasks: Tasks) -> list[str]:
     """Names of the scores that `run` returns, in its order."""
-    return [f"{task.name}/{name}" for task in tasks.loaded for name in _names(task)]
+    return [f"{task.name}/{name}" for task in tasks.loaded for name in _names(task, tasks.config)]
 
 
 def sizes(tasks: Tasks) -> dict[str, str]:
@@ -223,16 +255,17 @@ def _retrieval_values(scores: RetrievalScores) -> list[float]:
     return [scores.ndcg_at_10, scores.mrr_at_10, *(scores.recall[k] for k in CUTOFFS)]
 
 
-def evaluate(tasks: Tasks, encode: Encode) -> Results:
+def evaluate(tasks: Tasks, encode: Encode, *, keep: bool = False) -> Results:
     """Run every task.
 
-    Correlations and retrieval scores are times 100. Uniformity and the singular values are
-    taken over the distinct texts of a set (at most `GEOMETRY_TEXTS` of them, evenly spaced);
+    Correlations, retrieval scores and accuracies are times 100. Uniformity and the singular values
+    are taken over the distinct texts of a set (at most `GEOMETRY_TEXTS` of them, evenly spaced);
     alignment over STS pairs above the configured score, or queries and their relevant documents.
 
     Args:
         tasks: From `load`.
         encode: Texts to embeddings.
+        keep: Give the embeddings back as well, for `comparison.compare_tasks`.
 
     Raises:
         NotFiniteError: `encode` returned something that is not finite.
@@ -252,6 +285,8 @@ def evaluate(tasks: Tasks, encode: Encode) -> Results:
             raise type(error)(f"{task.name}: {error}") from error
         if isinstance(task.data, StsSet):
             values = _sts_values(task.data, unit)
+        elif isinstance(task.data, ClassificationSet):
+            values = score_classification(task.data, unit, logistic=tasks.config.logistic)
         else:
             values = _retrieval_values(
                 score_retrieval(task.data, unit[task.queries], task.documents, unit)
@@ -266,9 +301,11 @@ def evaluate(tasks: Tasks, encode: Encode) -> Results:
                 float(align_uniform(sample, t=[tasks.config.uniformity_t]).uniformity[0]),
                 geometry.effective_rank(spectrum),
             ]
-        names = [f"{task.name}/{name}" for name in _names(task)]
+        names = [f"{task.name}/{name}" for name in _names(task, tasks.config)]
         results.metrics.update(zip(names, values, strict=True))
         results.spectra[task.name] = spectrum
+        if keep:
+            results.embeddings[task.name] = unit
     return results
 
 
@@ -283,7 +320,6 @@ def baseline(tasks: Tasks) -> dict[str, float]:
     for task in tasks.loaded:
         if isinstance(task.data, RetrievalSet):
             values = _retrieval_values(tfidf_baseline(task.data))
-            found.update(
-                zip([f"{task.name}/{name}" for name in _names(task)], values, strict=False)
-            )
+            names = _names(task, tasks.config)
+            found.update(zip([f"{task.name}/{name}" for name in names], values, strict=False))
     return found

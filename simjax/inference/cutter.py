@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Int
 
+from simjax.data.engine import copy_engine
 from simjax.errors import UsageError
 
 if TYPE_CHECKING:
@@ -47,10 +48,7 @@ class Cutter:
             tokenizer: A fast tokenizer.
             max_length: Tokens, special ones included, beyond which a text is cut.
         """
-        from tokenizers import Tokenizer
-
-        self._engine = Tokenizer.from_str(tokenizer.backend_tokenizer.to_str())
-        self._engine.no_padding()
+        self._engine = copy_engine(tokenizer)
         self._engine.enable_truncation(max_length, direction=tokenizer.truncation_side)
 
     def __call__(

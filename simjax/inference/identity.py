@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
 from typing import TYPE_CHECKING
 
 import jax
 import numpy as np
 
+from simjax.data.engine import copy_engine, written
 from simjax.models.sentence_model import SentenceModel, split
 
 if TYPE_CHECKING:
@@ -25,11 +25,8 @@ def fingerprint(
     _, params = split(model)
     what = (model.config, model.pooling, training_head, tokenizer.truncation_side)
     digest = hashlib.sha256(repr(what).encode())
-    engine = copy.deepcopy(tokenizer.backend_tokenizer)
-    # Calls of the tokenizer switch these on and off.
-    engine.no_padding()
-    engine.no_truncation()
-    digest.update(engine.to_str().encode("utf-8", "surrogatepass"))
+    # Not as it is: calls of the tokenizer switch padding and truncation on and off.
+    digest.update(written(copy_engine(tokenizer)).encode("utf-8", "surrogatepass"))
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         array = np.ascontiguousarray(leaf)
         digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())

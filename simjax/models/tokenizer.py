@@ -14,7 +14,7 @@ from simjax.models.modules_json import describe
 from simjax.models.tensor_files import read_json_object
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast, RoFormerTokenizer
 
 # Any one of these is a vocabulary; without one transformers makes up a five-token tokenizer.
 _VOCABULARIES = ("tokenizer.json", "vocab.txt", "vocab.json", "sentencepiece.bpe.model")
@@ -22,17 +22,27 @@ _OPENED = ("*token*", "vocab*", "merges.txt", "*.model", "*.jinja", "config.json
 _SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # Tables are padded to round sizes, and tokens renamed, never by more than this.
 _LEEWAY = 0.1
+# Vocabularies of characters have none, those of words tens of thousands.
+_CHINESE_WORDS = 1000
+_WANTS_RJIEBA = (
+    "its tokenizer splits Chinese text into words by the library rjieba, which is not installed: "
+    "pip install 'simjax[chinese]'"
+)
 
 
 def load_tokenizer(source: str | Path) -> PreTrainedTokenizerFast:
     """A fast tokenizer without the padding and truncation that its file may have baked in.
 
     Args:
-        source: A folder, a hub id, or a BERT vocabulary with one token per line (`vocab.txt`).
-            Such a vocabulary lower-cases if it has no token with a capital letter.
+        source: A folder, a hub id, or a vocabulary with one token per line (`vocab.txt`), which
+            may be all that a folder has. Such a vocabulary lower-cases if it has no word with a
+            capital letter. With a thousand Chinese words it is one of RoFormer's, as WoBERT's is,
+            whose texts are split into words by jieba; otherwise one of BERT's, in which each
+            Chinese character is a token, as in RoFormer-v2's.
 
     Raises:
-        SimjaxError: no tokenizer there, or one that cannot be read.
+        SimjaxError: no tokenizer there, one that cannot be read, or the library rjieba is needed
+            and not installed.
     """
     path = Path(source).expanduser()
     if path.is_file():
@@ -113,13 +123,17 @@ def _from_folder(folder: Path) -> PreTrainedTokenizerFast:
     if not _has_vocabulary(folder):
         raise SimjaxError(f"{folder}: holds no tokenizer (none of {', '.join(_VOCABULARIES)})")
     _check_files(folder)
-    from transformers import AutoTokenizer
+    if _is_bare(folder):
+        return _from_vocabulary(folder / "vocab.txt")
+    from transformers import AutoTokenizer, RoFormerTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(
             str(folder), use_fast=True, trust_remote_code=False, local_files_only=True
         )
     except Exception as error:  # the Rust reader raises Exception itself
+        if "rjieba" in str(error):
+            raise SimjaxError(f"{folder}: {_WANTS_RJIEBA}") from error
         reason = (str(error).strip().splitlines() or [""])[0]
         raise SimjaxError(
             f"{folder}: its tokenizer cannot be read ({type(error).__name__}: {reason}); see "
@@ -127,7 +141,35 @@ def _from_folder(folder: Path) -> PreTrainedTokenizerFast:
         ) from error
     if not tokenizer.is_fast:
         raise SimjaxError(f"{folder}: holds only a slow tokenizer; tokenizer.json is needed")
+    if isinstance(tokenizer, RoFormerTokenizer):
+        _split_words(tokenizer)
     return tokenizer
+
+
+def _is_bare(folder: Path) -> bool:
+    """Whether there is a vocabulary of BERT's kind, and nothing else that says how to use it."""
+    if any(
+        (folder / name).is_file()
+        for name in (*_VOCABULARIES, "tokenizer_config.json")
+        if name != "vocab.txt"
+    ):
+        return False
+    path = folder / "config.json"
+    family = read_json_object(path).get("model_type") if path.is_file() else None
+    return family in (None, "bert", "roformer")
+
+
+def _split_words(tokenizer: RoFormerTokenizer) -> None:
+    """Make jieba keep the words of the vocabulary whole.
+
+    Where it is read from a vocab.txt, transformers 5 hands that file's name to the splitter for the
+    vocabulary, so that every word falls into its characters.
+    """
+    from tokenizers.pre_tokenizers import PreTokenizer
+    from transformers.models.roformer.tokenization_utils import JiebaPreTokenizer
+
+    splitter = JiebaPreTokenizer(tokenizer.get_vocab())
+    tokenizer.backend_tokenizer.pre_tokenizer = PreTokenizer.custom(splitter)
 
 
 def _check_files(folder: Path) -> None:
@@ -155,7 +197,7 @@ def _check_files(folder: Path) -> None:
 
 
 def _from_vocabulary(path: Path) -> PreTrainedTokenizerFast:
-    from transformers import BertTokenizerFast
+    from transformers import BertTokenizerFast, RoFormerTokenizer
 
     try:
         lines = path.read_text(encoding="utf-8").split("\n")
@@ -171,8 +213,18 @@ def _from_vocabulary(path: Path) -> PreTrainedTokenizerFast:
     if len(vocabulary) < len(tokens):
         line = next(n for n, token in enumerate(tokens, 1) if vocabulary[token] != n - 1)
         raise SimjaxError(f"{path}:{line}: token {tokens[line - 1]!r} appears again further down")
-    cased = any(token != token.lower() for token in tokens if not token.startswith("["))
-    return BertTokenizerFast(vocab=vocabulary, do_lower_case=not cased)
+    words = [word for word in (token.removeprefix("##") for token in tokens) if word.isalpha()]
+    lower = all(word == word.lower() for word in words)  # "<S>" is no word
+    if sum(map(_is_chinese_word, tokens)) < _CHINESE_WORDS:
+        return BertTokenizerFast(vocab=vocabulary, do_lower_case=lower)
+    try:
+        return RoFormerTokenizer(vocab=vocabulary, do_lower_case=lower)
+    except ImportError as error:
+        raise SimjaxError(f"{path}: {_WANTS_RJIEBA}") from error
+
+
+def _is_chinese_word(token: str) -> bool:
+    return len(token) > 1 and all("\u4e00" <= letter <= "\u9fff" for letter in token)
 
 
 def _lower_case(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -234,3 +234,67 @@ def test_evaluate_retrieval_beside_a_baseline(simjax, model_folder, tmp_path) ->
     assert figures["scores"]["beir/ndcg@10"] == pytest.approx(100.0)
     assert figures["baseline"]["beir/ndcg@10"] == pytest.approx(100.0)
     assert "TF-IDF" in out
+
+
+def test_evaluate_beside_another_model(simjax, model_folder, embeddings, tmp_path) -> None:
+    path = tmp_path / "pairs.tsv"
+    rows = [f"{TEXTS[i]}\t{TEXTS[i + 1]}\t{i}" for i in range(4)]
+    path.write_text("sentence1\tsentence2\tscore\n" + "\n".join(rows) + "\n", encoding="utf-8")
+    other = tmp_path / "other"
+    encoder = SentenceEncoder.from_pretrained(model_folder, pooling="cls")
+    encoder.save_pretrained(other)
+    arguments = ["evaluate", model_folder, "--sts", path, "--compare", other]
+    figures = {}
+    for shrinkage in (0, 0.5):
+        status, out, _ = simjax(*arguments, "--shrinkage", shrinkage, "--json", tmp_path / "x.json")
+        assert status == 0
+        assert all(word in out for word in ("other", "between", "pairs", "kl_reverse"))
+        assert ("inf: the two sets fill different subspaces" in out) == (shrinkage == 0)
+        figures[shrinkage] = json.loads((tmp_path / "x.json").read_text())
+    # Five texts in 16 dimensions.
+    assert figures[0]["between"]["pairs/kl"] is None
+    assert figures[0]["between"]["pairs/cka"] == figures[0.5]["between"]["pairs/cka"]
+    x, y = (unit(rows.astype(np.float64)) for rows in (embeddings, encoder.encode(list(TEXTS))))
+    p, q = (
+        stats.Covariance.from_eigendecomposition(
+            np.linalg.eigh(0.5 * np.cov(rows.T) + 0.5 * np.eye(16) * np.trace(np.cov(rows.T)) / 16)
+        )
+        for rows in (x, y)
+    )
+    d = x.mean(0) - y.mean(0)
+    kl = np.trace(np.linalg.solve(q.covariance, p.covariance)) - 16
+    kl += d @ np.linalg.solve(q.covariance, d) + q.log_pdet - p.log_pdet
+    assert figures[0.5]["between"]["pairs/kl"] == pytest.approx(kl / 2, rel=1e-3)
+    scores, others = figures[0]["scores"], figures[0]["other_scores"]
+    assert list(scores) == list(others) and scores["pairs/uniformity"] != others["pairs/uniformity"]
+    status, _, err = simjax(*arguments, "--shrinkage", "2")
+    assert (status, "--shrinkage 2: give a number from 0 to 1" in err) == (2, True)
+    status, _, err = simjax(*arguments[:4], "--shrinkage", "0.5")
+    assert (status, "--compare, which is not given" in err) == (2, True)
+    status, out, _ = simjax(*arguments[:5], model_folder, "--plot", tmp_path / "x.png")
+    assert status == 0 and "(again)" in out
+
+
+def test_evaluate_classification_and_labelled_pairs(simjax, model_folder, tmp_path) -> None:
+    folder = tmp_path / "en" / "transfer"
+    folder.mkdir(parents=True)
+    rows = [f"{TEXTS[i % 5]} {i}\t{'animal' if i % 5 != 2 else 'sun'}" for i in range(40)]
+    for name, part in (("mr", rows), ("trec_train", rows[:30]), ("trec_test", rows[30:])):
+        (folder / f"{name}.tsv").write_text("\n".join(["sentence\tlabel", *part]))
+    pairs = tmp_path / "zh" / "lcqmc"
+    pairs.mkdir(parents=True)
+    header = "sentence1\tsentence2\tlabel"
+    (pairs / "dev.tsv").write_text(f"{header}\na\tb\t0\nb\tb\t1\nc\tb\t0\n")
+    both = f"{folder / 'trec_train.tsv'}:{folder / 'trec_test.tsv'}"
+    status, out, _ = simjax(
+        *("evaluate", model_folder, "--root", tmp_path, "--tasks", "mr", "trec", "lcqmc-dev"),
+        *("--classification", both, "--logistic", "--json", tmp_path / "x.json"),
+    )
+    assert status == 0 and "accuracy_logistic" in out
+    scores = json.loads((tmp_path / "x.json").read_text())["scores"]
+    for name in ("accuracy", "accuracy_logistic"):
+        assert 50 < scores[f"mr/{name}"] <= 100
+        assert scores[f"trec/{name}"] == scores[f"trec_train/{name}"]
+    assert "lcqmc-dev/spearman" in scores
+    status, _, err = simjax("evaluate", model_folder, "--root", tmp_path, "--tasks", "transfer")
+    assert status == 1 and "en/transfer/cr.tsv: no such file" in err

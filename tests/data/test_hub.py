@@ -153,3 +153,13 @@ def test_a_damaged_file(folder, tmp_path):
 def test_a_subset_of_files_is_a_usage_error():
     with pytest.raises(UsageError, match=r"source's subset is 'en'.*only those of hub"):
         Source(format="tfds", path="a", subset="en")
+
+
+def test_classes_and_scores_are_held_to_what_is_declared(folder):
+    declared = {"classes": ("how", "why"), "score_range": (0.0, 5.0)}
+    assert list(read(source(**declared), folder)) == expected(0, ROWS)
+    for options, said in (
+        ({"classes": ("why",)}, "one: row 3: the label 'kind' is 'how', which is none of"),
+        ({"score_range": (0.0, 4.0)}, "one: row 18: the score 'score' is 4.25, out of"),
+    ):
+        assert refuse(folder, **options).startswith(said)

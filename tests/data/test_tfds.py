@@ -189,3 +189,15 @@ def test_a_split_of_files_and_a_missing_path_are_usage_errors():
         Source(path="a.csv", split="train")
     with pytest.raises(UsageError, match=r"data\.source\.path is not set"):
         list(read(Source(format="tfds"), None))
+
+
+def test_classes_and_scores_are_held_to_what_is_declared(folder):
+    declared = {"classes": ("how", "why"), "score_range": (0.0, (TRAIN - 1) / 4)}
+    found = list(read(source(**declared), folder))
+    assert in_order(found) == [expected(i) for i in range(TRAIN) if i != 4]
+    for options, said in (
+        ({"classes": ("why",)}, "the label 'kind' is 'how', which is none of"),
+        ({"score_range": (0.0, 5.0)}, "the score 'score' is 5"),
+    ):
+        with pytest.raises(SimjaxError, match=rf"\(train\): example \d+: {said}"):
+            list(read(source(**options), folder))

@@ -32,6 +32,16 @@ def test_columns_are_found_by_name_and_line_ends_may_be_crlf(tmp_path):
     assert data.subsets[0].second == ["b", "d"]
 
 
+def test_labelled_pairs(tmp_path):
+    (tmp_path / "one.tsv").write_text("text_a\ttext_b\tlabel\na\tb\t0\nc\td\t1\n")
+    (tmp_path / "two.tsv").write_text(
+        "sentence1\tsentence2\tlabel\tscore\na\tb\t0\t3\nc\td\t1\t4\n"
+    )
+    data = read_sts(tmp_path)
+    assert data.texts == ["a", "b", "c", "d"]
+    assert data.gold.tolist() == [0, 1, 3, 4]
+
+
 def test_folder_is_subsets_in_name_order_with_texts_counted_once(tmp_path):
     with gzip.open(tmp_path / "b.tsv.gz", "wt") as file:
         file.write(HEADER + ROWS_B)
@@ -80,7 +90,7 @@ def test_constant_prediction_correlates_with_nothing():
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        (b"sentence1\tsentence2\n", r"one\.tsv:1: no column 'score'"),
+        (b"sentence1\tsentence2\n", r"one\.tsv:1: no column 'score' or 'label'; the first"),
         (b"", r"one\.tsv: 0 sentence pairs"),
         (HEADER.encode() + b"a\tb\t1\n", r"one\.tsv: 1 sentence pairs"),
         (HEADER.encode() + b"a\tb\t1\na\tb\n", r"one\.tsv:3: 2 tab-separated fields"),

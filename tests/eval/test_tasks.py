@@ -162,3 +162,50 @@ def test_a_set_of_one_text_has_alignment_alone():
     scores = run(tasks, hashed)
     assert list(scores) == metric_names(tasks)
     assert scores["tiny/alignment"] == 0.0 and "tiny/uniformity" not in scores
+
+
+def test_classification_tasks(root):
+    rows = [f"{'good' if i % 2 else 'bad'} {i}\t{i % 2}\n" for i in range(40)]
+    (root / "films.tsv").write_text("sentence\tlabel\n" + "".join(rows))
+    (root / "test.tsv").write_text("sentence\tlabel\n" + "".join(rows[:5]))
+    config = EvalConfig(
+        (
+            Task("classification", "films.tsv"),
+            Task("classification", "films.tsv", "split", test="test.tsv"),
+        ),
+        metric="films/accuracy",
+        logistic=True,
+    )
+
+    def encode(texts):
+        return np.array([[text.startswith("good"), 0.5, len(text)] for text in texts])
+
+    tasks = load(config, root)
+    scores = run(tasks, encode)
+    assert list(scores) == metric_names(tasks)
+    assert scores["films/accuracy"] == scores["split/accuracy_logistic"] == 100.0
+    assert "films/uniformity" in scores and "films/alignment" not in scores
+    quick = load(EvalConfig(config.tasks), root)
+    assert "films/accuracy_logistic" not in metric_names(quick)
+    assert higher_is_better("films/accuracy")
+    with pytest.raises(UsageError, match=r"sts: test is for tasks of kind classification"):
+        load(EvalConfig((Task("sts", "sts", test="test.tsv"),)), root)
+    with pytest.raises(UsageError, match=r"sts: qrels is for tasks of kind retrieval"):
+        load(EvalConfig((Task("sts", "sts", qrels="test.tsv"),)), root)
+
+
+def test_labelled_pairs_are_correlated_and_those_with_1_are_positives(root):
+    rows = [f"dev {i}\tdev {i * 7 % 5}\t{i % 2}\n" for i in range(12)]
+    (root / "pairs.tsv").write_text("sentence1\tsentence2\tlabel\n" + "".join(rows))
+    tasks = load(EvalConfig((Task("sts", "pairs.tsv"),)), root)
+    assert tasks.loaded[0].positives.tolist() == tasks.loaded[0].data.pairs[1::2].tolist()
+    scores = run(tasks, hashed)
+    assert math.isfinite(scores["pairs/spearman"]) and "pairs/alignment" in scores
+
+
+def test_embeddings_are_kept_where_they_are_asked_for(root):
+    tasks = load(CONFIG, root)
+    assert evaluate(tasks, hashed).embeddings == {}
+    found = evaluate(tasks, hashed, keep=True).embeddings
+    assert list(found) == ["sts", "stsb-dev", "beir"]
+    np.testing.assert_allclose(np.linalg.norm(found["sts"], axis=1), 1, rtol=1e-6)

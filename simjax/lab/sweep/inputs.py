@@ -9,6 +9,7 @@ from pathlib import Path
 from simjax.data import corpus
 from simjax.errors import UsageError
 from simjax.eval import tasks
+from simjax.eval.classification import ClassificationSet
 from simjax.eval.sts import StsSet
 from simjax.eval.tasks import Tasks
 from simjax.lab.folder import STUDY
@@ -61,7 +62,13 @@ def _fingerprint(store: str, evaluation: Tasks) -> str:
     whole = hashlib.sha256(store.encode())
     for task in evaluation.loaded:
         data = task.data
-        judged = data.gold.tolist() if isinstance(data, StsSet) else data.relevant
+        judged: object
+        if isinstance(data, StsSet):
+            judged = data.gold.tolist()
+        elif isinstance(data, ClassificationSet):
+            judged = [part.tolist() for part in (data.examples, data.labels, data.held_out)]
+        else:
+            judged = data.relevant
         text = repr((task.name, task.texts, judged))
         whole.update(text.encode("utf-8", "surrogatepass"))
     return whole.hexdigest()[:12]

@@ -43,6 +43,23 @@ HEADER = "sentence1\tsentence2\tscore\n"
 GRADED = HEADER + "a\tb\t1\n"
 
 
+def labelled(name: str, content: str, *says: str, test: str | None = None) -> Row:
+    """A classification set, perhaps with a file of test examples."""
+
+    def make(folder: Path) -> list[str]:
+        paths = [write(folder / "classes.tsv", content)]
+        paths += [write(folder / "test.tsv", test)] if test is not None else []
+        named = ":".join(map(str, paths))
+        return ["evaluate", str(folder / "model"), "--classification", named]
+
+    return Row(f"classification set: {name}", make, says)
+
+
+CLASSES = "sentence\tlabel\na\tx\nb\tx\nc\ty\nd\ty\n"
+SCORED = "a\tb\tkind\tscore\nq\tp\tyes\t5\n"
+KEYS = ", anchor: a, positives: [b], label: kind, classes: ['no', 'yes'], score: score"
+
+
 def beir(name: str, file: str, content: str | bytes, *says: str) -> Row:
     """A retrieval set, one of whose files is of that content."""
 
@@ -114,6 +131,39 @@ ROWS = [
         status=2,
     ),
     data("a pattern without files", "x.csv", PAIRS, "no file matches", path="*.tsv"),
+    data(
+        "an unknown class",
+        "x.tsv",
+        SCORED + "r\ts\tyse\t1\n",
+        "{}/x.tsv:3: the label 'kind' is 'yse', which is none of data.source.classes (no, yes)",
+        keys=KEYS,
+    ),
+    data(
+        "a score out of range",
+        "x.tsv",
+        SCORED + "r\ts\tno\t5.5\n",
+        "{}/x.tsv:3: the score 'score' is 5.5, out of data.source.score_range, which is 0 to 5",
+        keys=f"{KEYS}, score_range: [0, 5]",
+    ),
+    data(
+        "a range without a column",
+        "x.tsv",
+        SCORED,
+        "has score_range but no score",
+        keys=", anchor: a, score_range: [0, 5]",
+        status=2,
+    ),
+    labelled("empty", "", "{}/classes.tsv: 0 classes"),
+    labelled("no header", "a\tx\n", "{}/classes.tsv:1: no column 'sentence' or 'text'"),
+    labelled("no label", CLASSES + "e\t \n", "{}/classes.tsv:6: no label"),
+    labelled("a lost field", CLASSES + "e\n", "{}/classes.tsv:6: 1 tab-separated fields, the"),
+    labelled("a class of one", CLASSES + "e\tz\n", "{}/classes.tsv: class 'z' has 1 example"),
+    labelled(
+        "a class that training lacks",
+        CLASSES,
+        "{}/test.tsv:2: no training example has the label 'z'",
+        test="sentence\tlabel\na\tz\n",
+    ),
     sts("empty", "", "{}/sts.tsv"),
     sts("no header", "a\tb\t1\nc\td\t2\n", "{}/sts.tsv:1: no column 'sentence1'"),
     sts(

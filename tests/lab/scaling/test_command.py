@@ -15,6 +15,7 @@ import yaml
 
 from simjax.cli.main import main
 from simjax.errors import SimjaxError, UsageError
+from simjax.eval import tasks
 from simjax.lab.measuring import Stopped
 from simjax.lab.scaling import command, recipe, report
 from simjax.lab.scaling.grid import Grid, RunKey, Setting, check, run_keys, settings
@@ -275,3 +276,16 @@ def test_nothing_to_report_on(tmp_path):
     STUDY.write(tmp_path)
     with pytest.raises(SimjaxError, match="no run is there yet"):
         report.write(tmp_path, Study.read(tmp_path))
+
+
+def test_the_texts_of_an_evaluation_are_told_apart_by_what_is_judged(tmp_path):
+    def of(kind, labels):
+        pairs = kind == "sts"
+        lines = ["sentence1\tsentence2\tscore" if pairs else "sentence\tlabel"]
+        lines += [f"a\tb\t{x}" if pairs else f"a {i}\t{x}" for i, x in enumerate(labels)]
+        (tmp_path / "x.tsv").write_text("\n".join(lines))
+        found = tasks.load(tasks.EvalConfig((tasks.Task(kind, "x.tsv"),)), tmp_path)
+        return inputs._fingerprint("store", found)
+
+    seen = [of(kind, labels) for kind in ("sts", "classification") for labels in ("1100", "0110")]
+    assert len(set(seen)) == 4
