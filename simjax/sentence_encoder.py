@@ -21,6 +21,8 @@ from simjax.inference.progress import progress
 from simjax.inference.request import Distinct, Request, check_several, default_batch_size
 from simjax.models.pooling import Pooling
 from simjax.models.sentence_model import SentenceModel, merge, split
+from simjax.postprocess.flow import Flow
+from simjax.postprocess.flow_folder import read as read_flow
 from simjax.types import Params
 
 if TYPE_CHECKING:
@@ -38,6 +40,7 @@ class SentenceEncoder(Searchable):
         max_length: Tokens, special ones included, beyond which a text is cut.
         prompts: Texts that `encode` can put before sentences, by name.
         default_prompt: Which of them it does when none is asked for.
+        flow: What the model's vectors go through before they are scaled; None for none.
     """
 
     def __init__(
@@ -50,6 +53,7 @@ class SentenceEncoder(Searchable):
         prompts: Mapping[str, str] | None = None,
         default_prompt: str | None = None,
         training_head: bool = True,
+        flow: Flow | None = None,
         devices: Sequence[jax.Device] | None = None,
     ) -> None:
         """Put an encoder together from its parts.
@@ -62,6 +66,7 @@ class SentenceEncoder(Searchable):
             prompts: Texts that `encode` can put before sentences, by name.
             default_prompt: Which of them it does when none is asked for.
             training_head: False leaves out a head that is only there for training.
+            flow: What the model's vectors go through before they are scaled.
             devices: Devices that share the work, such as `jax.local_devices()`; None takes the
                 one that the parameters are on.
 
@@ -74,12 +79,13 @@ class SentenceEncoder(Searchable):
         self.prompts = dict(prompts or {})
         self.default_prompt = default_prompt
         self.training_head = training_head
+        self.flow = flow
         self.max_length = longest_text(max_length, tokenizer, model.config.max_positions)
         self._cutter = Cutter(tokenizer, self.max_length)
         self._pooling = model.pooling
         self._dtype = model.dtype
         self._graphdef, params = split(model)
-        self._size = model.embedding_size
+        self._size = model.embedding_size if flow is None else flow.config.rank
         self._embedder = Embedder(
             self._graphdef,
             model.config.hidden_size,
@@ -126,6 +132,7 @@ class SentenceEncoder(Searchable):
             raise SimjaxError(
                 f"{folder}: no dense layer for pooling {loaded.model.pooling}; choose cls or mean"
             )
+        size = loaded.model.embedding_size
         tokenizer = load_tokenizer(folder)
         check_tokenizer(tokenizer, loaded.model.config)
         return cls(
@@ -135,6 +142,7 @@ class SentenceEncoder(Searchable):
             max_length=loaded.max_length if max_length is None else max_length,
             prompts=loaded.prompts,
             default_prompt=loaded.default_prompt,
+            flow=None if loaded.flow is None else read_flow(loaded.flow, size),
             devices=devices,
         )
 
@@ -149,8 +157,10 @@ class SentenceEncoder(Searchable):
         return str(self._dtype)
 
     def fingerprint(self) -> str:
-        """A digest of weights, architecture, pooling and tokenizer."""
-        return fingerprint(self.model, self.tokenizer, training_head=self.training_head)
+        """A digest of weights, architecture, pooling, flow and tokenizer."""
+        return fingerprint(
+            self.model, self.tokenizer, training_head=self.training_head, flow=self.flow
+        )
 
     def replace(self, params: Params) -> SentenceEncoder:
         """The same encoder with other parameters; shares the compiled code."""
@@ -159,6 +169,20 @@ class SentenceEncoder(Searchable):
         other._placed = None
         other.params = params
         return other
+
+    def rebuilt(self, model: SentenceModel, flow: Flow | None = None) -> SentenceEncoder:
+        """The same use of another model, with this flow or none."""
+        return SentenceEncoder(
+            model,
+            self.tokenizer,
+            normalize=self.normalize,
+            max_length=self.max_length,
+            prompts=self.prompts,
+            default_prompt=self.default_prompt,
+            training_head=self.training_head,
+            flow=flow,
+            devices=self._devices,
+        )
 
     def encode(
         self,
@@ -275,7 +299,7 @@ class SentenceEncoder(Searchable):
     def _weights(self) -> Weights:
         """The parameters on the devices, put there once."""
         if self._placed is None:
-            self._placed = self._embedder.place(self.params)
+            self._placed = self._embedder.place(self.params, self.flow)
         return self._placed
 
     def save_pretrained(
@@ -286,6 +310,8 @@ class SentenceEncoder(Searchable):
         overwrite: bool = False,
     ) -> Path:
         """Write a folder that `from_pretrained`, sentence-transformers and transformers load.
+
+        The latter two load it without its flow, if it has one.
 
         Args:
             folder: Where to.
@@ -307,5 +333,6 @@ class SentenceEncoder(Searchable):
             prompts=self.prompts,
             default_prompt=self.default_prompt,
             training_head=self.training_head,
+            flow=self.flow,
             overwrite=overwrite,
         )
