@@ -1,5 +1,6 @@
 import gzip
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -13,12 +14,9 @@ from simjax.export import WITHOUT_FLOW
 from simjax.postprocess.flow_fit import FlowFit
 from simjax.sentence_encoder import SentenceEncoder
 
-SENTENCES = [
-    f"{a} {b} {c}"
-    for a in ("a", "the", "two")
-    for b in ("dog", "cat", "sofa")
-    for c in ("runs", "is asleep", "in the park", "sets")
-]
+# Of many words, since a small random model makes little more of them than their mean.
+WORDS = "dog runs park cat sleeps on sofa sun sets behind hills two dogs run across field".split()
+SENTENCES = [" ".join(random.Random(i).sample(WORDS, 1 + i % 5)) for i in range(36)]
 
 
 @pytest.fixture
