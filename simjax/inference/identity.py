@@ -28,7 +28,12 @@ def fingerprint(
     The precision of the computation, the longest length and the scaling are not in it.
     """
     _, params = split(model)
-    what = (model.config, model.pooling, training_head, tokenizer.truncation_side)
+    what: tuple[object, ...] = (
+        model.config,
+        model.pooling,
+        training_head,
+        tokenizer.truncation_side,
+    )
     if flow is not None:
         what, params = (*what, flow.config), {**params, "flow": flow.tensors}
     digest = hashlib.sha256(repr(what).encode())

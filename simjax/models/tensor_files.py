@@ -137,8 +137,8 @@ class TensorFolder:
             raise SimjaxError(f"{path}: tensor {name} has values that are not finite")
         return array
 
-    def read_permutations(self, name: str, shape: tuple[int, int], because: str) -> np.ndarray:
-        """A tensor of int32 each of whose rows holds the numbers from 0 to its length, once.
+    def read_permutations(self, name: str, shape: tuple[int, ...], because: str) -> np.ndarray:
+        """A tensor of int32, each of whose rows holds the numbers below its length, each once.
 
         Arguments are those of `read`.
 
@@ -150,7 +150,7 @@ class TensorFolder:
         if kind != "I32":
             raise SimjaxError(f"{path}: tensor {name} is {kind}, not I32")
         array = handle.get_tensor(name)
-        if not np.array_equal(np.sort(array, axis=1), np.broadcast_to(np.arange(shape[1]), shape)):
+        if not np.array_equal(np.sort(array), np.broadcast_to(np.arange(shape[-1]), shape)):
             raise SimjaxError(f"{path}: tensor {name} has rows that are no permutations")
         return array
 

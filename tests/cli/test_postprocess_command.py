@@ -15,7 +15,8 @@ from simjax.postprocess.flow_fit import FlowFit
 from simjax.sentence_encoder import SentenceEncoder
 
 # Of many words, since a small random model makes little more of them than their mean.
-WORDS = "dog runs park cat sleeps on sofa sun sets behind hills two dogs run across field".split()
+WORDS = ("dog", "runs", "park", "cat", "sleeps", "sofa", "sun", "sets", "behind", "hills", "field")
+WORDS += ("two", "dogs", "run", "across", "on", "in", "asleep", "is")
 SENTENCES = [" ".join(random.Random(i).sample(WORDS, 1 + i % 5)) for i in range(36)]
 
 
