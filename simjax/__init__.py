@@ -35,6 +35,7 @@ _PARTS = (
     "models",
     "objectives",
     "ops",
+    "postprocess",
     "sentence_encoder",
     "train",
     "types",

@@ -24,6 +24,8 @@ from simjax.models.hf import hf_config, state_dict
 from simjax.models.modules_json import POOLING_FLAGS, POOLING_WORDS, two_layer_weights
 from simjax.models.pooling import TWO_LAYERS
 from simjax.models.sentence_model import SentenceModel
+from simjax.postprocess import flow_folder
+from simjax.postprocess.flow import Flow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -33,6 +35,12 @@ _MODULE = "sentence_transformers.models."
 _TORCH = "torch.nn.modules."
 _ACTIVATIONS = {"tanh": f"{_TORCH}activation.Tanh", "identity": f"{_TORCH}linear.Identity"}
 _METADATA = {"format": "pt"}
+
+WITHOUT_FLOW = (
+    "sentence-transformers and transformers load this folder without its flow, as the encoder that "
+    "the flow was fitted on; simjax applies the flow"
+)
+"""What whoever exports or loads a model with a flow has to know."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +54,7 @@ class ModelCard:
         scores: Measured scores by name, such as `stsb-dev/spearman`.
         language: Language codes of the training text.
         license: Licence of the model.
+        notes: What else there is to say, in paragraphs.
     """
 
     name: str | None = None
@@ -54,6 +63,7 @@ class ModelCard:
     scores: Mapping[str, float] = field(default_factory=dict)
     language: tuple[str, ...] = ()
     license: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 def save(
@@ -67,6 +77,7 @@ def save(
     prompts: Mapping[str, str] | None = None,
     default_prompt: str | None = None,
     training_head: bool = True,
+    flow: Flow | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write the folder, whole or not at all.
@@ -87,6 +98,8 @@ def save(
         default_prompt: Which of them is used when none is asked for.
         training_head: False drops the dense layer of `cls_mlp`, as after unsupervised SimCSE;
             the pooling is then the first token.
+        flow: What the model's vectors go through before they are scaled. It gets a folder of its
+            own, which simjax alone reads (`WITHOUT_FLOW`).
         overwrite: Replace a model that was exported here before (never anything else).
 
     Returns:
@@ -97,7 +110,7 @@ def save(
     """
     check_local("the folder to write", folder)
     folder = Path(folder).expanduser().resolve()
-    _check_target(folder, overwrite=overwrite)
+    check_target(folder, overwrite=overwrite)
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     try:
         partial.mkdir(parents=True)
@@ -125,10 +138,13 @@ def save(
                 "prompts": dict(prompts or {}),
                 "default_prompt_name": default_prompt,
                 "similarity_fn_name": "cosine",
+                **({} if flow is None else {"flow": flow_folder.FOLDER}),
             },
         )
+        if flow is not None:
+            flow_folder.write(partial / flow_folder.FOLDER, flow)
         (partial / "README.md").write_text(
-            _readme(card or ModelCard(), folder.name, model, modules, max_length), "utf-8"
+            _readme(card or ModelCard(), folder.name, model, modules, max_length, flow), "utf-8"
         )
         move_into_place(partial, folder)
     except (OSError, SafetensorError) as error:  # the latter where the disk is full
@@ -139,7 +155,12 @@ def save(
     return folder
 
 
-def _check_target(folder: Path, *, overwrite: bool) -> None:
+def check_target(folder: Path, *, overwrite: bool) -> None:
+    """Refuses a folder that `save` would not write to, before there is anything to write.
+
+    Raises:
+        SimjaxError: It is a file, or holds something that is not to be replaced.
+    """
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -296,9 +317,15 @@ def _write_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerFast, max_lengt
 
 
 def _readme(
-    card: ModelCard, name: str, model: SentenceModel, modules: list[str], max_length: int
+    card: ModelCard,
+    name: str,
+    model: SentenceModel,
+    modules: list[str],
+    max_length: int,
+    flow: Flow | None,
 ) -> str:
     title = card.name or name
+    size = model.embedding_size if flow is None else flow.config.rank
     header: dict[str, Any] = {
         "library_name": "sentence-transformers",
         "pipeline_tag": "sentence-similarity",
@@ -315,13 +342,15 @@ def _readme(
         f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---",
         f"# {title}",
         f"A sentence encoder trained with simjax {__version__}. It maps texts to"
-        f" {model.embedding_size} dimensions, in which cosine similarity stands for similarity of"
+        f" {size} dimensions, in which cosine similarity stands for similarity of"
         " meaning.",
         f"* Encoder: {model.config.family}, {model.config.num_layers} layers of width"
         f" {model.config.hidden_size}\n"
         f"* Pooling: {model.pooling}\n"
         f"* Modules: {', '.join(modules)}\n"
         f"* Longest text: {max_length} tokens",
+        *card.notes,
+        *([] if flow is None else [f"**{WITHOUT_FLOW[0].upper()}{WITHOUT_FLOW[1:]}.**"]),
         "## Use",
         f"```python\nfrom sentence_transformers import SentenceTransformer\n\n"
         f"model = SentenceTransformer({title!r})\n"

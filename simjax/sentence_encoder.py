@@ -5,16 +5,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias, overload
+from typing import TYPE_CHECKING
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float, Float32
+from jaxtyping import Float32
 
 from simjax.errors import SimjaxError, UsageError
-from simjax.eval.geometry import unit_rows
-from simjax.index.sentences import Hit, SentenceIndex
+from simjax.index.searchable import Searchable
 from simjax.inference.cutter import Cutter, longest_text
 from simjax.inference.embedder import Embedder, Weights
 from simjax.inference.identity import fingerprint
@@ -22,6 +21,8 @@ from simjax.inference.progress import progress
 from simjax.inference.request import Distinct, Request, check_several, default_batch_size
 from simjax.models.pooling import Pooling
 from simjax.models.sentence_model import SentenceModel, merge, split
+from simjax.postprocess.flow import Flow
+from simjax.postprocess.flow_folder import read as read_flow
 from simjax.types import Params
 
 if TYPE_CHECKING:
@@ -29,10 +30,8 @@ if TYPE_CHECKING:
 
     from simjax.export import ModelCard
 
-Texts: TypeAlias = str | Sequence[str]
 
-
-class SentenceEncoder:
+class SentenceEncoder(Searchable):
     """A sentence model with its tokenizer.
 
     Attributes:
@@ -41,6 +40,7 @@ class SentenceEncoder:
         max_length: Tokens, special ones included, beyond which a text is cut.
         prompts: Texts that `encode` can put before sentences, by name.
         default_prompt: Which of them it does when none is asked for.
+        flow: What the model's vectors go through before they are scaled; None for none.
     """
 
     def __init__(
@@ -53,6 +53,7 @@ class SentenceEncoder:
         prompts: Mapping[str, str] | None = None,
         default_prompt: str | None = None,
         training_head: bool = True,
+        flow: Flow | None = None,
         devices: Sequence[jax.Device] | None = None,
     ) -> None:
         """Put an encoder together from its parts.
@@ -65,6 +66,7 @@ class SentenceEncoder:
             prompts: Texts that `encode` can put before sentences, by name.
             default_prompt: Which of them it does when none is asked for.
             training_head: False leaves out a head that is only there for training.
+            flow: What the model's vectors go through before they are scaled.
             devices: Devices that share the work, such as `jax.local_devices()`; None takes the
                 one that the parameters are on.
 
@@ -77,12 +79,13 @@ class SentenceEncoder:
         self.prompts = dict(prompts or {})
         self.default_prompt = default_prompt
         self.training_head = training_head
+        self.flow = flow
         self.max_length = longest_text(max_length, tokenizer, model.config.max_positions)
         self._cutter = Cutter(tokenizer, self.max_length)
         self._pooling = model.pooling
         self._dtype = model.dtype
         self._graphdef, params = split(model)
-        self._size = model.embedding_size
+        self._size = model.embedding_size if flow is None else flow.config.rank
         self._embedder = Embedder(
             self._graphdef,
             model.config.hidden_size,
@@ -91,7 +94,6 @@ class SentenceEncoder:
         )
         self._placed: Weights | None = None
         self._devices = devices
-        self._index: SentenceIndex | None = None
         self.params = params
 
     @classmethod
@@ -130,6 +132,7 @@ class SentenceEncoder:
             raise SimjaxError(
                 f"{folder}: no dense layer for pooling {loaded.model.pooling}; choose cls or mean"
             )
+        size = loaded.model.embedding_size
         tokenizer = load_tokenizer(folder)
         check_tokenizer(tokenizer, loaded.model.config)
         return cls(
@@ -139,6 +142,7 @@ class SentenceEncoder:
             max_length=loaded.max_length if max_length is None else max_length,
             prompts=loaded.prompts,
             default_prompt=loaded.default_prompt,
+            flow=None if loaded.flow is None else read_flow(loaded.flow, size),
             devices=devices,
         )
 
@@ -153,8 +157,10 @@ class SentenceEncoder:
         return str(self._dtype)
 
     def fingerprint(self) -> str:
-        """A digest of weights, architecture, pooling and tokenizer."""
-        return fingerprint(self.model, self.tokenizer, training_head=self.training_head)
+        """A digest of weights, architecture, pooling, flow and tokenizer."""
+        return fingerprint(
+            self.model, self.tokenizer, training_head=self.training_head, flow=self.flow
+        )
 
     def replace(self, params: Params) -> SentenceEncoder:
         """The same encoder with other parameters; shares the compiled code."""
@@ -163,6 +169,20 @@ class SentenceEncoder:
         other._placed = None
         other.params = params
         return other
+
+    def rebuilt(self, model: SentenceModel, flow: Flow | None = None) -> SentenceEncoder:
+        """The same use of another model, with this flow or none."""
+        return SentenceEncoder(
+            model,
+            self.tokenizer,
+            normalize=self.normalize,
+            max_length=self.max_length,
+            prompts=self.prompts,
+            default_prompt=self.default_prompt,
+            training_head=self.training_head,
+            flow=flow,
+            devices=self._devices,
+        )
 
     def encode(
         self,
@@ -279,111 +299,8 @@ class SentenceEncoder:
     def _weights(self) -> Weights:
         """The parameters on the devices, put there once."""
         if self._placed is None:
-            self._placed = self._embedder.place(self.params)
+            self._placed = self._embedder.place(self.params, self.flow)
         return self._placed
-
-    def similarity(
-        self, a: Texts | Float[np.ndarray, "*N D"], b: Texts | Float[np.ndarray, "*M D"]
-    ) -> Float32[np.ndarray, "N M"]:
-        """Cosine similarity of each of `a` with each of `b`; each texts or embeddings.
-
-        Raises:
-            UsageError: The embeddings have different widths.
-        """
-        left, right = self._unit(a), self._unit(b)
-        if left.shape[1] != right.shape[1]:
-            raise UsageError(f"embeddings of widths {left.shape[1]} and {right.shape[1]}")
-        return left @ right.T
-
-    def _unit(self, x: Texts | Float[np.ndarray, "*N D"]) -> Float32[np.ndarray, "N D"]:
-        if isinstance(x, str):
-            x = [x]
-        if isinstance(x, np.ndarray | jax.Array) or (len(x) and not isinstance(x[0], str)):
-            return unit_rows(np.atleast_2d(np.asarray(x, np.float32)))
-        return self.encode(x, normalize=True)
-
-    def build_index(
-        self,
-        sentences: Sequence[str],
-        *,
-        batch_size: int | None = None,
-        show_progress_bar: bool = False,
-    ) -> None:
-        """Embed the sentences that `search` looks through, in place of any before them.
-
-        Options are those of `encode`.
-
-        Raises:
-            SimjaxError: There are none.
-        """
-        kept = list(sentences)
-        if not kept:
-            raise SimjaxError("there are no sentences to build an index from")
-        vectors = self.encode(
-            kept, batch_size=batch_size, normalize=True, show_progress_bar=show_progress_bar
-        )
-        self._index = SentenceIndex(kept, vectors, self._devices)
-
-    @overload
-    def search(
-        self,
-        queries: str,
-        *,
-        top_k: int = 10,
-        threshold: float | None = None,
-        prompt: str | None = None,
-        batch_size: int | None = None,
-    ) -> list[Hit]: ...
-
-    @overload
-    def search(
-        self,
-        # Not any sequence of strings, since a string is one as well.
-        queries: list[str] | tuple[str, ...],
-        *,
-        top_k: int = 10,
-        threshold: float | None = None,
-        prompt: str | None = None,
-        batch_size: int | None = None,
-    ) -> list[list[Hit]]: ...
-
-    def search(
-        self,
-        queries: str | list[str] | tuple[str, ...],
-        *,
-        top_k: int = 10,
-        threshold: float | None = None,
-        prompt: str | None = None,
-        batch_size: int | None = None,
-    ) -> list[Hit] | list[list[Hit]]:
-        """Find the sentences of the index that are most similar, exactly.
-
-        Args:
-            queries: One query, or several.
-            top_k: Most hits per query.
-            threshold: Least cosine similarity of a hit; None for any.
-            prompt: Text put before every query; see `encode`.
-            batch_size: See `encode`.
-
-        Returns:
-            Hits from the best down, equal scores by place; one list per query, or just the list
-            for a query given as a string.
-
-        Raises:
-            SimjaxError: No index was built.
-            UsageError: `top_k` is below 1.
-        """
-        if self._index is None:
-            raise SimjaxError("nothing to search: call build_index(sentences) first")
-        if top_k < 1:
-            raise UsageError(f"top_k {top_k}: must be at least 1")
-        if isinstance(queries, str):
-            queries = [queries]
-            return self.search(
-                queries, top_k=top_k, threshold=threshold, prompt=prompt, batch_size=batch_size
-            )[0]
-        vectors = self.encode(queries, batch_size=batch_size, normalize=True, prompt=prompt)
-        return self._index.search(vectors, top_k, threshold)
 
     def save_pretrained(
         self,
@@ -393,6 +310,8 @@ class SentenceEncoder:
         overwrite: bool = False,
     ) -> Path:
         """Write a folder that `from_pretrained`, sentence-transformers and transformers load.
+
+        The latter two load it without its flow, if it has one.
 
         Args:
             folder: Where to.
@@ -414,5 +333,6 @@ class SentenceEncoder:
             prompts=self.prompts,
             default_prompt=self.default_prompt,
             training_head=self.training_head,
+            flow=self.flow,
             overwrite=overwrite,
         )

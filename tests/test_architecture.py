@@ -20,7 +20,7 @@ LAYERS = (
     {"mesh", "processes"},
     {"ops"},
     {"models", "objectives", "data"},
-    {"eval"},
+    {"eval", "postprocess"},
     {"checkpoint"},
     {"sentence_encoder", "export", "inference", "index"},
     {"train"},

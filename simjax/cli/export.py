@@ -7,6 +7,7 @@ any model that simjax loads.
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 from simjax.cli.arguments import positive
@@ -51,3 +52,7 @@ def run(args: argparse.Namespace) -> None:
     encoder = SentenceEncoder.from_pretrained(args.run_folder)
     encoder.save_pretrained(args.output, overwrite=args.overwrite)
     print(f"{args.output}: the model of {args.run_folder}")
+    if encoder.flow is not None:
+        from simjax.export import WITHOUT_FLOW
+
+        print(f"{args.output}: {WITHOUT_FLOW}", file=sys.stderr)

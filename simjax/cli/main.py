@@ -38,6 +38,7 @@ COMMANDS = (
     Command("plan", "plan", "say what a recipe takes of accelerators, and how fast it may be"),
     Command("evaluate", "evaluate", "score a model on similarity and retrieval sets"),
     Command("export", "export", "write a run's model as a sentence-transformers folder"),
+    Command("postprocess", "postprocess", "whiten a model's embeddings, or put a flow behind them"),
     Command("encode", "encode", "turn lines of text into embeddings"),
     Command("index", "index", "make a folder of embeddings that can be searched"),
     Command("search", "search", "find the texts of a corpus that are nearest to a query"),

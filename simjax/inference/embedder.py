@@ -20,6 +20,7 @@ from simjax.inference.cutter import Cutter
 from simjax.inference.request import Distinct, Request
 from simjax.mesh import MeshConfig, batch_spec, make_mesh
 from simjax.models.sentence_model import GraphDef, merge
+from simjax.postprocess.flow import Flow
 from simjax.types import Block, Params
 
 WINDOW = 4096
@@ -42,10 +43,10 @@ class Part:
 
 
 class Weights(NamedTuple):
-    """A model's parameters on one device and, the same ones for several, on all."""
+    """A model's parameters, and its flow's, on one device and, the same for several, on all."""
 
-    single: Params
-    everywhere: Params
+    single: tuple[Params, Flow | None]
+    everywhere: tuple[Params, Flow | None]
 
 
 class Embedder:
@@ -70,8 +71,11 @@ class Embedder:
         self.width = width
         self.blocks = len(devices or (None,))
 
-        def forward(params: Params, block: Block) -> Float32[jax.Array, "*K T D"]:
-            return merge(graphdef, params)(block, training_head=training_head)
+        def forward(
+            params: Params, block: Block, flow: Flow | None = None
+        ) -> Float32[jax.Array, "*K T D"]:
+            vectors = merge(graphdef, params)(block, training_head=training_head)
+            return vectors if flow is None else flow.forward(vectors)[0]
 
         self.forward = jax.jit(forward)
         if self.blocks > 1:
@@ -81,16 +85,17 @@ class Embedder:
                 jax.shard_map(
                     forward,
                     mesh=mesh,
-                    in_specs=(P(), batch_spec()),
+                    in_specs=(P(), batch_spec(), P()),
                     out_specs=batch_spec(),
                 )
             )
 
-    def place(self, params: Params) -> Weights:
+    def place(self, params: Params, flow: Flow | None = None) -> Weights:
         """Put parameters where they are needed."""
+        single = (params, flow)
         if self.blocks == 1:
-            return Weights(params, params)
-        return Weights(params, jax.device_put(params, self._everywhere))
+            return Weights(single, single)
+        return Weights(single, jax.device_put(single, self._everywhere))
 
     def window(self, most_tokens: int) -> int:
         """Texts of a window: enough for ten calls or so of short ones."""
@@ -98,8 +103,10 @@ class Embedder:
 
     def _start(self, weights: Weights, block: Block) -> jax.Array:
         if block.tokens.ndim == 2:
-            return self.forward(weights.single, block)
-        values = self._shared(weights.everywhere, block)
+            params, flow = weights.single
+            return self.forward(params, block, flow)
+        params, flow = weights.everywhere
+        values = self._shared(params, block, flow)
         return values.reshape(-1, values.shape[-1])
 
     def stream(

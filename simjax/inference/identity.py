@@ -10,20 +10,32 @@ import numpy as np
 
 from simjax.data.engine import copy_engine, written
 from simjax.models.sentence_model import SentenceModel, split
+from simjax.postprocess.flow import Flow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
 def fingerprint(
-    model: SentenceModel, tokenizer: PreTrainedTokenizerFast, *, training_head: bool
+    model: SentenceModel,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    training_head: bool,
+    flow: Flow | None = None,
 ) -> str:
-    """A digest of weights, architecture, pooling and tokenizer; 32 hexadecimal digits.
+    """A digest of weights, architecture, pooling, flow and tokenizer; 32 hexadecimal digits.
 
     The precision of the computation, the longest length and the scaling are not in it.
     """
     _, params = split(model)
-    what = (model.config, model.pooling, training_head, tokenizer.truncation_side)
+    what: tuple[object, ...] = (
+        model.config,
+        model.pooling,
+        training_head,
+        tokenizer.truncation_side,
+    )
+    if flow is not None:
+        what, params = (*what, flow.config), {**params, "flow": flow.tensors}
     digest = hashlib.sha256(repr(what).encode())
     # Not as it is: calls of the tokenizer switch padding and truncation on and off.
     digest.update(written(copy_engine(tokenizer)).encode("utf-8", "surrogatepass"))

@@ -57,6 +57,8 @@ class ModelFolder:
     """Which of `prompts` is used when none is asked for."""
     random_head: bool = False
     """The pooling has a dense layer for which the folder has no weights."""
+    flow: Path | None = None
+    """The folder of a flow that was fitted to the vectors of this model."""
 
 
 def resolve(name_or_path: str | Path) -> Path:
@@ -121,8 +123,8 @@ def load(
     Args:
         folder: Holds `config.json` and `model.safetensors`, or a `modules.json` that says where.
         pooling: None takes the folder's, or mean if it names none. Another one than the folder's
-            replaces its pooling and its Dense modules. `cls_mlp` and `cls_linear` take their
-            dense layer from the folder's Dense module; `cls_mlp` takes it otherwise from the
+            replaces its pooling, its Dense modules and its flow. `cls_mlp` and `cls_linear` take
+            their dense layer from the folder's Dense module; `cls_mlp` takes it otherwise from the
             checkpoint of SimCSE's code or from BERT's pooler.
         dtype: Compute in float32 or bfloat16; parameters are float32 in any case.
         dropout: Replaces both rates of `config.json`.
@@ -191,6 +193,7 @@ def load(
         prompts=described.prompts,
         default_prompt=described.default_prompt,
         random_head=wanted is not None and own is None,
+        flow=described.flow if pooling == (described.pooling or "mean") else None,
     )
 
 

@@ -50,6 +50,8 @@ class Described:
     lower_case: bool = False
     prompts: dict[str, str] = field(default_factory=dict)
     default_prompt: str | None = None
+    flow: Path | None = None
+    """The folder of a flow behind the heads, which sentence-transformers does not know of."""
 
 
 def describe(folder: Path) -> Described:
@@ -105,7 +107,7 @@ def describe(folder: Path) -> Described:
         heads=tuple(heads),
         normalize=normalize,
         **_transformer_settings(transformer),
-        **_prompts(folder),
+        **_use(folder),
     )
 
 
@@ -210,7 +212,8 @@ def _transformer_settings(folder: Path) -> dict[str, Any]:
     return {"max_length": max_length, "lower_case": lower_case}
 
 
-def _prompts(folder: Path) -> dict[str, Any]:
+def _use(folder: Path) -> dict[str, Any]:
+    """Prompts, and the flow, which is named where sentence-transformers ignores what is not its."""
     path = folder / "config_sentence_transformers.json"
     if not os.path.lexists(path):
         return {}
@@ -221,4 +224,6 @@ def _prompts(folder: Path) -> dict[str, Any]:
     default = config.get("default_prompt_name")
     if default is not None and default not in prompts:
         raise SimjaxError(f"{path}: default_prompt_name {default!r} is not among its prompts")
-    return {"prompts": dict(prompts), "default_prompt": default}
+    named = config.get("flow")
+    flow = None if named is None else _inside(folder, named, path)
+    return {"prompts": dict(prompts), "default_prompt": default, "flow": flow}

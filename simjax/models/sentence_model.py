@@ -76,6 +76,26 @@ class SentenceModel(nnx.Module):
         """The dense layers behind the pooling."""
         return tuple(getattr(self, f"head_{number}") for number in range(self.num_heads))
 
+    def append(self, layer: HeadWeights) -> None:
+        """Put a dense layer behind those that there are.
+
+        Raises:
+            UsageError: It takes vectors of another width.
+        """
+        out_features, in_features = layer.weight.shape
+        if in_features != self.embedding_size:
+            raise UsageError(
+                f"a dense layer takes {in_features} features, and embeddings have "
+                f"{self.embedding_size}"
+            )
+        shape = HeadConfig(in_features, out_features, layer.activation, layer.bias is not None)
+        head = Head(shape, stddev=0.0, rngs=nnx.Rngs(0))
+        head.kernel = nnx.Param(jnp.asarray(layer.weight.T))
+        if layer.bias is not None:
+            head.bias = nnx.Param(jnp.asarray(layer.bias))
+        setattr(self, f"head_{self.num_heads}", head)
+        self.num_heads += 1
+
     @property
     def embedding_size(self) -> int:
         """Width of what comes out."""

@@ -127,6 +127,34 @@ class TensorFolder:
         Raises:
             SimjaxError: the tensor is missing, mis-shaped, not of floats, or not finite.
         """
+        path, handle = self._of_shape(name, shape, because)
+        kind = handle.get_slice(name).get_dtype()
+        if kind not in ("F64", "F32", "F16", "BF16"):
+            raise SimjaxError(f"{path}: tensor {name} is {kind}, not floating point")
+        with np.errstate(over="ignore"):  # float64 beyond float32 is infinite, which is told below
+            array = handle.get_tensor(name).astype(np.float32)
+        if not np.isfinite(array).all():
+            raise SimjaxError(f"{path}: tensor {name} has values that are not finite")
+        return array
+
+    def read_permutations(self, name: str, shape: tuple[int, ...], because: str) -> np.ndarray:
+        """A tensor of int32, each of whose rows holds the numbers below its length, each once.
+
+        Arguments are those of `read`.
+
+        Raises:
+            SimjaxError: the tensor is missing, mis-shaped, of another type, or holds other numbers.
+        """
+        path, handle = self._of_shape(name, shape, because)
+        kind = handle.get_slice(name).get_dtype()
+        if kind != "I32":
+            raise SimjaxError(f"{path}: tensor {name} is {kind}, not I32")
+        array = handle.get_tensor(name)
+        if not np.array_equal(np.sort(array), np.broadcast_to(np.arange(shape[-1]), shape)):
+            raise SimjaxError(f"{path}: tensor {name} has rows that are no permutations")
+        return array
+
+    def _of_shape(self, name: str, shape: tuple[int, ...], because: str) -> tuple[Path, Any]:
         if name not in self._files:
             raise SimjaxError(f"{self.path}: tensor {name} is missing")
         path = self._files[name]
@@ -137,11 +165,4 @@ class TensorFolder:
                 f"{path}: tensor {name} has shape {list(found)}, but {because} asks for "
                 f"{list(shape)}"
             )
-        kind = handle.get_slice(name).get_dtype()
-        if kind not in ("F64", "F32", "F16", "BF16"):
-            raise SimjaxError(f"{path}: tensor {name} is {kind}, not floating point")
-        with np.errstate(over="ignore"):  # float64 beyond float32 is infinite, which is told below
-            array = handle.get_tensor(name).astype(np.float32)
-        if not np.isfinite(array).all():
-            raise SimjaxError(f"{path}: tensor {name} has values that are not finite")
-        return array
+        return path, handle

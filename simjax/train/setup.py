@@ -349,6 +349,11 @@ def make_model(
             random_head=wanted.random_head,
             seed=config.seed,
         )
+        if loaded.flow is not None:
+            raise UsageError(
+                f"model.pretrained: {wanted.pretrained} has a flow, which fits its embeddings as "
+                "they are; train the model that the flow was fitted on, and fit another afterwards"
+            )
         check_tokenizer(tokenizer, loaded.model.config)
         if config.tokenizer.source is not None:
             check_same_ids(tokenizer, folder)

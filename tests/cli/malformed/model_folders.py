@@ -110,6 +110,42 @@ def with_prompts(folder: Path) -> None:
     write(folder / "config_sentence_transformers.json", '{"prompts": [1]}')
 
 
+def flow(name: str, *says: str, tensors: Change | None = None, **changes: object) -> Row:
+    """A folder with a flow whose settings or tensors are changed."""
+
+    def damage(folder: Path) -> None:
+        from simjax.postprocess.flow import FlowConfig
+
+        write(folder / "modules.json", modules("Transformer", "Pooling"))
+        write(folder / "config_sentence_transformers.json", '{"flow": "flow"}')
+        shape = {"width": 16, "rank": 15, "depth": 2, "hidden": 4, "coupling": "affine"}
+        shapes = FlowConfig(**shape).shapes()
+        found = {key: np.zeros(size, np.float32) for key, size in shapes.items()}
+        found["permutation"] = np.tile(np.arange(15, dtype=np.int32), (2, 1))
+        if tensors is not None:
+            tensors(found)
+        write(folder / "flow" / "config.json", json.dumps(shape | changes))
+        save_file(found, folder / "flow" / "model.safetensors")
+
+    return model(f"a flow {name}", damage, "{}/model/flow/", *says)
+
+
+def with_a_flow(place: str) -> Callable[[Path], None]:
+    def damage(folder: Path) -> None:
+        write(folder / "modules.json", modules("Transformer", "Pooling"))
+        write(folder / "config_sentence_transformers.json", json.dumps({"flow": place}))
+
+    return damage
+
+
+def twice(found: Any) -> None:
+    found["permutation"][1, 3] = 2
+
+
+def beyond(found: Any) -> None:
+    found["permutation"][0, 3] = 15
+
+
 NAN = np.full((16, 16), np.nan, np.float32)
 ONES = np.ones((16, 16), np.float32)
 
@@ -184,6 +220,28 @@ ROWS = [
         "no length", "sentence_bert_config.json", '{"max_seq_length": 0}', "length 0 is not a pos"
     ),
     model("prompts that are no texts", with_prompts, "prompts must map names to texts"),
+    model("a flow that is not there", with_a_flow("flow"), "{}/model/flow/config.json: cannot be"),
+    model("a flow elsewhere", with_a_flow("../flow"), "path '../flow' leaves the folder"),
+    flow("behind other vectors", "config.json: a flow over 24 dimensions, behind 16", width=24),
+    flow("without a depth", "config.json: depth is None, not a whole number", depth=None),
+    flow("of a depth that is a word", "config.json: depth is '2', not a whole", depth="2"),
+    flow("of no depth", "config.json: flow depth 0: must be at least 1", depth=0),
+    flow("of a depth that no memory holds", "has shape [2, 15]", "asks for", depth=4 * 10**30),
+    flow("of more directions than dimensions", "config.json: flow rank 17: vectors", rank=17),
+    flow("with unknown couplings", "config.json: flow coupling 'x': choose", coupling="x"),
+    flow("with unknown settings", "config.json: scales is no part of a flow", scales=3),
+    flow("without a tensor", "tensor axes is missing", tensors=lambda found: found.pop("axes")),
+    flow("with a tensor too many", "tensor x has no place in a flow", tensors=put(ONES, "x")),
+    flow("with a mis-shaped tensor", "tensor mean has shape", tensors=put(ONES, "mean")),
+    flow("of what is not finite", "not finite", tensors=put(NAN[0], "mean")),
+    flow("of whole numbers", "mean is I8", tensors=put(ONES[0].astype(np.int8), "mean")),
+    flow(
+        "with fractions for places",
+        "tensor permutation is F32, not I32",
+        tensors=put(np.zeros((2, 15), np.float32), "permutation"),
+    ),
+    flow("with a place taken twice", "permutation has rows that are no perm", tensors=twice),
+    flow("with a place beyond the last", "permutation has rows that are no", tensors=beyond),
     model("no tokenizer", without_tokenizer, "{}/model: holds no tokenizer"),
     file("a torn tokenizer", "tokenizer.json", '{"version": ', "{}/model: its tokenizer cannot be"),
     file("an empty tokenizer", "tokenizer.json", "{}", "{}/model: its tokenizer cannot be read ("),

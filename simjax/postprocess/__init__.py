@@ -1,0 +1,1 @@
+"""What is done to a frozen encoder's vectors: whitening, and a flow to a normal distribution."""
