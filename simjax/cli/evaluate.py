@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from simjax.cli.arguments import add_json
 from simjax.cli.model import add_model, load_model
 from simjax.errors import SimjaxError, UsageError
+from simjax.remote import path_here
 
 if TYPE_CHECKING:
     from simjax.eval.tasks import Task
@@ -65,7 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--baseline", action="store_true", help="score TF-IDF beside, where the task is retrieval"
     )
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the scores into a PNG file")
+    parser.add_argument(
+        "--plot", type=path_here, metavar="FILE", help="draw the scores into a PNG file"
+    )
     add_json(parser)
 
 

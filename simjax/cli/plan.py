@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from simjax.cli.arguments import LineParser, add_json, split_overrides
 from simjax.errors import SimjaxError
+from simjax.remote import path_here
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -56,7 +57,7 @@ def add_arguments(parser: LineParser) -> None:
     )
     parser.add_argument(
         "--write",
-        type=Path,
+        type=path_here,
         metavar="FILE",
         help="where --search writes it; by default CONFIG's name and the topology's, here",
     )

@@ -22,6 +22,7 @@ from simjax.lab.precision.settings import (
     input_keys,
     run_keys,
 )
+from simjax.remote import path_here
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument(
         "--output",
-        type=Path,
+        type=path_here,
         metavar="DIR",
         help=f"folder of measurements and report, by default {OUTPUT}, with --quick {QUICK_OUTPUT}",
     )

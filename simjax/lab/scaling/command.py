@@ -24,6 +24,7 @@ from simjax.lab.scaling.grid import (
     check,
     run_keys,
 )
+from simjax.remote import path_here
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -64,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--output",
-        type=Path,
+        type=path_here,
         metavar="DIR",
         help=f"folder of runs and report, by default {OUTPUT}, with --quick {QUICK_OUTPUT}",
     )
