@@ -7,6 +7,7 @@ import json
 import math
 import os
 import shutil
+import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,9 +17,9 @@ import yaml
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from simjax import __version__
+from simjax import __version__, remote
 from simjax.data.engine import serialisable
-from simjax.errors import SimjaxError, check_local
+from simjax.errors import SimjaxError
 from simjax.models.heads import HeadWeights
 from simjax.models.hf import hf_config, state_dict
 from simjax.models.modules_json import POOLING_FLAGS, POOLING_WORDS, two_layer_weights
@@ -88,7 +89,8 @@ def save(
     are 1 for two layers and 0 for others, before the mean.
 
     Args:
-        folder: Where to. A folder that holds anything is refused.
+        folder: Where to. A folder that holds anything is refused. To a URL that fsspec reaches
+            (gs://, s3://) it is copied file by file, the one that makes it a model last.
         model: The model.
         tokenizer: Its tokenizer.
         normalize: Whether embeddings are unit vectors.
@@ -108,7 +110,22 @@ def save(
     Raises:
         SimjaxError: The folder holds something, or cannot be written.
     """
-    check_local("the folder to write", folder)
+    if remote.is_url(folder):
+        url = remote.as_url(folder)
+        with tempfile.TemporaryDirectory(prefix="simjax-export-") as scratch:
+            here = save(
+                Path(scratch) / url.rstrip("/").rpartition("/")[2],  # the card's title
+                model,
+                tokenizer,
+                normalize=normalize,
+                max_length=max_length,
+                card=card,
+                prompts=prompts,
+                default_prompt=default_prompt,
+                training_head=training_head,
+            )
+            remote.upload_model(here, url, overwrite=overwrite)
+        return Path(folder)
     folder = Path(folder).expanduser().resolve()
     check_target(folder, overwrite=overwrite)
     partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")

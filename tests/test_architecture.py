@@ -16,7 +16,7 @@ PACKAGE = ROOT / "simjax"
 # where PAIRED says otherwise.
 LAYERS = (
     {"errors"},
-    {"types", "dotted"},
+    {"types", "dotted", "remote"},
     {"mesh", "processes"},
     {"ops"},
     {"models", "objectives", "data"},

@@ -2,6 +2,7 @@ import json
 import os
 from pathlib import Path
 
+import fsspec
 import numpy as np
 import pytest
 import torch
@@ -21,7 +22,7 @@ from transformers import (
 
 from simjax import export
 from simjax.data.engine import copy_engine, written
-from simjax.errors import SimjaxError, UsageError
+from simjax.errors import SimjaxError
 from simjax.export import ModelCard
 from simjax.models import hf
 from simjax.models.config import EncoderConfig
@@ -317,13 +318,19 @@ def test_what_killed_exports_have_left_is_cleared_up(tmp_path, replaced):
     assert (folder / "config.json").read_text() == ("new" if replaced else "old")
 
 
-def test_a_place_on_the_network_is_no_folder(folders, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
+def test_an_export_to_a_url_is_the_same_folder_there(folders, tmp_path):
     encoder = SentenceEncoder.from_pretrained(folders["bert"])
-    for place in ("gs://bucket/model", Path("s3://bucket/model")):
-        with pytest.raises(UsageError, match="places on the network are not reached"):
-            encoder.save_pretrained(place)
-    assert list(tmp_path.iterdir()) == []
+    here = encoder.save_pretrained(tmp_path / "model")
+    encoder.save_pretrained("memory://bucket/model", overwrite=True)
+    filesystem = fsspec.filesystem("memory")
+    there = {path.removeprefix("/bucket/model/") for path in filesystem.find("/bucket/model")}
+    files = [path for path in here.rglob("*") if path.is_file()]
+    assert there == {path.relative_to(here).as_posix() for path in files}
+    for path in files:
+        found = filesystem.cat_file(f"/bucket/model/{path.relative_to(here).as_posix()}")
+        assert found == path.read_bytes(), path
+    with pytest.raises(SimjaxError, match=r"^memory://bucket/model: is not empty"):
+        encoder.save_pretrained(Path("memory://bucket/model"))
 
 
 def test_a_tokenizer_that_splits_chinese_words(tmp_path):

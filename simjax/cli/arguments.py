@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from simjax.errors import UsageError
+from simjax.remote import path_here
 
 
 class _Formatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -64,7 +64,9 @@ def add_traceback(parser: argparse.ArgumentParser) -> None:
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add `--json FILE`, for commands that print figures."""
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
+    parser.add_argument(
+        "--json", type=path_here, metavar="FILE", help="write the figures here as well"
+    )
 
 
 def positive(text: str) -> int:

@@ -14,6 +14,7 @@ from simjax.cli.arguments import positive
 from simjax.cli.model import add_model, load_model
 from simjax.cli.texts import shown, stream_texts
 from simjax.errors import SimjaxError
+from simjax.remote import path_here
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "output",
         metavar="OUTPUT",
-        type=Path,
+        type=path_here,
         help="file that ends in .npy, .safetensors (tensor `embeddings`; both float32 [lines, "
         "width]) or .parquet (column `embedding`)",
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from simjax.cli.arguments import add_json
 from simjax.cli.model import add_model, load_model
 from simjax.errors import SimjaxError, UsageError
+from simjax.remote import path_here
 
 if TYPE_CHECKING:
     from simjax.eval.tasks import Results, Task, Tasks
@@ -109,7 +110,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="with --compare: move both covariances towards a multiple of the identity, from 0 (as "
         "they are) to 1, which gives few texts in many dimensions finite distances",
     )
-    parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the scores into a PNG file")
+    parser.add_argument(
+        "--plot", type=path_here, metavar="FILE", help="draw the scores into a PNG file"
+    )
     add_json(parser)
 
 

@@ -21,7 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="RUN",
         help="run folder of simjax; or a hub id, Hugging Face or sentence-transformers folder",
     )
-    parser.add_argument("output", metavar="OUTPUT", type=Path, help="folder to write")
+    parser.add_argument("output", metavar="OUTPUT", type=Path, help="folder to write, or a URL")
     parser.add_argument(
         "--step",
         type=positive,

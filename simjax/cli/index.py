@@ -13,6 +13,7 @@ from pathlib import Path
 from simjax.cli.arguments import add_json, positive
 from simjax.cli.texts import stream_texts
 from simjax.errors import UsageError
+from simjax.remote import path_here
 
 KINDS = ("exact", "int8", "binary", "faiss-flat", "faiss-ivf", "faiss-hnsw")
 
@@ -25,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         help="file of embeddings: .npy, .safetensors or .parquet",
     )
-    parser.add_argument("output", metavar="OUTPUT", type=Path, help="folder of the index")
+    parser.add_argument("output", metavar="OUTPUT", type=path_here, help="folder of the index")
     parser.add_argument(
         "--texts",
         metavar="FILE",

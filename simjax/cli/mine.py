@@ -7,12 +7,12 @@ is, case and spacing aside, the anchor or one of its positives. OUTPUT can be tr
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from simjax.cli.arguments import add_json, positive
 from simjax.cli.model import add_model, load_model
 from simjax.cli.texts import read_texts
 from simjax.errors import SimjaxError, UsageError
+from simjax.remote import path_here
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "output",
         metavar="OUTPUT",
-        type=Path,
+        type=path_here,
         help=".csv or .jsonl, with columns anchor, positive, negative",
     )
     parser.add_argument("--anchor", metavar="COLUMN", help="column of the anchor, if not usual")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from simjax.cli.arguments import LineParser, add_json, every_option_but, split_overrides
 from simjax.errors import SimjaxError, UsageError
+from simjax.remote import path_here
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -55,7 +56,7 @@ def add_arguments(parser: LineParser) -> None:
     )
     parser.add_argument(
         "--write",
-        type=Path,
+        type=path_here,
         metavar="FILE",
         help="where --search writes it; by default CONFIG's name and the topology's, here",
     )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from simjax.cli.arguments import add_json
 from simjax.errors import SimjaxError
+from simjax.remote import path_here
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,7 +27,11 @@ QUICK_STEPS = 12
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", default=Path("runs/quickstart"), help="run folder"
+        "--output",
+        type=path_here,
+        metavar="DIR",
+        default=Path("runs/quickstart"),
+        help="run folder",
     )
     parser.add_argument(
         "--quick",

@@ -10,7 +10,8 @@ from typing import Literal
 from simjax.data.augment import Change
 from simjax.data.order import Mixing
 from simjax.data.sources import Source
-from simjax.errors import UsageError, check_local
+from simjax.errors import UsageError
+from simjax.remote import check_local
 
 LARGEST_BLOCK = 64
 """Of the blocks that are chosen by default: rows are as full as in larger ones (about 97 %)."""
@@ -77,11 +78,8 @@ class DataConfig:
                 f"data.sources[{weights.index(None)}].weight is missing: give all sources one, or "
                 "none, and they count by their sizes"
             )
-        check_local("data.root", self.root)
-        check_local("data.cache", self.cache)
-        check_local("data.source.path", self.source.path)
-        for number, source in enumerate(self.sources):
-            check_local(f"data.sources[{number}].path", source.path)
+        check_local("data.root", self.root, "give whole URLs as data.source.path")
+        check_local("data.cache", self.cache, "stores are memory-mapped")
         if self.seed < 0:
             raise UsageError(f"data.seed is {self.seed}: it must not be negative")
         for key in ("num_views", "batch_size", "block_size", "row_length", "max_length"):
@@ -119,6 +117,7 @@ class DataConfig:
     def root_path(self) -> Path | None:
         """The folder that source paths are relative to, None for the current one."""
         root = self.root or os.environ.get("SIMJAX_DATA")
+        check_local("SIMJAX_DATA", root, "give whole URLs as data.source.path")
         return Path(root).expanduser() if root else None
 
     @property

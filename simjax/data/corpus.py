@@ -14,6 +14,7 @@ from simjax.data.config import DataConfig
 from simjax.data.disk_arrays import release
 from simjax.data.identity import normalised, text_digest
 from simjax.data.mixture import join
+from simjax.data.remote_files import copied
 from simjax.data.sources import prompted, read
 from simjax.data.token_store import TokenStore
 from simjax.errors import SimjaxError
@@ -48,7 +49,7 @@ def prepare(
         done = sum(len(store.examples) for store in stores)
         with keys_of(config, index):
             store = token_store.build(
-                source,
+                copied(source, config.cache_path),
                 config.root_path,
                 tokenizer,
                 max_length=config.max_length,
@@ -82,7 +83,8 @@ class Texts:
     def __iter__(self) -> Iterator[str]:
         for index, source in enumerate(self.config.all_sources):
             with keys_of(self.config, index):
-                for example in read(source, self.config.root_path):
+                files = copied(source, self.config.cache_path)
+                for example in read(files, self.config.root_path):
                     yield from prompted(source, example)
 
 
@@ -95,7 +97,7 @@ def distinct_texts(config: DataConfig, store: TokenStore) -> Iterator[str]:
     found = 0
     for index, source in enumerate(config.all_sources):
         with keys_of(config, index):
-            for example in read(source, config.root_path):
+            for example in read(copied(source, config.cache_path), config.root_path):
                 for text in (example.anchor, *example.positives, *example.negatives):
                     if found == len(store.digests):
                         return

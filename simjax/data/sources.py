@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias, cast
 
+from simjax import remote
 from simjax.data import builtin, fields
 from simjax.data.arrow import open_parquet
 from simjax.data.columns import Columns, choose_columns
@@ -45,7 +46,8 @@ class Source:
     """A file or a glob, relative to `data.root`; text files may be plain or .gz, whichever of the
     two is named. For `tfds` the folder of a prepared data set, or its name below `data.root` or
     TFDS_DATA_DIR; for `hub` a folder that `save_to_disk` wrote, else an id; for `builtin`
-    `sentences` or `pairs`."""
+    `sentences` or `pairs`. A file or pattern may be a URL that fsspec reaches (gs://, s3://), with
+    its library installed: it is copied into the cache, again when it has changed."""
     subset: str | None = None
     """Configuration of a data set of the hub that has several."""
     split: str | None = None
@@ -203,7 +205,8 @@ def describe(source: Source, root: Path | None) -> str:
     """The source in words, for messages."""
     if source.format == "builtin":
         return f"the built-in {source.path}"
-    folder = str((root or Path()) / (source.path or ""))
+    local = not remote.is_url(source.path)
+    folder = str((root or Path()) / (source.path or "")) if local else str(source.path)
     return f"{folder} ({source.split})" if source.split else folder
 
 

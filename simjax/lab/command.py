@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from simjax.errors import UsageError
+from simjax.remote import path_here
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser, name: str, *, root: str, quic
     full, small = (default_folder(name, quick=quick) for quick in (False, True))
     parser.add_argument(
         "--output",
-        type=Path,
+        type=path_here,
         metavar="DIR",
         help=f"folder of measurements and report, by default {full}, with --quick {small}",
     )

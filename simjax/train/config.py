@@ -13,16 +13,14 @@ from typing import Literal, TypeAlias
 
 from simjax.checkpoint.config import CheckpointConfig
 from simjax.data.config import DataConfig
-from simjax.errors import UsageError, check_local
+from simjax.errors import UsageError
 from simjax.eval.tasks import EvalConfig
 from simjax.mesh import MeshConfig
 from simjax.models.dropout import dropped_levels
 from simjax.models.encoder import EncoderConfig, Remat
 from simjax.models.pooling import Pooling
-from simjax.objectives.config import (
-    ContrastiveConfig,
-    ObjectiveConfig,
-)
+from simjax.objectives.config import ContrastiveConfig, ObjectiveConfig
+from simjax.remote import check_local
 from simjax.train import recipe
 from simjax.train.average import Evaluated
 from simjax.train.lora import LoraConfig

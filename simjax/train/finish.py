@@ -13,6 +13,7 @@ from simjax import export
 from simjax.checkpoint.manager import Checkpoints
 from simjax.errors import SimjaxError
 from simjax.models.sentence_model import SentenceModel, split
+from simjax.remote import is_url
 from simjax.sentence_encoder import SentenceEncoder
 from simjax.train import average, lora
 from simjax.train import config as run_config
@@ -96,7 +97,7 @@ def _last_names(value: Any) -> Any:
         return {key: _last_names(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_last_names(item) for item in value]
-    if isinstance(value, str) and value.startswith(("/", "~", "./", "../")):
+    if isinstance(value, str) and (value.startswith(("/", "~", "./", "../")) or is_url(value)):
         return Path(value).name
     return value
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from simjax.errors import UsageError
+from simjax.remote import path_here
 
 if TYPE_CHECKING:
     from simjax.train.config import Dtype
@@ -76,7 +77,9 @@ def check_width(args: argparse.Namespace) -> None:
 
 def add_json(parser: argparse.ArgumentParser) -> None:
     """Add `--json FILE`."""
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here as well")
+    parser.add_argument(
+        "--json", type=path_here, metavar="FILE", help="write the figures here as well"
+    )
 
 
 def model_folder(args: argparse.Namespace) -> Path:

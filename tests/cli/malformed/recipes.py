@@ -79,11 +79,8 @@ ROWS = [
         "a seed of 100 bits", f"seed: {1 << 100}\n", ":3: seed is 1267650600228229401496703205376"
     ),
     recipe("nothing where text is due", "output:\n", "{}/recipe.yaml:3: "),
-    recipe("data in a bucket", "data: {root: gs://b/x}\n", ":3: data.root is gs://b/x: places on"),
-    recipe(
-        "a file in a bucket", "data: {source: {path: s3://b/a.csv}}\n", "data.source.path is s3"
-    ),
-    flag("--output=gs://b/run", "output is gs://b/run: places on the network are not reached"),
+    recipe("data in a bucket", "data: {root: gs://b/x}\n", ":3: data.root is gs://b/x: must be on"),
+    flag("--output=gs://b/run", "output is gs://b/run: must be on a file system here"),
     recipe("no batch", "data: {batch_size: 0}\n", ":3: data.batch_size is 0"),
     recipe("half a batch", "data: {batch_size: 1.5}\n", ":3: data.batch_size must be a whole"),
     recipe("a text longer than its row", "data: {row_length: 8}\n", ":3: data.row_length 8 is bel"),
