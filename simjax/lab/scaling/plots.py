@@ -126,7 +126,7 @@ def geometry(outcomes: Outcomes) -> Plot | None:
             )
     axes[0].set_xlabel("uniformity (lower is more even)")
     axes[0].set_ylabel("alignment (lower is closer)")
-    axes[0].legend(fontsize=7)
+    legend(figure, axes[0], 1)
     even = min(points, key=lambda s: points[s][1])
     close = min(points, key=lambda s: points[s][0])
     return Plot(
@@ -168,7 +168,7 @@ def cost(outcomes: Outcomes) -> Plot:
             told.append(f"{unit}: {values}")
     axes[0].set_ylabel("examples per second")
     axes[1].set_ylabel("memory of a step, MB")
-    axes[0].legend(fontsize=7)
+    legend(figure, axes[0], 2)
     said = "; ".join(told) or "Neither was measured"
     return Plot(
         "cost",
