@@ -8,7 +8,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1]
 MEASURE = (
-    *("data", "eval", "inference", "models", "objectives", "ops", "train"),
+    *("data", "eval", "inference", "models", "objectives", "ops", "postprocess", "train"),
     *("mesh.py", "sentence_encoder.py", "types.py"),
 )
 """Parts of simjax that decide what a run of any study gives."""

@@ -111,8 +111,8 @@ class Layout:
 
     @property
     def directions(self) -> str:
-        """Of the loss."""
-        return self.objective.directions
+        """Of the loss, by what they cost: all views against all others are `joint`'s pairs."""
+        return "joint" if self.objective.directions == "views" else self.objective.directions
 
     @property
     def itemsize(self) -> int:

@@ -48,8 +48,13 @@ def sent(layout: Layout, platform: Platform) -> dict[str, float]:
         else:
             found["keys"] += 2 * vectors
         if layout.directions == "joint":
-            # Anchors are keys once more, and positives meet all keys.
+            # Anchors are keys once more, and positives meet all keys, which are gathered once for
+            # both that meet them.
             found["keys"] *= 2 + 1 / max(1, layout.views - 1)
+            if layout.exchange == "all_gather":
+                width = layout.width + layout.guide_width
+                gathered = layout.num_keys * width * layout.itemsize
+                found["keys"] -= (layout.parts - 1) / layout.parts * gathered
     return {name: size for name, size in found.items() if size}
 
 

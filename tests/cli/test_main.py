@@ -102,7 +102,7 @@ def test_every_command_has_help(simjax, command) -> None:
 def test_the_help_of_train_lists_the_keys_of_a_recipe(simjax) -> None:
     lines = [line.strip() for line in simjax("train", "--help").out.splitlines()]
     assert "output: text (needed)" in lines
-    assert 'objective.loss: one of infonce, flatnce, dcl ("infonce")' in lines
+    assert 'objective.loss: one of infonce, flatnce, dcl ("infonce" for contrastive)' in lines
     assert "evaluation.tasks: a list ([])" in lines
 
 

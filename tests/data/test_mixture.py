@@ -5,7 +5,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import parquet
 
-from simjax.data import mixture, numbering, pipeline
+from simjax.data import corpus, mixture, numbering
 from simjax.data.config import DataConfig
 from simjax.data.corpus import Texts, prepare
 from simjax.data.identity import normalised
@@ -152,8 +152,8 @@ def test_going_through_the_texts_lets_go_of_the_digests(make, monkeypatch):
     whole = list(corpus.distinct_texts(config, store))
     assert len(whole) == len(store.digests) > 20
     released = []
-    monkeypatch.setattr(pipeline, "release", released.append)
-    monkeypatch.setattr(pipeline, "_ROWS", 10)
+    monkeypatch.setattr(corpus, "release", released.append)
+    monkeypatch.setattr(corpus, "_ROWS", 10)
     assert list(corpus.distinct_texts(config, store)) == whole
     assert len(released) == len(whole) // 10
     assert all(values is store.digests for values in released)

@@ -19,7 +19,7 @@ STUDIES = [
 ]
 TOLD_BY = {"command", "page", "plots", "reading", "statistics"}
 """Shared modules that measure nothing."""
-KEPT_BY = {"checkpoint", "errors.py", "export.py", "index", "processes", "lab"}
+KEPT_BY = {"checkpoint", "errors.py", "export.py", "index", "processes", "lab", "remote.py"}
 """Parts of simjax that what measures imports, and that decide no figure: they keep and refuse."""
 
 

@@ -123,7 +123,8 @@ def test_a_fit_raises_the_held_out_likelihood_towards_the_truth():
     truth = density.sum(axis=1).mean() - np.log(0.1) - np.log(2)
     variances = np.linalg.eigvalsh(np.cov(x.T))[1:]
     normal = -0.5 * np.log(2 * np.pi * np.e * variances).sum()
-    assert before == pytest.approx(normal, abs=0.2)
+    # The mean of 150 rows strays by a tenth.
+    assert before == pytest.approx(normal, abs=0.4)
     assert truth - before > 2
     assert after > before + 0.6 * (truth - before)
     assert after < truth + 0.3

@@ -138,7 +138,7 @@ def test_complaints_name_the_optimizer(tmp_path, options, overrides, where, name
 def test_the_help_tells_whose_keys_and_defaults_they_are():
     told = {key: (allowed, default) for key, allowed, default in recipe_keys.keys(RunConfig)}
     assert told["optimizer.name"][1] == '"adamw"'
-    assert told["optimizer.name"][0].endswith("muon, schedule_free_adamw, sgd")
+    assert told["optimizer.name"][0].endswith("muon, schedule_free_adamw, sgd, rmsprop")
     assert told["optimizer.warmup"] == ("a number", "0.1")
     assert told["optimizer.trust_coefficient"] == ("a number", "0.001 for lars")
     assert "5e-05 for adamw, muon" in told["optimizer.learning_rate"][1]
