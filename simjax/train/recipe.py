@@ -323,6 +323,22 @@ def _convert(hint: Any, leaf: _Leaf, key: str) -> Any:
 
 def to_yaml(value: Any) -> str:
     """A dataclass as YAML text that `read` takes."""
-    return yaml.safe_dump(
-        plain(dataclasses.asdict(value)), sort_keys=False, allow_unicode=True, width=100
+    return yaml.dump(
+        plain(dataclasses.asdict(value)),
+        Dumper=_Dumper,
+        sort_keys=False,
+        allow_unicode=True,
+        width=100,
     )
+
+
+class _Dumper(yaml.SafeDumper):
+    """Escapes what YAML takes for the end of a line and folds into a blank."""
+
+
+def _text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
+    style = '"' if any(end in text for end in "\x85\u2028\u2029") else None
+    return dumper.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Dumper.add_representer(str, _text)

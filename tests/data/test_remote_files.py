@@ -10,7 +10,7 @@ import pytest
 from simjax import remote
 from simjax.data import pipeline, remote_files
 from simjax.data.config import DataConfig
-from simjax.data.pipeline import Texts, distinct_texts, prepare
+from simjax.data.corpus import Texts, distinct_texts, prepare
 from simjax.data.remote_files import copied
 from simjax.data.sources import Source
 from simjax.data.tokenizer import train_wordpiece

@@ -192,7 +192,12 @@ def test_a_terminal_that_closes_stops_the_processes(launch, tmp_path):
     """They have sessions of their own, and what they say has nowhere to go."""
     body = "signal.signal(15, lambda *_: [print('x' * 99999), saved(0, 0)])\nprint('ready')\nwait()"
     body = body.replace("print('ready')", "(here / f'pid-{index}').write_text(str(os.getpid()))")
-    process = launch(body, "--max_restarts", "5")
+    # Under nohup the signal is ignored, by what is started too.
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    try:
+        process = launch(body, "--max_restarts", "5")
+    finally:
+        signal.signal(signal.SIGHUP, before)
     assert process.stdout is not None and process.stderr is not None
     while len(list(tmp_path.glob("pid-*"))) < 2:
         assert process.poll() is None

@@ -12,8 +12,10 @@ import yaml
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+from simjax.data.augment import Synonyms
 from simjax.errors import SimjaxError, UsageError
 from simjax.eval.tasks import Task
+from simjax.objectives.config import DistillationConfig, MatryoshkaConfig
 from simjax.train import config as run_config
 from simjax.train.config import RunConfig, TokenizerConfig
 
@@ -63,11 +65,19 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
     }[hint]
 
 
+# Of what has no default that is right.
+SOME = {
+    MatryoshkaConfig: MatryoshkaConfig((4, 2)),
+    DistillationConfig: DistillationConfig(teacher="some"),
+    Synonyms: Synonyms(path="some"),
+}
+
+
 def valid(cls: Any, given: dict[str, Any]) -> Any:
     try:
         return cls(**given)
-    except UsageError:
-        return cls()
+    except (TypeError, UsageError):
+        return SOME[cls] if cls in SOME else cls()
 
 
 def fields(cls: Any, prefix: tuple[str, ...] = ()) -> dict[tuple[str, ...], Any]:
