@@ -181,7 +181,7 @@ def test_a_killed_fit_goes_on(simjax, model_folder, files, tmp_path) -> None:
         [sys.executable, "-m", "simjax", *map(str, [*command, output, *fit])],
         stderr=subprocess.DEVNULL,
     )
-    limit = time.monotonic() + 200
+    limit = time.monotonic() + 600
     while not list(work.glob("checkpoints/[1-9]*/simjax_sha256.json")):
         assert process.poll() is None and time.monotonic() < limit
         time.sleep(0.02)
