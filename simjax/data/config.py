@@ -11,6 +11,8 @@ from simjax.data.order import Mixing
 from simjax.data.sources import Source
 from simjax.errors import UsageError
 
+_SHORTEST_PAIR = 5
+"""Tokens of two texts of one token each, and special tokens in front, between and behind."""
 LARGEST_BLOCK = 64
 """Of the blocks that are chosen by default: rows are as full as in larger ones (about 97 %)."""
 
@@ -34,9 +36,11 @@ class DataConfig:
     root: str | None = None
     """Folder that `source.path` is relative to; by default the variable SIMJAX_DATA, else the
     current folder."""
-    views: Literal["columns", "dropout"] = "columns"
+    views: Literal["columns", "dropout", "paraphrases"] = "columns"
     """`columns`: the views of an example are its columns. `dropout`: its first text, `num_views`
-    times, told apart by dropout alone."""
+    times, told apart by dropout alone. `paraphrases`: anchor and first positive stand one behind
+    the other in one row, and the other way round in the second view (SimBERT); a view's embedding
+    is that of the text in front, from which the other one can be learned (`objective.seq2seq`)."""
     num_views: int = 2
     """Times that a text is encoded with `views: dropout`."""
     batch_size: int = 512
@@ -47,7 +51,8 @@ class DataConfig:
     row_length: int = 128
     """Tokens of a packed row."""
     max_length: int = 128
-    """Tokens of a text, special tokens included; longer texts are cut."""
+    """Tokens of a text, special tokens included; longer texts are cut. Of two paraphrases one
+    behind the other, each of which is cut at half of it."""
     seed: int = 0
     """Seed of the order of the examples."""
     cache: str | None = None
@@ -78,6 +83,11 @@ class DataConfig:
             raise UsageError(f"data.prefetch is {self.prefetch}: it must not be negative")
         if self.views == "dropout" and self.num_views < 2:
             raise UsageError("data.num_views is 1: dropout views need at least 2")
+        if self.views == "paraphrases" and self.max_length < _SHORTEST_PAIR:
+            raise UsageError(
+                f"data.max_length is {self.max_length} and data.views is paraphrases: two texts "
+                f"take {_SHORTEST_PAIR} tokens at least"
+            )
         if self.batch_size % self.block:
             raise UsageError(
                 f"data.batch_size {self.batch_size} is not a multiple of data.block_size "
@@ -95,6 +105,11 @@ class DataConfig:
         if self.block_size is not None:
             return self.block_size
         return max(size for size in range(1, LARGEST_BLOCK + 1) if self.batch_size % size == 0)
+
+    @property
+    def text_length(self) -> int:
+        """Tokens that a text is cut at by itself, special tokens included."""
+        return (self.max_length + 1) // 2 if self.views == "paraphrases" else self.max_length
 
     @property
     def all_sources(self) -> tuple[Source, ...]:

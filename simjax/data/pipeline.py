@@ -23,6 +23,7 @@ from simjax.data.identity import normalised, text_digest
 from simjax.data.mixture import join
 from simjax.data.order import BatchOrder
 from simjax.data.packing import best_fit_decreasing, deal, pack
+from simjax.data.paraphrases import ORDERS, check_tokenizer, joined_lengths, pack_pairs
 from simjax.data.sources import Source, describe, prompted, read
 from simjax.data.token_store import TokenStore
 from simjax.errors import SimjaxError, UsageError
@@ -112,6 +113,8 @@ class BatchSource:
         self.num_positives: int
         if config.views == "dropout":
             self.num_views, self.num_positives = config.num_views, config.num_views - 1
+        elif config.views == "paraphrases":
+            self.num_views, self.num_positives = 2, 1
         else:
             self.num_views, self.num_positives = store.examples.shape[1], store.positives
         # A data set without scores leaves the compiled step without an argument that it ignores.
@@ -136,7 +139,7 @@ class BatchSource:
     def _check_source(self, source: Source, size: int, needed: int, first: int) -> None:
         config, store = self.config, self.store
         name = describe(source, config.root_path)
-        if config.views == "columns" and (
+        if config.views != "dropout" and (
             store.positives == 0 or store.examples[first, 1] == NO_TEXT
         ):
             raise SimjaxError(
@@ -161,16 +164,17 @@ class BatchSource:
         rows = next(rung for rung in self.ladder if rung >= plan.rows)
         examples = plan.examples[self._own]
         texts = self._texts(examples)
-        lengths = plan.lengths[self._own]
-        block = pack(
-            store.tokens,
-            store.offsets[texts].reshape(lengths.shape),
-            lengths,
-            plan.row[self._own],
-            plan.column[self._own],
-            rows=rows,
-            row_length=config.row_length,
-        )
+        lengths, (row, column) = plan.lengths[self._own], (plan.row, plan.column)
+        place = (row[self._own], column[self._own])
+        shape = {"rows": rows, "row_length": config.row_length}
+        if config.views == "paraphrases":
+            both = texts[..., ORDERS].reshape(*lengths.shape, 2)
+            block = pack_pairs(
+                store.tokens, store.offsets[both], store.lengths[both], *place, **shape
+            )
+        else:
+            starts = store.offsets[texts].reshape(lengths.shape)
+            block = pack(store.tokens, starts, lengths, *place, **shape)
         ids = np.where(texts == NO_TEXT, NO_TEXT, store.text_ids[texts]).astype(np.int32)
         batch = Batch(
             block=block,
@@ -188,10 +192,12 @@ class BatchSource:
         """Text numbers of each view of each example."""
         if self.config.views == "dropout":
             return np.repeat(self.store.examples[examples][..., :1], self.num_views, axis=-1)
-        return self.store.examples[examples]
+        # Of paraphrases there are two, whatever else an example has.
+        return self.store.examples[examples][..., : self.num_views]
 
     def _lengths(self, texts: Int[np.ndarray, "*B V"]) -> Int[np.ndarray, "*B V"]:
-        return np.where(texts == NO_TEXT, 0, self.store.lengths[texts])
+        lengths = np.where(texts == NO_TEXT, 0, self.store.lengths[texts])
+        return joined_lengths(lengths) if self.config.views == "paraphrases" else lengths
 
     def _plan(self, n: int) -> _Plan:
         """Deal and place batch `n` by the lengths of its texts."""
@@ -237,7 +243,8 @@ def _make_order(store: TokenStore, config: DataConfig) -> BatchOrder:
     weights = [source.weight for source in config.all_sources]
     texts = None
     if config.no_duplicates:
-        examples = store.examples[:, : 1 if config.views == "dropout" else None]
+        read = {"dropout": 1, "paraphrases": 2, "columns": None}[config.views]
+        examples = store.examples[:, :read]
         texts = np.where(examples == NO_TEXT, NO_TEXT, store.text_ids[examples])
     return BatchOrder(
         store.sizes,
@@ -283,7 +290,10 @@ def prepare(
 
     Raises:
         SimjaxError: see `token_store.build`.
+        UsageError: the tokenizer does not join texts as the views need it.
     """
+    if config.views == "paraphrases":
+        check_tokenizer(tokenizer)
     stores: list[TokenStore] = []
     for index, source in enumerate(config.all_sources):
         done = sum(len(store.examples) for store in stores)
@@ -292,7 +302,7 @@ def prepare(
                 source,
                 config.root_path,
                 tokenizer,
-                max_length=config.max_length,
+                max_length=config.text_length,
                 cache=config.cache_path,
                 drop_duplicates=config.drop_duplicates,
                 progress=None if progress is None else partial(_told, progress, done),
