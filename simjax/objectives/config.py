@@ -53,6 +53,21 @@ class MaskedLmConfig:
 
 
 @dataclass(frozen=True)
+class Seq2SeqConfig:
+    """Prediction of the paraphrase behind a text from that text, as SimBERT learns it.
+
+    Attributes:
+        weight: What its loss is multiplied by before it is added.
+    """
+
+    weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.weight < float("inf"):
+            raise UsageError(f"objective.seq2seq.weight is {self.weight}: give a number above 0")
+
+
+@dataclass(frozen=True)
 class ObjectiveConfig:
     """A contrastive objective: a scalar function of the contrastive log-odds ``v``.
 
@@ -77,6 +92,8 @@ class ObjectiveConfig:
         guide: A frozen model whose false negatives are left out as well; null asks none.
         mlm: Masked language modelling that is learned beside it, at the cost of a second pass
             through the encoder; null learns none.
+        seq2seq: Prediction of the text behind from the one in front, where `data.views` is
+            `paraphrases`; null learns none.
         uniformity_t: The t of the uniformity that is logged.
     """
 
@@ -90,6 +107,7 @@ class ObjectiveConfig:
     negative_group: int | None = None
     guide: GuideConfig | None = None
     mlm: MaskedLmConfig | None = None
+    seq2seq: Seq2SeqConfig | None = None
     uniformity_t: float = 2.0
 
     def __post_init__(self) -> None:
@@ -104,6 +122,10 @@ class ObjectiveConfig:
             raise UsageError(
                 f"objective.learnable_temperature: {self.loss} is unbounded below in the scale; "
                 "use loss infonce or a fixed temperature"
+            )
+        if self.mlm is not None and self.seq2seq is not None:
+            raise UsageError(
+                "objective.mlm and objective.seq2seq are given, which learn one head; remove one"
             )
         if self.negative_group is not None and self.negative_group < 1:
             raise UsageError(

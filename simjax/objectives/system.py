@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Key
 
 from simjax.objectives.config import ObjectiveConfig
 from simjax.objectives.contrastive import Metrics, Views, contrastive_loss
-from simjax.objectives.separable import GatherLayer, Separable
+from simjax.objectives.separable import Alongside, GatherLayer, Separable
 from simjax.ops import Exchange
 from simjax.types import Batch, Params
 
@@ -42,6 +42,7 @@ class ContrastiveSystem:
         dtype: What the operands of the score products are rounded to.
         exchange: How devices see each other's keys; None goes by their size.
         separable: A loss that is learned beside it.
+        alongside: One that makes the embeddings itself, in place of `encode`.
     """
 
     encode: Encode
@@ -51,6 +52,7 @@ class ContrastiveSystem:
     dtype: DTypeLike = jnp.float32
     exchange: Exchange | None = None
     separable: Separable | None = None
+    alongside: Alongside | None = None
 
     def init(self, model: Params, **heads: Params) -> Params:
         """All that is trained, from the parameters of the tower and of heads by their names."""

@@ -76,6 +76,7 @@ class Layout:
         mean_tokens: Of a text.
         remat: What the backward pass computes anew.
         objective: The loss.
+        segments: Texts have two.
     """
 
     shape: EncoderConfig
@@ -99,6 +100,7 @@ class Layout:
     mean_tokens: float
     remat: Remat | None
     objective: ObjectiveConfig
+    segments: bool = False
 
     @property
     def directions(self) -> str:
@@ -149,13 +151,16 @@ class Layout:
 
     @property
     def masked_rate(self) -> float:
-        """Share of tokens that are predicted; 0 without such a loss."""
+        """Share of tokens that are masked and predicted; 0 without such a loss."""
         return 0.0 if self.objective.mlm is None else self.objective.mlm.rate
 
     @property
-    def masked_room(self) -> int:
-        """Tokens of a block that there is room to predict."""
-        return room(self.rows * self.row_length, self.masked_rate)
+    def predicted_room(self) -> int:
+        """Tokens of a block that there is room to predict; 0 without such a loss."""
+        size = self.rows * self.row_length
+        if self.objective.seq2seq is not None:
+            return size // 2
+        return room(size, self.masked_rate) if self.masked_rate else 0
 
     def with_blocks(self, share: int, micro: int) -> Layout:
         """With another batch and micro-batch."""
@@ -195,6 +200,7 @@ def layout_of(program: Program) -> Layout:
         mean_tokens=rows.tokens,
         remat=config.train.remat,
         objective=config.objective,
+        segments=config.data.views == "paraphrases",
     )
 
 

@@ -83,7 +83,7 @@ def memory(layout: Layout, platform: Platform) -> Memory:
         Part("gradients of a micro-batch", gradients if several else 0, ("encode",)),
         Part("activations of a micro-batch", activations(layout, platform), kept),
         Part("scratch of a layer", scratch(layout, platform), ("encode",)),
-        Part("logits of masked tokens", _logits(layout), ("encode",)),
+        Part("logits of predicted tokens", _logits(layout), ("encode",)),
         *_loss(layout, platform),
     ]
     return Memory(tuple(part for part in parts if part.bytes or part.name == "tiles"))
@@ -175,16 +175,15 @@ def scratch(layout: Layout, platform: Platform) -> int:
 
 
 def _batch(layout: Layout) -> int:
-    """Tokens, positions and text numbers; for each text its first token and id; labels."""
+    """Tokens, positions, text numbers and segments; each text's first token and id; labels."""
     texts = layout.own_examples * layout.views
-    return _FLOAT * (3 * layout.own_tokens + 2 * texts + layout.own_examples)
+    of_a_token = 4 if layout.segments else 3
+    return _FLOAT * (of_a_token * layout.own_tokens + 2 * texts + layout.own_examples)
 
 
 def _logits(layout: Layout) -> int:
     """Of the tokens that are predicted in a block, with their gradients and exponentials."""
-    if not layout.masked_rate:
-        return 0
-    return 3 * _FLOAT * layout.masked_room * layout.shape.vocab_size
+    return 3 * _FLOAT * layout.predicted_room * layout.shape.vocab_size
 
 
 def _loss(layout: Layout, platform: Platform) -> list[Part]:

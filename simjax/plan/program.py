@@ -93,7 +93,10 @@ def abstract_batch(config: RunConfig, mesh: AnyMesh, rows: Rows) -> Batch:
         return jax.ShapeDtypeStruct((blocks, *shape), jnp.int32, sharding=sharding)
 
     packed = (rows.rows, data.row_length)
-    block = Block(array(*packed), array(*packed), array(*packed), array(size * views))
+    segment = array(*packed) if data.views == "paraphrases" else None
+    block = Block(
+        array(*packed), array(*packed), array(*packed), array(size * views), segment=segment
+    )
     guide = None
     if config.objective.guide is not None:
         guide = _guide_vectors((blocks, size, views), config.objective.guide.model, sharding)

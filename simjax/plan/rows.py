@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 
 from simjax.data.config import DataConfig
 from simjax.data.packing import best_fit_decreasing, deal
+from simjax.data.paraphrases import joined_lengths
 from simjax.data.sources import prompted, read
 from simjax.errors import SimjaxError, UsageError
 
@@ -51,6 +52,8 @@ def num_views(config: DataConfig) -> tuple[int, int]:
     """Texts of an example, and how many of them are positives."""
     if config.views == "dropout":
         return config.num_views, config.num_views - 1
+    if config.views == "paraphrases":
+        return 2, 1
     positives = max(max(1, len(source.positives)) for source in config.all_sources)
     negatives = max(len(source.negatives) for source in config.all_sources)
     return 1 + positives + negatives, positives
@@ -58,6 +61,8 @@ def num_views(config: DataConfig) -> tuple[int, int]:
 
 def stated(config: DataConfig, mean: float) -> Rows:
     """Rows of texts whose lengths are log-normal about a mean, cut at `data.max_length`.
+
+    Two paraphrases in a row are one text here.
 
     Raises:
         UsageError: No text can be so long, or so short.
@@ -106,8 +111,10 @@ def measured(config: DataConfig, tokenizer: PreTrainedTokenizerFast) -> Rows | N
         return None
     lengths = np.zeros((len(texts), views), np.int64)
     for row, some in zip(lengths, texts, strict=True):
-        ids = tokenizer(some, truncation=True, max_length=config.max_length)["input_ids"]
+        ids = tokenizer(some, truncation=True, max_length=config.text_length)["input_ids"]
         row[: len(some)] = [len(one) for one in ids]
+    if config.views == "paraphrases":
+        lengths = joined_lengths(lengths[:, :2])
     return _packed(config, lengths, f"the first {len(texts):,} examples of the data")
 
 

@@ -120,7 +120,7 @@ def abstract_model(config: RunConfig) -> Shapes:
 
 def abstract_heads(config: RunConfig, encoder: EncoderConfig) -> dict[str, LanguageModelHead]:
     """What is trained beside the model, as shapes."""
-    if config.objective.mlm is None:
+    if config.objective.mlm is None and config.objective.seq2seq is None:
         return {}
     return {"lm_head": nnx.eval_shape(lambda: LanguageModelHead(encoder, rngs=nnx.Rngs(0)))}
 

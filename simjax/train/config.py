@@ -244,6 +244,13 @@ def _check_views(config: RunConfig) -> None:
         if model.dropout is None and model.pretrained is None:
             rates = [model.encoder.hidden_dropout, model.encoder.attention_dropout]
         check_dropout("the encoder", *rates)
+    if config.objective.seq2seq is not None and data.views != "paraphrases":
+        raise UsageError(
+            f"objective.seq2seq is given and data.views is {data.views}: a text is predicted from "
+            "the one in front of it, which data.views paraphrases puts there"
+        )
+    if data.views == "paraphrases" and model.pretrained is None:
+        check_segments("model.encoder", model.encoder)
     guide = config.objective.guide
     if data.views == "dropout" and guide is not None and guide.margin == 0:
         raise UsageError(
@@ -268,6 +275,19 @@ def check_dropout(encoder: str, *rates: float | None) -> None:
         raise UsageError(
             f"data.views is dropout and the dropout of {encoder} is 0: the views of a text would "
             "be equal; give model.dropout a rate above 0"
+        )
+
+
+def check_segments(name: str, shape: EncoderConfig) -> None:
+    """Refuses an encoder that cannot tell the text in front from the one behind.
+
+    Raises:
+        UsageError: It has no two token types.
+    """
+    if not shape.architecture.token_types or shape.type_vocab_size < 2:
+        raise UsageError(
+            f"data.views is paraphrases and {name} ({shape.family}) has no two token types, which "
+            "say which text stands in front; choose bert, roformer, electra or albert"
         )
 
 
@@ -343,6 +363,7 @@ def _check_noise(config: RunConfig) -> None:
     for key, given in {
         "mesh.gather layer": config.mesh.gather == "layer",
         "objective.mlm": config.objective.mlm is not None,
+        "objective.seq2seq": config.objective.seq2seq is not None,
         "objective.learnable_temperature": config.objective.learnable_temperature,
     }.items():
         if given:

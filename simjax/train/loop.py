@@ -359,12 +359,13 @@ class _Loop:
         run, window = self.run_, self._window
         data = run.config.data
         operations = throughput.encoder_operations(run.model.config, window.tokens, data.row_length)
-        if (mlm := run.config.objective.mlm) is not None:
-            shape = run.model.config
-            operations = 2 * operations + throughput.head_operations(
-                *(shape.hidden_size, shape.embedding_width, shape.vocab_size),
-                mlm.rate * window.tokens,
-            )
+        objective, shape = run.config.objective, run.model.config
+        head = (shape.hidden_size, shape.embedding_width, shape.vocab_size)
+        if objective.mlm is not None:
+            masked = objective.mlm.rate * window.tokens
+            operations = 2 * operations + throughput.head_operations(*head, masked)
+        if objective.seq2seq is not None:
+            operations += throughput.head_operations(*head, window.tokens / 2)
         keys = data.batch_size * (run.source.num_views - 1)
         return operations + window.steps * throughput.pair_operations(
             data.batch_size, keys, run.model.embedding_size

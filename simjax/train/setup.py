@@ -26,7 +26,7 @@ from simjax.models.sentence_model import SentenceModel
 from simjax.models.tokenizer import check_same_ids, check_tokenizer, load_tokenizer
 from simjax.sentence_encoder import SentenceEncoder
 from simjax.train import guide, memory, trained
-from simjax.train.config import RunConfig, check_dropout
+from simjax.train.config import RunConfig, check_dropout, check_segments
 from simjax.train.folder import has_checkpoints
 from simjax.train.state import TrainState, abstract_state, init_state
 from simjax.train.step import Step, blocks_per_device
@@ -279,6 +279,8 @@ def _check_shape(config: RunConfig, shape: EncoderConfig) -> None:
         )
     if config.data.views == "dropout":
         check_dropout(str(name), shape.hidden_dropout, shape.attention_dropout)
+    if config.data.views == "paraphrases":
+        check_segments(str(name), shape)
 
 
 def _check_groups(config: RunConfig, share: int) -> None:
@@ -326,4 +328,4 @@ def make_model(
         shape, wanted.pooling or "mean", dtype=dtype, rngs=nnx.Rngs(params=config.seed)
     )
     # Positions beyond the training length are as random as at the start.
-    return model, config.data.max_length
+    return model, config.data.text_length

@@ -14,9 +14,10 @@ from simjax.models import hf
 from simjax.models.encoder import EncoderConfig, Remat
 from simjax.models.lm_head import LanguageModelHead, token_losses
 from simjax.models.sentence_model import SentenceModel, merge, split
-from simjax.objectives.config import MaskedLmConfig
+from simjax.objectives.config import MaskedLmConfig, Seq2SeqConfig
 from simjax.objectives.contrastive import Views
 from simjax.objectives.masked_lm import MaskedLm, Vocabulary
+from simjax.objectives.seq2seq import Seq2Seq
 from simjax.objectives.system import ContrastiveSystem
 from simjax.train import lora
 from simjax.train.config import RunConfig
@@ -42,7 +43,7 @@ def make_system(
         encoder: Its shape.
         num_positives: Positives of an example.
         vocabulary: What masked tokens are drawn from, where some are.
-        heads: What is trained with the encoder and not exported.
+        heads: What is trained with the encoder.
     """
     dropout = encoder.hidden_dropout > 0 or encoder.attention_dropout > 0
 
@@ -69,6 +70,15 @@ def make_system(
             dropout=dropout,
             remat=config.train.remat,
         )
+    alongside = None
+    if config.objective.seq2seq is not None:
+        alongside = seq2seq(
+            config.objective.seq2seq,
+            model_of,
+            heads["lm_head"],
+            dropout=dropout,
+            remat=config.train.remat,
+        )
     return ContrastiveSystem(
         encode=encode,
         objective=config.objective,
@@ -81,6 +91,7 @@ def make_system(
         dtype=jnp.dtype(config.model.dtype),
         exchange=config.mesh.keys,
         separable=separable,
+        alongside=alongside,
     )
 
 
@@ -118,12 +129,46 @@ def masked_lm(
     return MaskedLm(config, vocabulary, predict, dropout)
 
 
+def seq2seq(
+    config: Seq2SeqConfig,
+    model_of: Callable[[Params], SentenceModel],
+    head: LanguageModelHead,
+    *,
+    dropout: bool,
+    remat: Remat | None = None,
+) -> Seq2Seq:
+    """The loss alongside of an encoder whose parameters are `model` and its head's `lm_head`."""
+    head_graph, _ = split(head)
+
+    def embed_and_predict(
+        params: Params,
+        batch: Batch,
+        where: jax.Array,
+        targets: jax.Array,
+        dropout_key: Any,
+        gather_layer: Any,
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        model = model_of(params["model"])
+        vectors, states = model.with_states(
+            batch.block,
+            dropout_key=dropout_key,
+            place=jnp.asarray(batch.place),
+            gather_layer=gather_layer,
+            remat=remat,
+        )
+        table, own = model.encoder.embeddings.word.embedding[...], params["lm_head"]
+        losses, right = token_losses(merge(head_graph, own), table, states, where, targets)
+        return vectors, losses, right
+
+    return Seq2Seq(config, embed_and_predict, dropout)
+
+
 def make_heads(config: RunConfig, encoder: EncoderConfig) -> dict[str, LanguageModelHead]:
-    """Heads that are trained with the encoder and are no part of what is exported.
+    """Heads that are trained with the encoder.
 
     They start from the pretrained folder's where it has them, at random otherwise.
     """
-    if config.objective.mlm is None:
+    if config.objective.mlm is None and config.objective.seq2seq is None:
         return {}
     # The encoder draws from the seed's own key.
     key = jax.random.fold_in(jax.random.key(config.seed), 1)

@@ -99,7 +99,7 @@ def make_update(
         config: Of the run.
         mesh: The devices.
         model: What training starts from, or its shapes (`nnx.eval_shape`).
-        heads: What is trained with it and not exported, or their shapes.
+        heads: What is trained with it, or their shapes.
         num_positives: Positives of an example.
         vocabulary: What masked tokens are drawn from, where some are.
         total_steps: Of the run, which the learning rate spans.
