@@ -6,8 +6,9 @@ from sentence_transformers import SentenceTransformer
 
 from simjax.data.packing import pack_texts
 from simjax.errors import SimjaxError, UsageError
+from simjax.index.sentences import Hit
 from simjax.inference.embedder import Embedder
-from simjax.sentence_encoder import Hit, SentenceEncoder
+from simjax.sentence_encoder import SentenceEncoder
 from tests.tiny_models import SENTENCES, WIDTH, write_folder
 
 
