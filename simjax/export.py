@@ -18,6 +18,8 @@ from safetensors.numpy import save_file
 
 from simjax import __version__
 from simjax.errors import SimjaxError
+from simjax.models import decoder as decoder_folder
+from simjax.models.decoder import Decoder
 from simjax.models.heads import HeadWeights
 from simjax.models.hf import hf_config, state_dict
 from simjax.models.modules_json import POOLING_FLAGS, POOLING_WORDS, two_layer_weights
@@ -66,6 +68,7 @@ def save(
     prompts: Mapping[str, str] | None = None,
     default_prompt: str | None = None,
     training_head: bool = True,
+    decoder: Decoder | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write the folder, whole or not at all.
@@ -86,6 +89,8 @@ def save(
         default_prompt: Which of them is used when none is asked for.
         training_head: False drops the dense layer of `cls_mlp`, as after unsupervised SimCSE;
             the pooling is then the first token.
+        decoder: What the model writes texts with. It gets a folder of its own, which simjax alone
+            reads.
         overwrite: Replace a model that was exported here before (never anything else).
 
     Returns:
@@ -125,9 +130,10 @@ def save(
                 "similarity_fn_name": "cosine",
             },
         )
-        (partial / "README.md").write_text(
-            _readme(card or ModelCard(), folder.name, model, modules, max_length), "utf-8"
-        )
+        if decoder is not None:
+            decoder_folder.write(partial / decoder_folder.FOLDER, decoder)
+        readme = _readme(card or ModelCard(), folder.name, model, modules, max_length, decoder)
+        (partial / "README.md").write_text(readme, "utf-8")
         move_into_place(partial, folder)
     except (OSError, SafetensorError) as error:  # the latter where the disk is full
         reason = getattr(error, "strerror", None) or error
@@ -293,7 +299,12 @@ def _write_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerFast, max_lengt
 
 
 def _readme(
-    card: ModelCard, name: str, model: SentenceModel, modules: list[str], max_length: int
+    card: ModelCard,
+    name: str,
+    model: SentenceModel,
+    modules: list[str],
+    max_length: int,
+    decoder: Decoder | None,
 ) -> str:
     title = card.name or name
     header: dict[str, Any] = {
@@ -328,6 +339,12 @@ def _readme(
         'encoder.build_index(["Copy a file", "Delete a directory tree"])\n'
         'encoder.search("How do I remove a folder?", top_k=1)\n```',
     ]
+    if decoder is not None:
+        parts.append(
+            "It writes similar sentences as well, with a decoder that simjax alone reads;"
+            " sentence-transformers and transformers load the encoder without it:\n\n"
+            f'```\nsimjax generate {name} "How do I remove a folder?"\n```'
+        )
     if card.scores:
         rows = [
             f"| {key} | {value:.2f} |" if math.isfinite(value) else f"| {key} | |"
@@ -335,7 +352,7 @@ def _readme(
         ]
         parts += [
             "## Scores",
-            "Correlations and retrieval scores are times 100.",
+            "Correlations and retrieval scores are times 100; perplexity is of a token.",
             "\n".join(["| score | value |", "|---|---|", *rows]),
         ]
     if card.recipe:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from simjax.export import ModelCard
+    from simjax.models.decoder import Decoder
 
 
 class SentenceEncoder(Searchable):
@@ -38,6 +39,7 @@ class SentenceEncoder(Searchable):
         max_length: Tokens, special ones included, beyond which a text is cut.
         prompts: Texts that `encode` can put before sentences, by name.
         default_prompt: Which of them it does when none is asked for.
+        decoder: What the model writes texts with (`simjax.generate`); None where it does not.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class SentenceEncoder(Searchable):
         prompts: Mapping[str, str] | None = None,
         default_prompt: str | None = None,
         training_head: bool = True,
+        decoder: Decoder | None = None,
         devices: Sequence[jax.Device] | None = None,
     ) -> None:
         """Put an encoder together from its parts.
@@ -62,6 +65,7 @@ class SentenceEncoder(Searchable):
             prompts: Texts that `encode` can put before sentences, by name.
             default_prompt: Which of them it does when none is asked for.
             training_head: False leaves out a head that is only there for training.
+            decoder: What the model writes texts with.
             devices: Devices that share the work, such as `jax.local_devices()`; None takes the
                 one that the parameters are on.
 
@@ -74,6 +78,7 @@ class SentenceEncoder(Searchable):
         self.prompts = dict(prompts or {})
         self.default_prompt = default_prompt
         self.training_head = training_head
+        self.decoder = decoder
         self.max_length = longest_text(max_length, tokenizer, model.config.max_positions)
         self._cutter = Cutter(tokenizer, self.max_length)
         self._pooling = model.pooling
@@ -116,6 +121,7 @@ class SentenceEncoder(Searchable):
             SimjaxError: There is no such model, or something in it is missing or does not fit.
         """
         from simjax.models import hf
+        from simjax.models.decoder import read as read_decoder
         from simjax.models.tokenizer import check_tokenizer, load_tokenizer
 
         if dtype not in ("float32", "bfloat16"):
@@ -135,6 +141,7 @@ class SentenceEncoder(Searchable):
             max_length=loaded.max_length if max_length is None else max_length,
             prompts=loaded.prompts,
             default_prompt=loaded.default_prompt,
+            decoder=read_decoder(folder, loaded.model.config),
             devices=devices,
         )
 
@@ -152,9 +159,17 @@ class SentenceEncoder(Searchable):
         """A digest of weights, architecture, pooling and tokenizer."""
         return fingerprint(self.model, self.tokenizer, training_head=self.training_head)
 
-    def replace(self, params: Params) -> SentenceEncoder:
-        """The same encoder with other parameters; shares the compiled code."""
+    def replace(self, params: Params, head: Params | None = None) -> SentenceEncoder:
+        """The same encoder with other parameters; shares the compiled code.
+
+        Args:
+            params: Of the model.
+            head: Of its decoder, which it otherwise does without.
+        """
         other = copy.copy(self)
+        other.decoder = None
+        if self.decoder is not None and head is not None:
+            other.decoder = self.decoder.with_params(head)
         other._index = None
         other._placed = None
         other.params = params
@@ -307,5 +322,6 @@ class SentenceEncoder(Searchable):
             prompts=self.prompts,
             default_prompt=self.default_prompt,
             training_head=self.training_head,
+            decoder=self.decoder,
             overwrite=overwrite,
         )

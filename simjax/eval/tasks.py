@@ -12,6 +12,7 @@ from jaxtyping import Float, Int
 
 from simjax.errors import SimjaxError, UsageError
 from simjax.eval import geometry
+from simjax.eval.paraphrases import Likelihood, ParaphraseSet, perplexity, read_paraphrases
 from simjax.eval.retrieval import (
     CUTOFFS,
     RetrievalScores,
@@ -34,8 +35,9 @@ class Task:
 
     Attributes:
         kind: `sts` (a TSV file, or a folder of them), `retrieval` (a folder in the layout of
-            BEIR) or `builtin` (the built-in corpus: which text stands under which title, over
-            the pairs that no training sees; needs no path).
+            BEIR), `paraphrases` (a TSV file of pairs, for models that predict texts) or `builtin`
+            (the built-in corpus: which text stands under which title, over the pairs that no
+            training sees; needs no path).
         path: File or folder, relative to the data root.
         name: First part of the metric names; by default taken from the path, so that
             `en/sts12` is `sts12` and `en/stsb/dev.tsv` is `stsb-dev`.
@@ -43,7 +45,7 @@ class Task:
             several.
     """
 
-    kind: Literal["sts", "retrieval", "builtin"]
+    kind: Literal["sts", "retrieval", "paraphrases", "builtin"]
     path: str | None = None
     name: str | None = None
     qrels: str | None = None
@@ -83,7 +85,7 @@ class LoadedTask:
     """
 
     name: str
-    data: StsSet | RetrievalSet
+    data: StsSet | RetrievalSet | ParaphraseSet
     texts: list[str]
     positives: Int[np.ndarray, "N 2"]
     queries: Int[np.ndarray, "Q"]
@@ -108,7 +110,7 @@ class Results:
 
 def higher_is_better(metric: str) -> bool:
     """Whether a larger value of the named metric is the better one."""
-    return metric.rsplit("/", 1)[-1] not in ("alignment", "uniformity")
+    return metric.rsplit("/", 1)[-1] not in ("alignment", "uniformity", "perplexity")
 
 
 def task_name(task: Task) -> str:
@@ -124,7 +126,7 @@ def task_name(task: Task) -> str:
     return stem
 
 
-def _read(task: Task, root: Path | None) -> StsSet | RetrievalSet:
+def _read(task: Task, root: Path | None) -> StsSet | RetrievalSet | ParaphraseSet:
     if task.kind == "builtin":
         from simjax.data.builtin import corpus
 
@@ -137,6 +139,8 @@ def _read(task: Task, root: Path | None) -> StsSet | RetrievalSet:
     if task.path is None:
         raise UsageError(f"evaluation task of kind {task.kind!r}: give it a path")
     path = Path(task.path) if root is None else root / task.path
+    if task.kind == "paraphrases":
+        return read_paraphrases(path)
     return read_sts(path) if task.kind == "sts" else read_retrieval(path, task.qrels)
 
 
@@ -167,9 +171,13 @@ def load(config: EvalConfig, root: Path | str | None = None) -> Tasks:
     return tasks
 
 
-def prepare(name: str, data: StsSet | RetrievalSet, config: EvalConfig) -> LoadedTask:
+def prepare(
+    name: str, data: StsSet | RetrievalSet | ParaphraseSet, config: EvalConfig
+) -> LoadedTask:
     """Number the distinct texts of a set and find its positive pairs."""
     nothing = np.zeros(0, np.int64)
+    if isinstance(data, ParaphraseSet):
+        return LoadedTask(name, data, [], nothing.reshape(0, 2), nothing, nothing)
     if isinstance(data, StsSet):
         positives = data.pairs[data.gold > config.alignment_above]
         return LoadedTask(name, data, data.texts, positives, nothing, nothing)
@@ -183,6 +191,8 @@ def prepare(name: str, data: StsSet | RetrievalSet, config: EvalConfig) -> Loade
 
 
 def _names(task: LoadedTask) -> list[str]:
+    if isinstance(task.data, ParaphraseSet):
+        return ["perplexity"]
     if isinstance(task.data, StsSet):
         names = ["spearman", "pearson"]
         if len(task.data.subsets) > 1:
@@ -215,7 +225,7 @@ def _retrieval_values(scores: RetrievalScores) -> list[float]:
     return [scores.ndcg_at_10, scores.mrr_at_10, *(scores.recall[k] for k in CUTOFFS)]
 
 
-def evaluate(tasks: Tasks, encode: Encode) -> Results:
+def evaluate(tasks: Tasks, encode: Encode, likelihood: Likelihood | None = None) -> Results:
     """Run every task.
 
     Correlations and retrieval scores are times 100. Uniformity and the singular values are
@@ -225,12 +235,19 @@ def evaluate(tasks: Tasks, encode: Encode) -> Results:
     Args:
         tasks: From `load`.
         encode: Texts to embeddings.
+        likelihood: Of texts behind others, for paraphrases.
 
     Raises:
-        SimjaxError: `encode` returned something that is not finite, or not one row per text.
+        SimjaxError: There are paraphrases and no likelihood; or `encode` returned something that is
+            not finite, or not one row per text.
     """
     results = Results()
     for task in tasks.loaded:
+        if isinstance(task.data, ParaphraseSet):
+            if likelihood is None:
+                raise SimjaxError(f"{task.name}: the model predicts no texts; it has no decoder")
+            results.metrics[f"{task.name}/perplexity"] = perplexity(task.data, likelihood)
+            continue
         embeddings = encode(task.texts)
         if len(embeddings) != len(task.texts):
             raise SimjaxError(
@@ -263,9 +280,9 @@ def evaluate(tasks: Tasks, encode: Encode) -> Results:
     return results
 
 
-def run(tasks: Tasks, encode: Encode) -> dict[str, float]:
+def run(tasks: Tasks, encode: Encode, likelihood: Likelihood | None = None) -> dict[str, float]:
     """The scores of `evaluate`, under names such as `stsb-dev/spearman`."""
-    return evaluate(tasks, encode).metrics
+    return evaluate(tasks, encode, likelihood).metrics
 
 
 def baseline(tasks: Tasks) -> dict[str, float]:

@@ -58,13 +58,23 @@ class Seq2SeqConfig:
 
     Attributes:
         weight: What its loss is multiplied by before it is added.
+        corrupted: Share of the texts in front of which some words are masked, as RoFormer-Sim does
+            with half of them. Words are what `##` joins; without it each token is one, so that
+            Chinese words are those of a vocabulary of words and else characters.
+        rate: Share of the words of such a text.
     """
 
     weight: float = 1.0
+    corrupted: float = 0.0
+    rate: float = 0.15
 
     def __post_init__(self) -> None:
         if not 0 < self.weight < float("inf"):
             raise UsageError(f"objective.seq2seq.weight is {self.weight}: give a number above 0")
+        for key in ("corrupted", "rate"):
+            value = getattr(self, key)
+            if not 0 <= value <= 1:
+                raise UsageError(f"objective.seq2seq.{key} is {value}: give a number from 0 to 1")
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from simjax.models.sentence_model import SentenceModel
 from simjax.models.tensor_files import read_json_object
 from simjax.objectives.masked_lm import Vocabulary
 from simjax.train.config import RunConfig
+from simjax.train.system import masks
 
 # What the `config.json` of these models says, for plans that are made without a network.
 _BERT_BASE = EncoderConfig(
@@ -127,7 +128,7 @@ def abstract_heads(config: RunConfig, encoder: EncoderConfig) -> dict[str, Langu
 
 def assumed_vocabulary(config: RunConfig, encoder: EncoderConfig) -> Vocabulary | None:
     """Of masked tokens, where there are any; which ones are special decides no shape."""
-    if config.objective.mlm is None:
+    if masks(config.objective) is None:
         return None
     return Vocabulary(encoder.vocab_size, encoder.vocab_size - 1, (encoder.pad_token_id,))
 

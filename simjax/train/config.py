@@ -249,6 +249,13 @@ def _check_views(config: RunConfig) -> None:
             f"objective.seq2seq is given and data.views is {data.views}: a text is predicted from "
             "the one in front of it, which data.views paraphrases puts there"
         )
+    if config.objective.seq2seq is None and any(
+        task.kind == "paraphrases" for task in config.evaluation.tasks
+    ):
+        raise UsageError(
+            "evaluation.tasks has one of kind paraphrases and objective.seq2seq is null: no text "
+            "is predicted; remove the task, or learn it"
+        )
     if data.views == "paraphrases" and model.pretrained is None:
         check_segments("model.encoder", model.encoder)
     guide = config.objective.guide

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -21,7 +22,9 @@ from simjax.data.pipeline import BatchSource
 from simjax.data.tokenizer import train_wordpiece
 from simjax.errors import SimjaxError, UsageError
 from simjax.models import hf
+from simjax.models.decoder import Decoder
 from simjax.models.encoder import EncoderConfig
+from simjax.models.lm_head import LanguageModelHead
 from simjax.models.sentence_model import SentenceModel
 from simjax.models.tokenizer import check_same_ids, check_tokenizer, load_tokenizer
 from simjax.sentence_encoder import SentenceEncoder
@@ -70,6 +73,10 @@ class Run:
     chosen_micro_batch: int | None = None
     mask: Any = None
     guide: str | None = None
+
+    def encoder_of(self, parts: Mapping[str, Params]) -> SentenceEncoder:
+        """The encoder, with its decoder if there is one, with other parameters."""
+        return self.encoder.replace(parts["model"], parts.get("lm_head"))
 
     def init_state(self) -> TrainState:
         """The state before the first step."""
@@ -170,7 +177,7 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
             f"train.profile begins at step {config.train.profile[0]} and the run has {total_steps}"
         )
 
-    vocabulary = None if config.objective.mlm is None else vocabulary_of(tokenizer)
+    vocabulary = vocabulary_of(config.objective, tokenizer)
     heads = make_heads(config, model.config)
     update = make_update(config, mesh, model, heads, source.num_positives, vocabulary, total_steps)
     state = update.abstract_state()
@@ -192,7 +199,7 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
             "train.micro_batch, or more devices"
         )
     step = update.step(fit.micro_blocks)
-    encoder = make_encoder(config, model, tokenizer, max_length)
+    encoder = make_encoder(config, model, tokenizer, max_length, heads)
     micro_batch = None if fit.micro_blocks == asked else fit.micro_blocks * config.data.block
     return Run(
         config,
@@ -215,18 +222,23 @@ def make_encoder(
     model: SentenceModel,
     tokenizer: PreTrainedTokenizerFast,
     max_length: int | None,
+    heads: Mapping[str, LanguageModelHead],
 ) -> SentenceEncoder:
     """The model as it is used: unit vectors, since it is trained on cosines.
 
     A `cls_mlp` pooler keeps its dense layer after supervised training and drops it after
-    unsupervised, as SimCSE does.
+    unsupervised, as SimCSE does. A head that learned to write paraphrases is used as well.
     """
+    decoder = None
+    if config.objective.seq2seq is not None:
+        decoder = Decoder(heads["lm_head"], config.data.max_length)
     return SentenceEncoder(
         model,
         tokenizer,
         normalize=True,
         max_length=max_length,
         training_head=config.data.views != "dropout",
+        decoder=decoder,
     )
 
 

@@ -11,10 +11,11 @@ from flax import nnx
 
 from simjax.errors import UsageError
 from simjax.models import hf
+from simjax.models.decoder import read as read_decoder
 from simjax.models.encoder import EncoderConfig, Remat
 from simjax.models.lm_head import LanguageModelHead, token_losses
 from simjax.models.sentence_model import SentenceModel, merge, split
-from simjax.objectives.config import MaskedLmConfig, Seq2SeqConfig
+from simjax.objectives.config import MaskedLmConfig, ObjectiveConfig, Seq2SeqConfig
 from simjax.objectives.contrastive import Views
 from simjax.objectives.masked_lm import MaskedLm, Vocabulary
 from simjax.objectives.seq2seq import Seq2Seq
@@ -76,6 +77,7 @@ def make_system(
             config.objective.seq2seq,
             model_of,
             heads["lm_head"],
+            vocabulary,
             dropout=dropout,
             remat=config.train.remat,
         )
@@ -133,6 +135,7 @@ def seq2seq(
     config: Seq2SeqConfig,
     model_of: Callable[[Params], SentenceModel],
     head: LanguageModelHead,
+    vocabulary: Vocabulary | None = None,
     *,
     dropout: bool,
     remat: Remat | None = None,
@@ -160,7 +163,8 @@ def seq2seq(
         losses, right = token_losses(merge(head_graph, own), table, states, where, targets)
         return vectors, losses, right
 
-    return Seq2Seq(config, embed_and_predict, dropout)
+    corrupted = vocabulary if config.corrupted else None
+    return Seq2Seq(config, embed_and_predict, dropout, corrupted)
 
 
 def make_heads(config: RunConfig, encoder: EncoderConfig) -> dict[str, LanguageModelHead]:
@@ -174,19 +178,40 @@ def make_heads(config: RunConfig, encoder: EncoderConfig) -> dict[str, LanguageM
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
     head = LanguageModelHead(encoder, rngs=nnx.Rngs(params=key))
     name = config.model.pretrained
-    params = None if name is None else hf.load_lm_head(hf.resolve(name), encoder)
+    if name is None:
+        return {"lm_head": head}
+    folder = hf.resolve(name)
+    decoder = read_decoder(folder, encoder)
+    if decoder is not None:
+        return {"lm_head": decoder.head}
+    params = hf.load_lm_head(folder, encoder)
     if params is not None:
         head = merge(split(head)[0], jax.tree.map(jnp.asarray, params))
     return {"lm_head": head}
 
 
-def vocabulary_of(tokenizer: PreTrainedTokenizerFast) -> Vocabulary:
-    """What masked tokens are drawn from.
+def masks(objective: ObjectiveConfig) -> str | None:
+    """The key by which tokens are masked; None where none are."""
+    if objective.mlm is not None:
+        return "objective.mlm"
+    corrupts = objective.seq2seq is not None and objective.seq2seq.corrupted > 0
+    return "objective.seq2seq.corrupted" if corrupts else None
+
+
+def vocabulary_of(
+    objective: ObjectiveConfig, tokenizer: PreTrainedTokenizerFast
+) -> Vocabulary | None:
+    """What masked tokens are drawn from; None where none are masked.
 
     Raises:
         UsageError: The tokenizer has no mask token.
     """
+    key = masks(objective)
+    if key is None:
+        return None
     if tokenizer.mask_token_id is None:
-        raise UsageError("objective.mlm is given and the tokenizer has no mask token; remove it")
+        raise UsageError(f"{key} is given and the tokenizer has no mask token; remove it")
     special = tuple(sorted(tokenizer.all_special_ids))
-    return Vocabulary(len(tokenizer), tokenizer.mask_token_id, special)
+    tokens = tokenizer.get_vocab().items()
+    continues = tuple(sorted(number for token, number in tokens if token.startswith("##")))
+    return Vocabulary(len(tokenizer), tokenizer.mask_token_id, special, continues)

@@ -15,7 +15,9 @@ from flax import nnx
 from sentence_transformers import SentenceTransformer
 
 from simjax import mesh as meshes
+from simjax.checkpoint.config import CheckpointConfig
 from simjax.errors import UsageError
+from simjax.eval.tasks import EvalConfig, Task
 from simjax.mesh import MeshConfig
 from simjax.models import hf, names
 from simjax.models.encoder import EncoderConfig
@@ -25,16 +27,18 @@ from simjax.objectives.config import MaskedLmConfig, ObjectiveConfig, Seq2SeqCon
 from simjax.objectives.seq2seq import predicted
 from simjax.sentence_encoder import SentenceEncoder
 from simjax.train import loop
-from simjax.train.config import ModelConfig, TrainConfig, validate
+from simjax.train.config import ModelConfig, TokenizerConfig, TrainConfig, validate
+from simjax.train.finish import export_run
 from simjax.train.setup import set_up
 from simjax.train.state import shardings
 from simjax.train.step import StepOptions, value_and_grad
-from simjax.train.system import seq2seq
+from simjax.train.system import seq2seq, vocabulary_of
 from simjax.train.update import make_update
 from simjax.types import Batch
 from tests.models.packed_rows import random_texts
 from tests.models.test_lm_head import head_of, saved_peer
 from tests.models.test_segments import FIRST, pairs, seen
+from tests.tiny_models import bert_tokenizer
 from tests.train.tiny_run import (
     BLOCK,
     STOPPED,
@@ -47,6 +51,7 @@ from tests.train.tiny_run import (
     train,
 )
 
+KEY = jax.random.key(0)
 OBJECTIVE = ObjectiveConfig(
     directions="symmetric", temperature=1 / 30, seq2seq=Seq2SeqConfig(weight=0.7)
 )
@@ -112,10 +117,55 @@ def test_value_and_gradient_are_those_of_transformers(family, tmp_path):
 
 @pytest.fixture(scope="module")
 def whole(data, tmp_path_factory):
-    config = paraphrases(data, tmp_path_factory.mktemp("seq2seq") / "run")
-    config = dataclasses.replace(config, checkpoint=dataclasses.replace(config.checkpoint, every=3))
+    """A run that is measured by the perplexity of texts like those that it learns from."""
+    folder = tmp_path_factory.mktemp("seq2seq")
+    with (data / "triples.csv").open() as file:
+        rows = [line.split(",")[:2] for line in file][1:9]
+    lines = ["\t".join(row) for row in [["sentence1", "sentence2"], *rows]]
+    (folder / "pairs.tsv").write_text("\n".join(lines) + "\n")
+    evaluation = EvalConfig(
+        tasks=(Task("paraphrases", str(folder / "pairs.tsv")),), every=6, metric="pairs/perplexity"
+    )
+    checkpoint = CheckpointConfig(every=3, keep=3)
+    config = paraphrases(data, folder / "run", evaluation=evaluation, checkpoint=checkpoint)
     train(config)
     return config
+
+
+def test_the_perplexity_of_paraphrases_falls_and_names_the_best_step(whole):
+    found = {
+        line["step"]: line["eval/pairs/perplexity"]
+        for line in figures(Path(whole.output))
+        if "eval/pairs/perplexity" in line
+    }
+    assert sorted(found) == [0, 6, TOTAL]
+    # At the start about as many as there are tokens.
+    assert 20 < found[0] < 50 and found[TOTAL] < 0.8 * found[0]
+    best = min(found, key=found.get)
+    exported = SentenceEncoder.from_pretrained(whole.output).decoder
+    state = state_at(whole, best).params["lm_head"]
+    jax.tree.map(np.testing.assert_array_equal, exported.params, state)
+    assert exported.max_tokens == 16
+
+
+def test_an_export_of_a_checkpoint_has_its_decoder(whole, tmp_path):
+    assert export_run(Path(whole.output), tmp_path / "x", step=TOTAL - 3) == TOTAL - 3
+    exported = SentenceEncoder.from_pretrained(tmp_path / "x").decoder
+    state = state_at(whole, TOTAL - 3).params["lm_head"]
+    jax.tree.map(np.testing.assert_array_equal, exported.params, state)
+
+
+def test_a_second_stage_starts_from_the_decoder_of_the_first(data, whole, tmp_path):
+    (tmp_path / "run").mkdir()
+    config = paraphrases(
+        data,
+        tmp_path / "run",
+        model=ModelConfig(pretrained=whole.output),
+        tokenizer=TokenizerConfig(),
+    )
+    head = set_up(config).params["lm_head"]
+    first = SentenceEncoder.from_pretrained(whole.output).decoder.params
+    jax.tree.map(np.testing.assert_array_equal, head, first)
 
 
 def test_both_losses_fall(whole):
@@ -165,25 +215,37 @@ def test_every_token_behind_is_predicted(data, tmp_path):
             np.testing.assert_array_equal(text[here + 1], text[here])
 
 
+def gradient(run, mesh_config, micro, gather="step"):
+    """The system, its parameters, and metrics and gradients of the first batch on some devices."""
+    config = run.config
+    mesh = meshes.make_mesh(mesh_config, jax.devices()[: mesh_config.data * mesh_config.fsdp])
+    head = LanguageModelHead(run.model.config, rngs=nnx.Rngs(params=1))
+    update = make_update(config, mesh, run.model, {"lm_head": head}, 1, None, TOTAL)
+    options = StepOptions(micro, gather, 1.0, 0)
+    function = value_and_grad(update.system, update.specs.params, mesh, options)
+    params = jax.device_put(update.params, shardings(update.specs, mesh).params)
+    batch = jax.device_put(run.source[0].batch, meshes.batch_sharding(mesh))
+    found = jax.jit(function)(params, batch, KEY)
+    return update, *jax.tree.map(np.asarray, found)
+
+
 def test_the_gradient_depends_neither_on_the_devices_nor_on_the_micro_batch(data, tmp_path):
     (tmp_path / "run").mkdir()
-    config = paraphrases(data, tmp_path / "run")
-    run = set_up(config)
-    head = LanguageModelHead(run.model.config, rngs=nnx.Rngs(params=1))
+    run = set_up(paraphrases(data, tmp_path / "run"))
+    update, metrics, grads = gradient(run, MeshConfig(1, 1), None)
 
-    def gradient(mesh_config, micro, gather="step"):
-        mesh = meshes.make_mesh(mesh_config, jax.devices()[: mesh_config.data * mesh_config.fsdp])
-        update = make_update(config, mesh, run.model, {"lm_head": head}, 1, None, TOTAL)
-        options = StepOptions(micro, gather, 1.0, 0)
-        function = value_and_grad(update.system, update.specs.params, mesh, options)
-        params = jax.device_put(update.params, shardings(update.specs, mesh).params)
-        batch = jax.device_put(run.source[0].batch, meshes.batch_sharding(mesh))
-        return jax.tree.map(np.asarray, jax.jit(function)(params, batch, jax.random.key(0)))
+    # The head has a gradient of this loss alone: its mean over the batch, times its weight.
+    def mean(head):
+        params = update.params | {"lm_head": head}
+        _, sums = update.system.alongside.encode(params, run.source[0].batch, KEY, None)
+        return sums.loss / sums.weight
 
-    metrics, grads = gradient(MeshConfig(1, 1), None)
-    assert metrics["seq2seq_loss"] > 1
+    alone = jax.jit(jax.grad(mean))(update.params["lm_head"])
+    for one, other in zip(jax.tree.leaves(alone), jax.tree.leaves(grads["lm_head"]), strict=True):
+        np.testing.assert_allclose(0.7 * one, other, atol=1e-6)
+
     for layout in ((MeshConfig(1, 1), 4), (MeshConfig(4, 2), 1), (MeshConfig(2, 2), 2, "layer")):
-        others, found = gradient(*layout)
+        _, others, found = gradient(run, *layout)
         assert others.keys() == metrics.keys()
         for name, value in metrics.items():
             np.testing.assert_allclose(others[name], value, rtol=1e-4, atol=1e-5, err_msg=name)
@@ -212,6 +274,21 @@ def test_what_it_does_not_go_with(data, tmp_path, changes, says):
     )
     with pytest.raises(UsageError, match=says):
         validate(config)
+
+
+def test_words_are_masked_with_what_the_tokenizer_has():
+    tokenizer = bert_tokenizer()
+    plain, corrupting = (
+        ObjectiveConfig(seq2seq=Seq2SeqConfig(corrupted=share)) for share in (0.0, 0.5)
+    )
+    assert vocabulary_of(plain, tokenizer) is None
+    found = vocabulary_of(corrupting, tokenizer)
+    assert found.mask == tokenizer.mask_token_id and found.size == len(tokenizer)
+    goes_on = tokenizer.convert_ids_to_tokens(list(found.continues))
+    assert len(goes_on) == 26 and all(token.startswith("##") for token in goes_on)
+    tokenizer.mask_token = None
+    with pytest.raises(UsageError, match=r"objective\.seq2seq\.corrupted is given and the tok"):
+        vocabulary_of(corrupting, tokenizer)
 
 
 def test_it_is_not_learned_beside_masked_tokens():
