@@ -23,7 +23,7 @@ LAYERS = (
     {"checkpoint"},
     {"sentence_encoder", "export", "inference", "index"},
     {"train"},
-    {"mine", "lab", "plan"},
+    {"generate", "mine", "lab", "plan"},
     {"cli"},
 )
 PAIRED = ({"sentence_encoder", "export", "inference", "index"},)
