@@ -164,17 +164,24 @@ class BatchSource:
         rows = next(rung for rung in self.ladder if rung >= plan.rows)
         examples = plan.examples[self._own]
         texts = self._texts(examples)
-        lengths, (row, column) = plan.lengths[self._own], (plan.row, plan.column)
-        place = (row[self._own], column[self._own])
-        shape = {"rows": rows, "row_length": config.row_length}
+        lengths, row, column = (x[self._own] for x in (plan.lengths, plan.row, plan.column))
         if config.views == "paraphrases":
             both = texts[..., ORDERS].reshape(*lengths.shape, 2)
+            starts = store.offsets[both]
             block = pack_pairs(
-                store.tokens, store.offsets[both], store.lengths[both], *place, **shape
+                store.tokens,
+                starts,
+                store.lengths[both],
+                row,
+                column,
+                rows=rows,
+                row_length=config.row_length,
             )
         else:
             starts = store.offsets[texts].reshape(lengths.shape)
-            block = pack(store.tokens, starts, lengths, *place, **shape)
+            block = pack(
+                store.tokens, starts, lengths, row, column, rows=rows, row_length=config.row_length
+            )
         ids = np.where(texts == NO_TEXT, NO_TEXT, store.text_ids[texts]).astype(np.int32)
         batch = Batch(
             block=block,

@@ -115,7 +115,7 @@ class Paraphraser:
             self._allowed,
             np.int32(self._end),
             jax.random.key(sampling.seed),
-            Limits(np.float32(sampling.temperature), np.int32(top_k), np.float32(sampling.top_p)),
+            Limits(float(sampling.temperature), top_k, float(sampling.top_p)),
             np.int32(most),
             count=sampling.count,
             room=self.longest,

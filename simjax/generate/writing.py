@@ -150,11 +150,13 @@ def write(
         drawn = jnp.where(done, -1, drawn)
         return drawn, done | (drawn == end)
 
-    def going_on(state: tuple[Array, ...]) -> Array:
-        number, _, done, *_ = state
+    def going_on(state: tuple[Array, Array, Array, Array, Cache]) -> Array:
+        number, _, done, _, _ = state
         return (number < most) & ~done.all()
 
-    def step(state: tuple) -> tuple:
+    def step(
+        state: tuple[Array, Array, Array, Array, Cache],
+    ) -> tuple[Array, Array, Array, Array, Cache]:
         number, written, done, logits, cache = state
         drawn, done = chosen(logits, number, done)
         written = jax.lax.dynamic_update_index_in_dim(written, drawn, number, axis=1)

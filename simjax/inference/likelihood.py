@@ -73,8 +73,8 @@ class Likelihood:
             plan[5, 0, : len(here)] = placed.column[here]
             block = pack_pairs(
                 tokens,
-                np.stack(plan[0:2], axis=-1),
-                np.stack(plan[2:4], axis=-1),
+                np.moveaxis(plan[0:2], 0, -1),
+                np.moveaxis(plan[2:4], 0, -1),
                 *plan[4:],
                 rows=_ROWS,
                 row_length=self._row_length,

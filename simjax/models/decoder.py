@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from safetensors.numpy import save_file
 
@@ -114,7 +115,7 @@ def read(folder: Path, shape: EncoderConfig) -> Decoder | None:
     tensors = TensorFolder(place)
     seen: set[str] = set()
 
-    def read_tensor(name: str, dimensions: tuple[int, ...]) -> jax.Array:
+    def read_tensor(name: str, dimensions: tuple[int, ...]) -> np.ndarray:
         seen.add(name)
         return tensors.read(name, dimensions, str(path))
 

@@ -85,8 +85,8 @@ class Embeddings(nnx.Module):
         if own.positions == "table":
             x = x + self.position(positions + self.config.position_offset)
         if own.token_types:
-            first = segment is None
-            x = x + (self.token_type.embedding[0] if first else self.token_type(segment))
+            kind = self.token_type.embedding[0] if segment is None else self.token_type(segment)
+            x = x + kind
         x = drop.dropout(self.norm(x, dtype), keys, 0, self.config.hidden_dropout)
         return self.projection(x) if self.config.projected else x
 

@@ -9,14 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
+from simjax.data.tokenizer import train_wordpiece
 from simjax.models.decoder import Decoder
 from simjax.models.encoder import EncoderConfig
 from simjax.models.families import Family
 from simjax.models.lm_head import LanguageModelHead
 from simjax.models.sentence_model import SentenceModel, merge, split
 from simjax.sentence_encoder import SentenceEncoder
-from tests.tiny_models import bert_tokenizer
 
+TEXTS = ("the cat sits, the man runs in the park", "a woman and a man eat fish", "a dog")
 MAX_TOKENS = 21
 COUNT = 20
 """Texts drawn at a time in all tests, which then share a program."""
@@ -25,7 +26,7 @@ COUNT = 20
 @cache
 def writer(family: Family = "bert", seed: int = 0) -> SentenceEncoder:
     """Large random parameters, so that distributions are far from uniform."""
-    tokenizer = bert_tokenizer()
+    tokenizer = train_wordpiece(TEXTS, 100)
     shape = EncoderConfig(
         family=family,
         vocab_size=len(tokenizer),

@@ -13,6 +13,8 @@ from simjax.models import decoder
 from simjax.sentence_encoder import SentenceEncoder
 from tests.generate.writers import writer
 
+BIAS = "cls.predictions.bias"
+
 
 @pytest.fixture
 def folder(tmp_path):
@@ -80,7 +82,7 @@ def test_faulty_settings_are_refused(folder, change, says):
             r"tensor cls\.predictions\.bias has shape \[3\], but",
         ),
         (
-            lambda t: t.update({"cls.predictions.bias": np.full(67, np.nan, np.float32)}),
+            lambda t: t.update({BIAS: np.full_like(t[BIAS], np.nan)}),
             r"tensor cls\.predictions\.bias has values that are not finite",
         ),
     ],

@@ -8,6 +8,7 @@ import hashlib
 from simjax.data import pipeline
 from simjax.errors import UsageError
 from simjax.eval import tasks
+from simjax.eval.paraphrases import ParaphraseSet
 from simjax.eval.sts import StsSet
 from simjax.eval.tasks import Tasks
 from simjax.lab.scaling.grid import Grid, RunKey
@@ -58,7 +59,11 @@ def _fingerprint(store: str, evaluation: Tasks) -> str:
     whole = hashlib.sha256(store.encode())
     for task in evaluation.loaded:
         data = task.data
-        judged = data.gold.tolist() if isinstance(data, StsSet) else data.relevant
+        judged: object
+        if isinstance(data, StsSet):
+            judged = data.gold.tolist()
+        else:
+            judged = data.pairs if isinstance(data, ParaphraseSet) else data.relevant
         text = repr((task.name, task.texts, judged))
         whole.update(text.encode("utf-8", "surrogatepass"))
     return whole.hexdigest()[:12]
