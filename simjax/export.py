@@ -20,6 +20,8 @@ from safetensors.numpy import save_file
 from simjax import __version__, remote
 from simjax.data.engine import serialisable
 from simjax.errors import SimjaxError
+from simjax.models import decoder as decoder_folder
+from simjax.models.decoder import Decoder
 from simjax.models.heads import HeadWeights
 from simjax.models.hf import hf_config, state_dict
 from simjax.models.modules_json import POOLING_FLAGS, POOLING_WORDS, two_layer_weights
@@ -79,6 +81,7 @@ def save(
     default_prompt: str | None = None,
     training_head: bool = True,
     flow: Flow | None = None,
+    decoder: Decoder | None = None,
     overwrite: bool = False,
 ) -> Path:
     """Write the folder, whole or not at all.
@@ -102,6 +105,8 @@ def save(
             the pooling is then the first token.
         flow: What the model's vectors go through before they are scaled. It gets a folder of its
             own, which simjax alone reads (`WITHOUT_FLOW`).
+        decoder: What the model writes texts with. It gets a folder of its own, which simjax alone
+            reads.
         overwrite: Replace a model that was exported here before (never anything else).
 
     Returns:
@@ -160,9 +165,11 @@ def save(
         )
         if flow is not None:
             flow_folder.write(partial / flow_folder.FOLDER, flow)
-        (partial / "README.md").write_text(
-            _readme(card or ModelCard(), folder.name, model, modules, max_length, flow), "utf-8"
-        )
+        if decoder is not None:
+            decoder_folder.write(partial / decoder_folder.FOLDER, decoder)
+        told = card or ModelCard()
+        readme = _readme(told, folder.name, model, modules, max_length, flow, decoder)
+        (partial / "README.md").write_text(readme, "utf-8")
         move_into_place(partial, folder)
     except (OSError, SafetensorError) as error:  # the latter where the disk is full
         reason = getattr(error, "strerror", None) or error
@@ -340,6 +347,7 @@ def _readme(
     modules: list[str],
     max_length: int,
     flow: Flow | None,
+    decoder: Decoder | None,
 ) -> str:
     title = card.name or name
     size = model.embedding_size if flow is None else flow.config.rank
@@ -377,6 +385,12 @@ def _readme(
         'encoder.build_index(["Copy a file", "Delete a directory tree"])\n'
         'encoder.search("How do I remove a folder?", top_k=1)\n```',
     ]
+    if decoder is not None:
+        parts.append(
+            "It writes similar sentences as well, with a decoder that simjax alone reads;"
+            " sentence-transformers and transformers load the encoder without it:\n\n"
+            f'```\nsimjax generate {name} "How do I remove a folder?"\n```'
+        )
     if card.scores:
         rows = [
             f"| {key} | {value:.2f} |" if math.isfinite(value) else f"| {key} | |"
@@ -384,7 +398,7 @@ def _readme(
         ]
         parts += [
             "## Scores",
-            "Correlations and retrieval scores are times 100.",
+            "Correlations and retrieval scores are times 100; perplexity is of a token.",
             "\n".join(["| score | value |", "|---|---|", *rows]),
         ]
     if card.recipe:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from simjax.export import ModelCard
+    from simjax.models.decoder import Decoder
 
 
 class SentenceEncoder(Searchable):
@@ -41,6 +42,7 @@ class SentenceEncoder(Searchable):
         prompts: Texts that `encode` can put before sentences, by name.
         default_prompt: Which of them it does when none is asked for.
         flow: What the model's vectors go through before they are scaled; None for none.
+        decoder: What the model writes texts with (`simjax.generate`); None where it does not.
     """
 
     def __init__(
@@ -54,6 +56,7 @@ class SentenceEncoder(Searchable):
         default_prompt: str | None = None,
         training_head: bool = True,
         flow: Flow | None = None,
+        decoder: Decoder | None = None,
         devices: Sequence[jax.Device] | None = None,
     ) -> None:
         """Put an encoder together from its parts.
@@ -67,6 +70,7 @@ class SentenceEncoder(Searchable):
             default_prompt: Which of them it does when none is asked for.
             training_head: False leaves out a head that is only there for training.
             flow: What the model's vectors go through before they are scaled.
+            decoder: What the model writes texts with.
             devices: Devices that share the work, such as `jax.local_devices()`; None takes the
                 one that the parameters are on.
 
@@ -80,6 +84,7 @@ class SentenceEncoder(Searchable):
         self.default_prompt = default_prompt
         self.training_head = training_head
         self.flow = flow
+        self.decoder = decoder
         self.max_length = longest_text(max_length, tokenizer, model.config.max_positions)
         self._cutter = Cutter(tokenizer, self.max_length)
         self._pooling = model.pooling
@@ -122,6 +127,7 @@ class SentenceEncoder(Searchable):
             SimjaxError: There is no such model, or something in it is missing or does not fit.
         """
         from simjax.models import hf
+        from simjax.models.decoder import read as read_decoder
         from simjax.models.tokenizer import check_tokenizer, load_tokenizer
 
         if dtype not in ("float32", "bfloat16"):
@@ -143,6 +149,7 @@ class SentenceEncoder(Searchable):
             prompts=loaded.prompts,
             default_prompt=loaded.default_prompt,
             flow=None if loaded.flow is None else read_flow(loaded.flow, size),
+            decoder=read_decoder(folder, loaded.model.config),
             devices=devices,
         )
 
@@ -162,16 +169,24 @@ class SentenceEncoder(Searchable):
             self.model, self.tokenizer, training_head=self.training_head, flow=self.flow
         )
 
-    def replace(self, params: Params) -> SentenceEncoder:
-        """The same encoder with other parameters; shares the compiled code."""
+    def replace(self, params: Params, head: Params | None = None) -> SentenceEncoder:
+        """The same encoder with other parameters; shares the compiled code.
+
+        Args:
+            params: Of the model.
+            head: Of its decoder, which it otherwise does without.
+        """
         other = copy.copy(self)
+        other.decoder = None
+        if self.decoder is not None and head is not None:
+            other.decoder = self.decoder.with_params(head)
         other._index = None
         other._placed = None
         other.params = params
         return other
 
     def rebuilt(self, model: SentenceModel, flow: Flow | None = None) -> SentenceEncoder:
-        """The same use of another model, with this flow or none."""
+        """The same use of a model with other heads, with this flow or none."""
         return SentenceEncoder(
             model,
             self.tokenizer,
@@ -181,6 +196,7 @@ class SentenceEncoder(Searchable):
             default_prompt=self.default_prompt,
             training_head=self.training_head,
             flow=flow,
+            decoder=self.decoder,
             devices=self._devices,
         )
 
@@ -334,5 +350,6 @@ class SentenceEncoder(Searchable):
             default_prompt=self.default_prompt,
             training_head=self.training_head,
             flow=self.flow,
+            decoder=self.decoder,
             overwrite=overwrite,
         )

@@ -29,8 +29,8 @@ class Block:
     """Short texts packed side by side into rows of one length.
 
     Leading dimensions (blocks) may stand before every array. Attention joins two positions of a
-    row exactly when their `text` is equal, so one array serves as attention mask and as pooling
-    plan.
+    row when their `text` is equal, so one array serves as attention mask and as pooling plan;
+    where there are segments, these take some of it back.
     """
 
     tokens: Int[Array, "*K R L"]
@@ -41,6 +41,10 @@ class Block:
     """Index of the text inside the block, `NO_TEXT` at padding."""
     first: Int[Array, "*K T"]
     """Flat index (row * L + column) of each text's first token; 0 for a text that is absent."""
+    segment: Int[Array, "*K R L"] | None = None
+    """0 in the first part of a text and at padding, 1 in its second part; None where no text has
+    two. The first part is seen from everywhere in its text and sees itself alone; in the second
+    each token sees those before it as well (UniLM, arXiv 1905.03197, sequence-to-sequence)."""
 
 
 @jax.tree_util.register_dataclass

@@ -24,7 +24,7 @@ LAYERS = (
     {"checkpoint"},
     {"sentence_encoder", "export", "inference", "index"},
     {"train"},
-    {"mine", "plan"},
+    {"generate", "mine", "plan"},
     {"lab"},
     {"cli"},
 )

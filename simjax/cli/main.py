@@ -42,6 +42,7 @@ COMMANDS = (
     Command("encode", "encode", "turn lines of text into embeddings"),
     Command("index", "index", "make a folder of embeddings that can be searched"),
     Command("search", "search", "find the texts of a corpus that are nearest to a query"),
+    Command("generate", "generate", "write sentences similar to a given one"),
     Command("mine", "mine", "find hard negatives for a set of pairs"),
     Command("data", "data", "check a folder of data sets"),
     Command("lab", "lab", "measure speed, memory and float error beside other ways"),

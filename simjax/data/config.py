@@ -13,6 +13,8 @@ from simjax.data.sources import Source
 from simjax.errors import UsageError
 from simjax.remote import check_local
 
+_SHORTEST_PAIR = 5
+"""Tokens of two texts of one token each, and special tokens in front, between and behind."""
 LARGEST_BLOCK = 64
 """Of the blocks that are chosen by default: rows are as full as in larger ones (about 97 %)."""
 
@@ -36,10 +38,12 @@ class DataConfig:
     root: str | None = None
     """Folder that `source.path` is relative to; by default the variable SIMJAX_DATA, else the
     current folder."""
-    views: Literal["columns", "dropout", "single"] = "columns"
+    views: Literal["columns", "dropout", "single", "paraphrases"] = "columns"
     """`columns`: the views of an example are its columns. `dropout`: its first text, `num_views`
     times, told apart by dropout and by what `augment` changes. `single`: its first text, once, for
-    objectives that compare two encoders."""
+    objectives that compare two encoders. `paraphrases`: anchor and first positive stand one behind
+    the other in one row, and the other way round in the second view (SimBERT); a view's embedding
+    is that of the text in front, from which the other one can be learned (`objective.seq2seq`)."""
     num_views: int = 2
     """Times that a text is encoded with `views: dropout`."""
     augment: tuple[Change, ...] = ()
@@ -57,7 +61,8 @@ class DataConfig:
     row_length: int = 128
     """Tokens of a packed row."""
     max_length: int = 128
-    """Tokens of a text, special tokens included; longer texts are cut."""
+    """Tokens of a text, special tokens included; longer texts are cut. Of two paraphrases one
+    behind the other, each of which is cut at half of it."""
     seed: int = 0
     """Seed of the order of the examples, and of what is changed of their words."""
     cache: str | None = None
@@ -90,6 +95,17 @@ class DataConfig:
             raise UsageError(f"data.prefetch is {self.prefetch}: it must not be negative")
         if self.views == "dropout" and self.num_views < 2:
             raise UsageError("data.num_views is 1: dropout views need at least 2")
+        if self.views == "paraphrases" and self.max_length < _SHORTEST_PAIR:
+            raise UsageError(
+                f"data.max_length is {self.max_length} and data.views is paraphrases: two texts "
+                f"take {_SHORTEST_PAIR} tokens at least"
+            )
+        if self.views == "paraphrases" and (self.augment or self.dropout_masks == "shared"):
+            key = "data.augment" if self.augment else "data.dropout_masks shared"
+            raise UsageError(
+                f"{key} does not go with data.views paraphrases, whose views are two texts each; "
+                "words in front are masked by objective.seq2seq.corrupted"
+            )
         if self.batch_size % self.block:
             raise UsageError(
                 f"data.batch_size {self.batch_size} is not a multiple of data.block_size "
@@ -107,6 +123,11 @@ class DataConfig:
         if self.block_size is not None:
             return self.block_size
         return max(size for size in range(1, LARGEST_BLOCK + 1) if self.batch_size % size == 0)
+
+    @property
+    def text_length(self) -> int:
+        """Tokens that a text is cut at by itself, special tokens included."""
+        return (self.max_length + 1) // 2 if self.views == "paraphrases" else self.max_length
 
     @property
     def all_sources(self) -> tuple[Source, ...]:

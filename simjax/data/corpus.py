@@ -14,6 +14,7 @@ from simjax.data.config import DataConfig
 from simjax.data.disk_arrays import release
 from simjax.data.identity import normalised, text_digest
 from simjax.data.mixture import join
+from simjax.data.paraphrases import check_tokenizer
 from simjax.data.remote_files import copied
 from simjax.data.sources import prompted, read
 from simjax.data.token_store import TokenStore
@@ -43,7 +44,10 @@ def prepare(
 
     Raises:
         SimjaxError: see `token_store.build`.
+        UsageError: the tokenizer does not join texts as the views need it.
     """
+    if config.views == "paraphrases":
+        check_tokenizer(tokenizer)
     stores: list[TokenStore] = []
     for index, source in enumerate(config.all_sources):
         done = sum(len(store.examples) for store in stores)
@@ -52,7 +56,7 @@ def prepare(
                 copied(source, config.cache_path),
                 config.root_path,
                 tokenizer,
-                max_length=config.max_length,
+                max_length=config.text_length,
                 cache=config.cache_path,
                 drop_duplicates=config.drop_duplicates,
                 progress=None if progress is None else partial(_told, progress, done),

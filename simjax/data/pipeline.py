@@ -18,11 +18,12 @@ from simjax.data.corpus import keys_of
 from simjax.data.disk_arrays import gather, release, slices
 from simjax.data.order import BatchOrder
 from simjax.data.packing import Tokens, best_fit_decreasing, deal, ladder, pack
+from simjax.data.paraphrases import ORDERS, joined_lengths, pack_pairs
 from simjax.data.sources import Source, describe
 from simjax.data.token_store import TokenStore
 from simjax.data.views import Augmenter
 from simjax.errors import SimjaxError, UsageError
-from simjax.types import NO_TEXT, Batch
+from simjax.types import NO_TEXT, Batch, Block
 
 if TYPE_CHECKING:
     import grain
@@ -118,6 +119,8 @@ class BatchSource:
             self.num_views, self.num_positives = config.num_views, config.num_views - 1
         elif config.views == "single":
             self.num_views, self.num_positives = 1, 0
+        elif config.views == "paraphrases":
+            self.num_views, self.num_positives = 2, 1
         else:
             self.num_views, self.num_positives = store.examples.shape[1], store.positives
         self._groups = self.num_views if config.dropout_masks == "shared" else 1
@@ -148,7 +151,7 @@ class BatchSource:
     def _check_source(self, source: Source, size: int, needed: int, first: int) -> None:
         config, store = self.config, self.store
         name = describe(source, config.root_path)
-        if config.views == "columns" and (
+        if config.views != "dropout" and (
             store.positives == 0 or store.examples[first, 1] == NO_TEXT
         ):
             raise SimjaxError(
@@ -173,18 +176,7 @@ class BatchSource:
         rows = next(rung for rung in self.ladder if rung >= plan.rows)
         examples = plan.examples[self._own]
         texts = self._texts(examples)
-        row = plan.row[self._own]
-        if self._groups > 1:
-            row = row + np.arange(row.shape[1]) % self.num_views * (rows // self._groups)
-        block = pack(
-            plan.tokens,
-            plan.starts[self._own],
-            plan.lengths[self._own],
-            row,
-            plan.column[self._own],
-            rows=rows,
-            row_length=config.row_length,
-        )
+        block = self._pack(plan, texts, rows)
         ids = _ids(store, texts)
         batch = Batch(
             block=block,
@@ -198,15 +190,32 @@ class BatchSource:
         computed = self.num_blocks * rows * config.row_length
         return PackedBatch(batch, config.batch_size, tokens, tokens / computed)
 
+    def _pack(self, plan: _Plan, texts: Int[np.ndarray, "K E V"], rows: int) -> Block:
+        """This process's blocks."""
+        store, row, column = self.store, plan.row[self._own], plan.column[self._own]
+        if self._groups > 1:
+            row = row + np.arange(row.shape[1]) % self.num_views * (rows // self._groups)
+        shape = {"rows": rows, "row_length": self.config.row_length}
+        if self.config.views == "paraphrases":
+            both = texts[..., ORDERS].reshape(*row.shape, 2)
+            there = (both != NO_TEXT).all(axis=-1, keepdims=True)
+            lengths = np.where(there, store.lengths(np.maximum(both, 0)), 0)
+            starts = gather(store.offsets, np.maximum(both, 0))
+            return pack_pairs(store.tokens, starts, lengths, row, column, **shape)
+        starts, lengths = plan.starts[self._own], plan.lengths[self._own]
+        return pack(plan.tokens, starts, lengths, row, column, **shape)
+
     def _texts(self, examples: Int[np.ndarray, "*B"]) -> Int[np.ndarray, "*B V"]:
         """Text numbers of each view of each example."""
         texts = gather(self.store.examples, examples)
-        if self.config.views == "columns":
-            return texts
-        return np.repeat(texts[..., :1], self.num_views, axis=-1)
+        if self.config.views in ("dropout", "single"):
+            return np.repeat(texts[..., :1], self.num_views, axis=-1)
+        # Of paraphrases there are two, whatever else an example has.
+        return texts[..., : self.num_views]
 
     def _lengths(self, texts: Int[np.ndarray, "*B V"]) -> Int[np.ndarray, "*B V"]:
-        return np.where(texts == NO_TEXT, 0, self.store.lengths(np.maximum(texts, 0)))
+        lengths = np.where(texts == NO_TEXT, 0, self.store.lengths(np.maximum(texts, 0)))
+        return joined_lengths(lengths) if self.config.views == "paraphrases" else lengths
 
     def _plan(self, n: int) -> _Plan:
         """Deal and place batch `n` by the lengths of its texts."""
@@ -285,8 +294,8 @@ def _make_order(store: TokenStore, config: DataConfig) -> BatchOrder:
     weights = [source.weight for source in config.all_sources]
     texts = None
     if config.no_duplicates:
-        examples = store.examples[:, : None if config.views == "columns" else 1]
-        texts = _ids(store, examples)
+        read = {"columns": None, "paraphrases": 2}.get(config.views, 1)
+        texts = _ids(store, store.examples[:, :read])
     return BatchOrder(
         store.sizes,
         config.batch_size,

@@ -14,6 +14,7 @@ from simjax.errors import SimjaxError, UsageError
 from simjax.eval import geometry
 from simjax.eval.classification import ClassificationSet, read_classification
 from simjax.eval.classification import score as score_classification
+from simjax.eval.paraphrases import Likelihood, ParaphraseSet, perplexity, read_paraphrases
 from simjax.eval.retrieval import (
     CUTOFFS,
     RetrievalScores,
@@ -37,8 +38,9 @@ class Task:
     Attributes:
         kind: `sts` (a TSV file of pairs with scores or labels 0 and 1, or a folder of them),
             `retrieval` (a folder in the layout of BEIR), `classification` (a TSV file of sentences
-            with labels) or `builtin` (the built-in corpus: which text stands under which title,
-            over the pairs that no training sees; needs no path).
+            with labels), `paraphrases` (a TSV file of pairs, for models that predict texts) or
+            `builtin` (the built-in corpus: which text stands under which title, over the pairs that
+            no training sees; needs no path).
         path: File or folder, relative to the data root.
         name: First part of the metric names; by default taken from the path, so that
             `en/sts12` is `sts12` and `en/stsb/dev.tsv` is `stsb-dev`.
@@ -48,7 +50,7 @@ class Task:
             Without it `path` is cross-validated.
     """
 
-    kind: Literal["sts", "retrieval", "classification", "builtin"]
+    kind: Literal["sts", "retrieval", "classification", "paraphrases", "builtin"]
     path: str | None = None
     name: str | None = None
     qrels: str | None = None
@@ -79,7 +81,7 @@ class EvalConfig:
     logistic: bool = False
 
 
-Data: TypeAlias = StsSet | RetrievalSet | ClassificationSet
+Data: TypeAlias = StsSet | RetrievalSet | ClassificationSet | ParaphraseSet
 
 
 @dataclass(frozen=True)
@@ -125,7 +127,7 @@ class Results:
 
 def higher_is_better(metric: str) -> bool:
     """Whether a larger value of the named metric is the better one."""
-    return metric.rsplit("/", 1)[-1] not in ("alignment", "uniformity")
+    return metric.rsplit("/", 1)[-1] not in ("alignment", "uniformity", "perplexity")
 
 
 def task_name(task: Task) -> str:
@@ -161,11 +163,15 @@ def _read(task: Task, root: Path | None) -> Data:
             raise UsageError(f"evaluation task {task.path}: {key} is for tasks of kind {kind}")
     place = root or Path()
     path = place / task.path
-    if task.kind == "sts":
-        return read_sts(path)
-    if task.kind == "retrieval":
-        return read_retrieval(path, task.qrels)
-    return read_classification(path, None if task.test is None else place / task.test)
+    match task.kind:
+        case "sts":
+            return read_sts(path)
+        case "retrieval":
+            return read_retrieval(path, task.qrels)
+        case "paraphrases":
+            return read_paraphrases(path)
+        case "classification":
+            return read_classification(path, None if task.test is None else place / task.test)
 
 
 def load(config: EvalConfig, root: Path | str | None = None) -> Tasks:
@@ -200,6 +206,8 @@ def prepare(name: str, data: Data, config: EvalConfig) -> LoadedTask:
     nothing = np.zeros(0, np.int64)
     if isinstance(data, ClassificationSet):
         return LoadedTask(name, data, data.texts, nothing.reshape(0, 2), nothing, nothing)
+    if isinstance(data, ParaphraseSet):
+        return LoadedTask(name, data, [], nothing.reshape(0, 2), nothing, nothing)
     if isinstance(data, StsSet):
         above = 0.0 if set(np.unique(data.gold)) <= {0.0, 1.0} else config.alignment_above
         return LoadedTask(name, data, data.texts, data.pairs[data.gold > above], nothing, nothing)
@@ -213,6 +221,8 @@ def prepare(name: str, data: Data, config: EvalConfig) -> LoadedTask:
 
 
 def _names(task: LoadedTask, config: EvalConfig) -> list[str]:
+    if isinstance(task.data, ParaphraseSet):
+        return ["perplexity"]
     if isinstance(task.data, StsSet):
         names = ["spearman", "pearson"]
         if len(task.data.subsets) > 1:
@@ -237,7 +247,9 @@ def metric_names(tasks: Tasks) -> list[str]:
 def sizes(tasks: Tasks) -> dict[str, str]:
     """How much each task has of what its scores are taken over, by the task's name."""
     return {
-        task.name: f"{len(task.texts)} texts, {len(task.positives)} positives"
+        task.name: f"{len(task.data.pairs)} paraphrases"
+        if isinstance(task.data, ParaphraseSet)
+        else f"{len(task.texts)} texts, {len(task.positives)} positives"
         for task in tasks.loaded
     }
 
@@ -255,7 +267,9 @@ def _retrieval_values(scores: RetrievalScores) -> list[float]:
     return [scores.ndcg_at_10, scores.mrr_at_10, *(scores.recall[k] for k in CUTOFFS)]
 
 
-def evaluate(tasks: Tasks, encode: Encode, *, keep: bool = False) -> Results:
+def evaluate(
+    tasks: Tasks, encode: Encode, likelihood: Likelihood | None = None, *, keep: bool = False
+) -> Results:
     """Run every task.
 
     Correlations, retrieval scores and accuracies are times 100. Uniformity and the singular values
@@ -265,14 +279,20 @@ def evaluate(tasks: Tasks, encode: Encode, *, keep: bool = False) -> Results:
     Args:
         tasks: From `load`.
         encode: Texts to embeddings.
+        likelihood: Of texts behind others, for paraphrases.
         keep: Give the embeddings back as well, for `comparison.compare_tasks`.
 
     Raises:
         NotFiniteError: `encode` returned something that is not finite.
-        SimjaxError: It returned not one row per text.
+        SimjaxError: It returned not one row per text; or there are paraphrases and no likelihood.
     """
     results = Results()
     for task in tasks.loaded:
+        if isinstance(task.data, ParaphraseSet):
+            if likelihood is None:
+                raise SimjaxError(f"{task.name}: the model predicts no texts; it has no decoder")
+            results.metrics[f"{task.name}/perplexity"] = perplexity(task.data, likelihood)
+            continue
         embeddings = encode(task.texts)
         if len(embeddings) != len(task.texts):
             raise SimjaxError(
@@ -309,9 +329,9 @@ def evaluate(tasks: Tasks, encode: Encode, *, keep: bool = False) -> Results:
     return results
 
 
-def run(tasks: Tasks, encode: Encode) -> dict[str, float]:
+def run(tasks: Tasks, encode: Encode, likelihood: Likelihood | None = None) -> dict[str, float]:
     """The scores of `evaluate`, under names such as `stsb-dev/spearman`."""
-    return evaluate(tasks, encode).metrics
+    return evaluate(tasks, encode, likelihood).metrics
 
 
 def baseline(tasks: Tasks) -> dict[str, float]:

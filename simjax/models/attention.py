@@ -22,7 +22,7 @@ from simjax.models.dense import put_by, take_out
 from simjax.ops.operands import settle
 
 # Far below any score, far above float32's smallest number.
-_MASKED = -1e30
+MASKED = -1e30
 
 
 def may_see(
@@ -30,6 +30,7 @@ def may_see(
     query_text: Int[Array, "N Q"],
     distance: Int[Array, "K Q"] | None = None,
     window: int | None = None,
+    segments: tuple[Int[Array, "N K"], Int[Array, "N Q"]] | None = None,
 ) -> Float[Array, "N K Q"]:
     """What is added to the scores: 0 where a query sees a key, else far below any score.
 
@@ -39,11 +40,16 @@ def may_see(
         query_text: The same of the queries.
         distance: Places from each query to each key; a text's tokens stand side by side.
         window: Largest distance that is seen, both ways; None sees the whole text.
+        segments: Those of keys and of queries, as `Block.segment` says; None where all is one.
     """
     seen = key_text[:, :, None] == query_text[:, None, :]
     if window is not None and distance is not None:
         seen &= jnp.abs(distance) <= window
-    return jnp.where(seen, 0.0, _MASKED).astype(jnp.float32)
+    if segments is not None:
+        assert distance is not None  # says which of two tokens comes first
+        first, second = segments[0] == 0, segments[1] == 1
+        seen &= first[:, :, None] | (second[:, None, :] & (distance <= 0))
+    return jnp.where(seen, 0.0, MASKED).astype(jnp.float32)
 
 
 def attend(
@@ -234,6 +240,7 @@ def attend_in_blocks(
     *,
     block: int,
     window: int | None,
+    segment: Int[Array, "N L"] | None = None,
 ) -> Float[Array, "N L D"]:
     """`attend` for rows so long that their scores would not fit: `block` queries at a time.
 
@@ -249,6 +256,7 @@ def attend_in_blocks(
         heads: As in `attend_here`.
         block: Queries at a time.
         window: Largest distance that is seen, both ways; None sees the whole text.
+        segment: As of `may_see`, of all tokens.
     """
     length = q.shape[1]
     blocks = -(-length // block)
@@ -259,6 +267,9 @@ def attend_in_blocks(
     queries = _fill(q, 0, after), jnp.pad(text, ((0, 0), (0, after)), constant_values=-2)
     k, v = _fill(k, keys_before, keys_after), _fill(v, keys_before, keys_after)
     key_text = jnp.pad(text, ((0, 0), (keys_before, keys_after)), constant_values=-3)
+    if segment is not None:
+        query_segment = jnp.pad(segment, ((0, 0), (0, after)))
+        key_segment = jnp.pad(segment, ((0, 0), (keys_before, keys_after)))
     num_keys = length if window is None else block + 2 * reach
 
     @jax.checkpoint
@@ -269,10 +280,14 @@ def attend_in_blocks(
         def keys(x: Array) -> Array:
             return jax.lax.dynamic_slice_in_dim(x, first, num_keys, axis=1)
 
-        own, own_text = (jax.lax.dynamic_slice_in_dim(x, start, block, axis=1) for x in queries)
+        def at_queries(x: Array) -> Array:
+            return jax.lax.dynamic_slice_in_dim(x, start, block, axis=1)
+
+        own, own_text = map(at_queries, queries)
         places = jnp.arange(num_keys) + first - keys_before
         distance = places[:, None] - (jnp.arange(block) + start)[None, :]
-        bias = may_see(keys(key_text), own_text, distance, window)
+        both = None if segment is None else (keys(key_segment), at_queries(query_segment))
+        bias = may_see(keys(key_text), own_text, distance, window, both)
         site = None if mask is None else (mask[0], jnp.asarray(mask[1]) + (number << _SITE_BITS))
         return attend(own, keys(k), keys(v), bias, None, site, heads)
 

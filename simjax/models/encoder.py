@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
 import jax
@@ -13,20 +12,20 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Int, UInt32
 
 from simjax.models import dropout as drop
-from simjax.models.attention import Heads, attend, attend_in_blocks, may_see
+from simjax.models.attention import Heads, attend, attend_in_blocks
 from simjax.models.config import EncoderConfig as EncoderConfig
 from simjax.models.dense import PRODUCT, Dense, LayerNorm, gelu
 from simjax.models.families import Site
-from simjax.models.positions import BUCKETS, distance_buckets, rotate, rotation
+from simjax.models.positions import BUCKETS, rotate
+from simjax.models.sight import Sight, look
 from simjax.types import Params
 
 # Every random site has a number of its own within a layer; layer 0 is the embeddings.
 _SITES_PER_LAYER = 4
 _ATTENTION, _ATTENTION_OUTPUT, _OUTPUT, _INNER = range(4)
 
-LONG_ROW = 1024
-"""Rows longer than this are attended to `_BLOCK` queries at a time."""
 _BLOCK = 256
+"""Queries at a time in long rows."""
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu": gelu,
@@ -58,7 +57,7 @@ class Table(nnx.Module):
 
 
 class Embeddings(nnx.Module):
-    """Token + position + token type 0, as far as the family has them, normalised."""
+    """Token + position + token type, as far as the family has them, normalised."""
 
     def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs) -> None:
         own, width, stddev = config.architecture, config.embedding_width, config.initializer_range
@@ -79,57 +78,17 @@ class Embeddings(nnx.Module):
         positions: Int[Array, "N L"],
         keys: UInt32[Array, "N 2"] | None,
         dtype: DTypeLike,
+        segment: Int[Array, "N L"] | None = None,
     ) -> Float[Array, "N L D"]:
-        """Embed tokens."""
+        """Embed tokens, whose type is their segment."""
         x, own = self.word(tokens), self.config.architecture
         if own.positions == "table":
             x = x + self.position(positions + self.config.position_offset)
         if own.token_types:
-            x = x + self.token_type.embedding[0]
+            kind = self.token_type.embedding[0] if segment is None else self.token_type(segment)
+            x = x + kind
         x = drop.dropout(self.norm(x, dtype), keys, 0, self.config.hidden_dropout)
         return self.projection(x) if self.config.projected else x
-
-
-@jax.tree_util.register_dataclass
-@dataclass(frozen=True)
-class Sight:
-    """Who sees whom in a row, and where tokens stand; the same for all layers of a kind."""
-
-    text: Int[Array, "N L"]
-    bias: Float[Array, "N L L"] | None
-    """None for long rows, which make it by the block."""
-    window_bias: Float[Array, "N L L"] | None
-    """That of local layers; None where they see as much as others."""
-    angles: Any = None
-    window_angles: Any = None
-    relative: Float[Array, "H L L"] | None = None
-
-
-def look(
-    config: EncoderConfig,
-    text: Int[Array, "N L"],
-    positions: Int[Array, "N L"],
-    relative: Float[Array, "buckets H"] | None,
-) -> Sight:
-    """What attention needs to know of a block of rows."""
-    length, own = text.shape[1], config.architecture
-    places = jnp.arange(length)
-    distance = places[:, None] - places[None, :]
-    long = length > LONG_ROW and not own.relative
-    bias = None if long else may_see(text, text)
-    window_bias = None
-    if own.windowed and not long and length > config.window // 2 + 1:
-        window_bias = may_see(text, text, distance, config.window // 2)
-    angles = window_angles = None
-    if own.positions == "rotary":
-        features = config.hidden_size // config.num_heads
-        angles = rotation(positions, features, config.rotary_base or own.rotary_base)
-        if own.windowed:
-            window_angles = rotation(positions, features, config.window_rotary_base)
-    by_distance = None
-    if relative is not None:
-        by_distance = jnp.moveaxis(relative[distance_buckets(length)], -1, 0)
-    return Sight(text, bias, window_bias, angles, window_angles, by_distance)
 
 
 def tensor_axis(path: tuple[Any, ...], leaf: Any) -> int | None:
@@ -186,12 +145,57 @@ class Layer(nnx.Module):
         dtype: DTypeLike,
     ) -> Float[Array, "N L D"]:
         """One layer; `layer` counts from 1 and with `keys` decides the dropout masks."""
+        return self._around(lambda x: self._attend(x, sight, keys, layer), x, keys, layer, dtype)
+
+    def extend(
+        self,
+        x: Float[Array, "N Q D"],
+        past: tuple[Float[Array, "N K D"], Float[Array, "N K D"]],
+        place: Int[Array, ""] | int,
+        sight: Sight,
+        layer: Int[Array, ""],
+        dtype: DTypeLike,
+    ) -> tuple[Float[Array, "N Q D"], tuple[Float[Array, "N K D"], Float[Array, "N K D"]]]:
+        """The layer of further tokens, with their keys and values put beside those of earlier ones.
+
+        Args:
+            x: States of the further tokens.
+            past: Keys and values of all places, of which some are still empty.
+            place: Where the further tokens' go.
+            sight: The bias of all places, and the angles of the further tokens.
+            layer: As of `__call__`.
+            dtype: As of `__call__`.
+        """
+        grown = past
+
+        def attended(x: Array) -> Array:
+            nonlocal grown
+            q, *new = self._project(x, sight, layer)
+            keys, values = (
+                jax.lax.dynamic_update_slice_in_dim(old, own, place, axis=1)
+                for old, own in zip(past, new, strict=True)
+            )
+            grown, assured = (keys, values), sight.bias
+            assert assured is not None  # rows are short
+            heads = Heads(self.config.num_heads, 0.0, self.config.num_heads)
+            return self.attention_output(attend(q, keys, values, assured, None, None, heads))
+
+        return self._around(attended, x, None, layer, dtype), grown
+
+    def _around(
+        self,
+        attended: Callable[[Array], Array],
+        x: Array,
+        keys: Array | None,
+        layer: Array,
+        dtype: DTypeLike,
+    ) -> Float[Array, "N L D"]:
         if self.config.architecture.norm == "after":
-            x = self.attention_norm(_sum(x, self._attend(x, sight, keys, layer)), dtype)
+            x = self.attention_norm(_sum(x, attended(x)), dtype)
             return self.output_norm(_sum(x, self._feed_forward(x, keys, layer)), dtype)
         # The residual path stays in float32: nothing rounds it but what is added to it.
         normal = jnp.where(layer == 1, x.astype(dtype), self.attention_norm(x, dtype))
-        x = _sum(x, self._attend(normal, sight, keys, layer))
+        x = _sum(x, attended(normal))
         return _sum(x, self._feed_forward(self.output_norm(x, dtype), keys, layer))
 
     def _drop(
@@ -210,20 +214,31 @@ class Layer(nnx.Module):
         rate = config.hidden_dropout if kind == "hidden" else config.attention_dropout
         return drop.dropout(x, keys, layer * _SITES_PER_LAYER + number, rate, features)
 
+    def _heads(self, q: Array) -> int:
+        """All heads, or this device's part of them."""
+        return q.shape[-1] * self.config.num_heads // self.config.hidden_size
+
+    def _is_local(self, layer: Array) -> Array:
+        return (layer - 1) % self.config.global_every != 0
+
+    def _project(self, x: Array, sight: Sight, layer: Array) -> tuple[Array, Array, Array]:
+        """Queries, keys and values, turned by their places where the family does that."""
+        q, k, v = jnp.split(self.qkv(x), 3, axis=-1)
+        if sight.angles is not None:
+            angles, heads = sight.angles, self._heads(q)
+            if sight.window_angles is not None:
+                local = self._is_local(layer)
+                pairs = zip(sight.window_angles, sight.angles, strict=True)
+                angles = tuple(jnp.where(local, near, far) for near, far in pairs)
+            q, k = rotate(q, angles, heads), rotate(k, angles, heads)
+        return q, k, v
+
     def _attend(
         self, x: Array, sight: Sight, keys: Array | None, layer: Array
     ) -> Float[Array, "N L D"]:
         config = self.config
-        q, k, v = jnp.split(self.qkv(x), 3, axis=-1)
-        # Of all heads, or of this device's part of them.
-        heads = q.shape[-1] * config.num_heads // config.hidden_size
-        local = (layer - 1) % config.global_every != 0
-        if sight.angles is not None:
-            angles = sight.angles
-            if sight.window_angles is not None:
-                pairs = zip(sight.window_angles, sight.angles, strict=True)
-                angles = tuple(jnp.where(local, near, far) for near, far in pairs)
-            q, k = rotate(q, angles, heads), rotate(k, angles, heads)
+        q, k, v = self._project(x, sight, layer)
+        heads, local = self._heads(q), self._is_local(layer)
         rate = config.attention_dropout
         site = layer * _SITES_PER_LAYER + _ATTENTION
         mask = (keys, site) if keys is not None and rate > 0.0 else None
@@ -234,19 +249,24 @@ class Layer(nnx.Module):
             own = Heads(heads, rate, config.num_heads)
             context = attend(q, k, v, bias, sight.relative, mask, own)
         else:
-            context = self._attend_far(q, k, v, sight.text, mask, local, heads)
+            context = self._attend_far(q, k, v, sight, mask, local, heads)
         attended = self.attention_output(context)
         return self._drop(attended, keys, layer, _ATTENTION_OUTPUT, "attention_output")
 
     def _attend_far(
-        self, q: Array, k: Array, v: Array, text: Array, mask: Any, local: Array, heads: int
+        self, q: Array, k: Array, v: Array, sight: Sight, mask: Any, local: Array, heads: int
     ) -> Float[Array, "N L D"]:
         config = self.config
 
         def within(window: int | None) -> Callable[..., Array]:
             def run(q: Array, k: Array, v: Array) -> Array:
                 own = Heads(heads, config.attention_dropout, config.num_heads)
-                return attend_in_blocks(q, k, v, text, mask, own, block=_BLOCK, window=window)
+                return attend_in_blocks(
+                    *(q, k, v, sight.text, mask, own),
+                    block=_BLOCK,
+                    window=window,
+                    segment=sight.segment,
+                )
 
             return run
 
@@ -298,6 +318,7 @@ class Encoder(nnx.Module):
         gather_layer: Callable[[Params], Params] | None = None,
         also: int | None = None,
         remat: Remat | None = None,
+        segment: Int[Array, "N L"] | None = None,
     ) -> tuple[Float[Array, "N L D"], Float[Array, "N L D"] | None]:
         """Hidden states behind the last layer and, if asked for, behind another one.
 
@@ -310,14 +331,14 @@ class Encoder(nnx.Module):
             gather_layer: Applied to one layer's parameters inside the scan.
             also: Number of a layer, from 1, whose states are returned as well.
             remat: What of a layer the backward pass computes anew; None keeps everything.
+            segment: As of `Block.segment`.
         """
         config, own = self.config, self.config.architecture
-        x = self.embeddings(tokens, positions, keys, self.dtype)
+        x = self.embeddings(tokens, positions, keys, self.dtype, segment)
         if change is not None:
             x = change(x)
-        sight = look(
-            config, text, positions, self.relative.embedding[...] if own.relative else None
-        )
+        relative = self.relative.embedding[...] if own.relative else None
+        sight = look(config, text, positions, relative, segment)
         if own.norm == "before":
             x = x.astype(jnp.float32)
         graphdef, state = nnx.split(self.layers)

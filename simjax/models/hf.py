@@ -214,7 +214,8 @@ def load_lm_head(folder: str | Path, config: EncoderConfig) -> Params | None:
         if content.get(key, wanted) != wanted:
             raise SimjaxError(
                 f"{because}: {key} is {content[key]}: its head for masked tokens is of another "
-                f"kind than those that are read ({key} {wanted}); remove objective.mlm"
+                f"kind than those that are read ({key} {wanted}); remove objective.mlm or "
+                "objective.seq2seq"
             )
     return names.lm_head_params(
         config, lambda name, shape: tensors.read(present.get(name, name), shape, because)

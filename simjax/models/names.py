@@ -326,6 +326,23 @@ def lm_head_params(config: EncoderConfig, read: Read) -> Params:
     return params
 
 
+def lm_head_tensors(config: EncoderConfig, params: Params) -> dict[str, np.ndarray]:
+    """The inverse of `lm_head_params`."""
+    dense, norm, bias = NAMES[config.family].lm_head
+    found = {
+        f"{dense}.weight": np.asarray(params["dense"]["kernel"], np.float32).T,
+        f"{dense}.bias": params["dense"].get("bias"),
+        f"{norm}.weight": params["norm"]["scale"],
+        f"{norm}.bias": params["norm"].get("bias"),
+        bias: params["bias"],
+    }
+    return {
+        name: np.ascontiguousarray(array, np.float32)
+        for name, array in found.items()
+        if array is not None
+    }
+
+
 def encoder_tensors(config: EncoderConfig, params: Params) -> dict[str, np.ndarray]:
     """The inverse of `encoder_params`: float32 tensors under Hugging Face's names."""
     tensors: dict[str, np.ndarray] = {}

@@ -18,7 +18,7 @@ from simjax.models.cutoff import Cutoff, cut
 from simjax.models.encoder import Encoder, EncoderConfig, Remat
 from simjax.models.heads import Head, HeadConfig, HeadWeights
 from simjax.models.pooling import Pooling, pool, present
-from simjax.types import Block, Params
+from simjax.types import NO_TEXT, Block, Params
 
 GraphDef: TypeAlias = nnx.GraphDef
 
@@ -140,7 +140,8 @@ class SentenceModel(nnx.Module):
             cutoff_key: Key of the step's cutoffs; None cuts nothing.
 
         Returns:
-            float32 vectors, not normalised; zeros for a text that is absent.
+            float32 vectors, not normalised; zeros for a text that is absent. A text of two segments
+            has the vector that its first segment has alone.
         """
         single = block.tokens.ndim == 2
         if single:
@@ -152,14 +153,33 @@ class SentenceModel(nnx.Module):
         last, other = self._encode(
             block, dropout_key, place, gather_layer, remat, mask_groups=mask_groups, change=change
         )
+        pooled = self._embed(last, other, block, training_head=training_head)
+        return pooled[0] if single else pooled
+
+    def with_states(
+        self,
+        block: Block,
+        *,
+        dropout_key: Key[Array, ""] | None = None,
+        place: Int[Array, "K"] | None = None,
+        gather_layer: Callable[[Params], Params] | None = None,
+        remat: Remat | None = None,
+    ) -> tuple[Float[Array, "K T D"], Float[Array, "K P D"]]:
+        """`__call__` and `token_states` of `K` blocks, from one pass."""
+        last, other = self._encode(block, dropout_key, place, gather_layer, remat)
+        pooled = self._embed(last, other, block, training_head=True)
+        return pooled, last.reshape(block.tokens.shape[0], -1, last.shape[-1])
+
+    def _embed(
+        self, last: Array, other: Array | None, block: Block, *, training_head: bool
+    ) -> Float[Array, "K T D"]:
         pooled = self._pool(last, other, block, training_head=training_head)
         for head in self.heads:
             pooled = head(pooled)
         # A head's bias would make something of nothing.
         text, starts = jnp.asarray(block.text), jnp.asarray(block.first)
         there = jax.vmap(present)(text.reshape(text.shape[0], -1), starts)
-        pooled = jnp.where(there[..., None], pooled, 0.0)
-        return pooled[0] if single else pooled
+        return jnp.where(there[..., None], pooled, 0.0)
 
     def token_states(
         self,
@@ -199,6 +219,7 @@ class SentenceModel(nnx.Module):
             gather_layer=gather_layer,
             also=self._second_layer(),
             remat=remat,
+            segment=None if block.segment is None else jnp.reshape(block.segment, (-1, length)),
         )
 
     def _second_layer(self) -> int | None:
@@ -210,7 +231,10 @@ class SentenceModel(nnx.Module):
         self, last: Array, other: Array | None, block: Block, *, training_head: bool
     ) -> Float[Array, "K T D"]:
         num_blocks = block.first.shape[0]
-        text, starts = jnp.asarray(block.text).reshape(num_blocks, -1), jnp.asarray(block.first)
+        text, starts = jnp.asarray(block.text), jnp.asarray(block.first)
+        if block.segment is not None:
+            text = jnp.where(jnp.asarray(block.segment) == 0, text, NO_TEXT)
+        text = text.reshape(num_blocks, -1)
         states = last.reshape(*text.shape, -1).astype(jnp.float32)
         if other is not None:
             states = 0.5 * (other.reshape(states.shape).astype(jnp.float32) + states)

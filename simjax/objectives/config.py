@@ -11,6 +11,7 @@ from simjax.objectives.contrastive_config import SigmoidConfig as SigmoidConfig
 from simjax.objectives.contrastive_config import TensionConfig as TensionConfig
 from simjax.objectives.shared_config import MaskedLmConfig as MaskedLmConfig
 from simjax.objectives.shared_config import MatryoshkaConfig as MatryoshkaConfig
+from simjax.objectives.shared_config import Seq2SeqConfig as Seq2SeqConfig
 from simjax.objectives.supervised_config import AngleConfig as AngleConfig
 from simjax.objectives.supervised_config import CosentConfig as CosentConfig
 from simjax.objectives.supervised_config import CosineConfig as CosineConfig

@@ -19,7 +19,8 @@ from simjax.objectives.config import MaskedLmConfig
 from simjax.objectives.separable import GatherLayer, Sums
 from simjax.types import NO_TEXT, Batch, Block, Params
 
-_MASKED, _RANDOM = 0.8, 0.1
+MASKED, RANDOM = 0.8, 0.1
+"""Of what is chosen, the shares that become the mask, and any token."""
 _SPREADS = 6
 """There is room for so many standard deviations, and tokens, beyond the mean number of chosen."""
 
@@ -47,11 +48,13 @@ class Vocabulary:
         size: Number of tokens.
         mask: Number of the mask.
         special: Tokens that are never chosen.
+        continues: Tokens that go on the word of the token before, as WordPiece marks with `##`.
     """
 
     size: int
     mask: int
     special: tuple[int, ...]
+    continues: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,7 @@ def corrupt(
     fate = jax.random.uniform(what, (places,))
     drawn = jax.random.randint(other, (places,), 0, vocabulary.size, tokens.dtype)
     put = jnp.where(
-        fate < _MASKED, vocabulary.mask, jnp.where(fate < _MASKED + _RANDOM, drawn, targets)
+        fate < MASKED, vocabulary.mask, jnp.where(fate < MASKED + RANDOM, drawn, targets)
     )
     corrupted = tokens.at[where].set(put.astype(tokens.dtype), mode="drop")
     return replace(block, tokens=corrupted.reshape(block.tokens.shape)), where, targets

@@ -45,3 +45,20 @@ class Separable(Protocol):
         self, params: Params, batch: Batch, key: Key[Array, ""], gather_layer: GatherLayer
     ) -> Sums:
         """Sums over some blocks."""
+
+
+class Alongside(Protocol):
+    """A loss beside the coupled one that comes from the pass that makes the embeddings."""
+
+    @property
+    def name(self) -> str:
+        """What its metrics are called by."""
+
+    @property
+    def weight(self) -> float:
+        """What its mean over the global batch is multiplied by."""
+
+    def encode(
+        self, params: Params, batch: Batch, key: Key[Array, ""], gather_layer: GatherLayer
+    ) -> tuple[Float[Array, "K T D"], Sums]:
+        """Embeddings of some blocks, zero for absent texts, and the sums over them."""

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from simjax.objectives.objective import Examples, Metrics, Objective
-from simjax.objectives.separable import GatherLayer, Separable
+from simjax.objectives.separable import Alongside, GatherLayer, Separable
 from simjax.types import Batch, Params
 
 
@@ -36,12 +36,14 @@ class EmbeddingSystem:
         objective: The loss.
         dropout: Whether the tower is random in training, by dropout or by what it cuts off.
         separable: A loss that is learned beside it.
+        alongside: One that makes the embeddings itself, in place of `encode`.
     """
 
     encode: Encode
     objective: Objective
     dropout: bool
     separable: Separable | None = None
+    alongside: Alongside | None = None
 
     def init(self, model: Params, width: int, seed: int, **heads: Params) -> Params:
         """All that is trained.

@@ -84,6 +84,7 @@ class Layout:
         remat: What the backward pass computes anew.
         objective: The loss.
         guide_width: Of a guide's embeddings; 0 without one.
+        segments: Texts have two.
     """
 
     shape: EncoderConfig
@@ -108,6 +109,7 @@ class Layout:
     remat: Remat | None
     objective: ContrastiveConfig
     guide_width: int = 0
+    segments: bool = False
 
     @property
     def directions(self) -> str:
@@ -158,13 +160,16 @@ class Layout:
 
     @property
     def masked_rate(self) -> float:
-        """Share of tokens that are predicted; 0 without such a loss."""
+        """Share of tokens that are masked and predicted; 0 without such a loss."""
         return 0.0 if self.objective.mlm is None else self.objective.mlm.rate
 
     @property
-    def masked_room(self) -> int:
-        """Tokens of a block that there is room to predict."""
-        return room(self.rows * self.row_length, self.masked_rate)
+    def predicted_room(self) -> int:
+        """Tokens of a block that there is room to predict; 0 without such a loss."""
+        size = self.rows * self.row_length
+        if self.objective.seq2seq is not None:
+            return size // 2
+        return room(size, self.masked_rate) if self.masked_rate else 0
 
     def with_blocks(self, share: int, micro: int) -> Layout:
         """With another batch and micro-batch."""
@@ -209,6 +214,7 @@ def layout_of(program: Program) -> Layout:
         remat=config.train.remat,
         objective=objective,
         guide_width=program.shapes.guide_width,
+        segments=config.data.views == "paraphrases",
     )
 
 

@@ -83,10 +83,13 @@ def operations(layout: Layout, platform: Platform) -> Operations:
     forward = encoder_operations(shape, layout.own_tokens, layout.row_length, training=False)
     encoder = passes(layout) * forward / layout.tensor
     head = 0.0
-    if layout.masked_rate:
-        # Logits are made block by block, and anew in the backward pass.
-        room = layout.masked_room * layout.share
-        head = 8.0 * room * shape.embedding_width * (shape.vocab_size + shape.hidden_size)
+    if layout.predicted_room:
+        # Logits are made block by block, and anew in the backward pass; those that come with the
+        # embeddings of several micro-batches, once more before.
+        again = layout.several and not layout.masked_rate
+        room = layout.predicted_room * layout.share
+        a_token = shape.embedding_width * (shape.vocab_size + shape.hidden_size)
+        head = (10.0 if again else 8.0) * room * a_token
     real = layout.batch_size * layout.views * layout.mean_tokens
     asked = encoder_operations(shape, real, layout.row_length)
     if layout.masked_rate:

@@ -87,7 +87,7 @@ def memory(layout: Layout, platform: Platform) -> Memory:
         Part("activations of a micro-batch", activations(layout, platform), kept),
         Part("activations of masked tokens", _second_way(layout, platform), ("encode",)),
         Part("scratch of a layer", scratch(layout, platform), ("encode",)),
-        Part("logits of masked tokens", _logits(layout), ("encode",)),
+        Part("logits of predicted tokens", _logits(layout), ("encode",)),
         *_loss(layout, platform),
     ]
     return Memory(tuple(part for part in parts if part.bytes or part.name == "tiles"))
@@ -190,19 +190,18 @@ def scratch(layout: Layout, platform: Platform) -> int:
 
 
 def _batch(layout: Layout) -> int:
-    """Tokens, positions, text numbers; of each text its first token, id and guide's vector; labels.
+    """Tokens with positions, texts and segments; texts' first tokens, ids, guide's vectors; labels.
 
     Places of blocks are as good as nothing.
     """
     texts = layout.own_examples * layout.views
-    return _FLOAT * (3 * layout.own_tokens + (2 + layout.guide_width) * texts + layout.own_examples)
+    of_a_token, of_a_text = 4 if layout.segments else 3, 2 + layout.guide_width
+    return _FLOAT * (of_a_token * layout.own_tokens + of_a_text * texts + layout.own_examples)
 
 
 def _logits(layout: Layout) -> int:
     """Of the tokens that are predicted in a block, with their gradients and exponentials."""
-    if not layout.masked_rate:
-        return 0
-    return 3 * _FLOAT * layout.masked_room * layout.shape.vocab_size
+    return 3 * _FLOAT * layout.predicted_room * layout.shape.vocab_size
 
 
 def _loss(layout: Layout, platform: Platform) -> list[Part]:

@@ -100,7 +100,10 @@ def abstract_batch(config: RunConfig, mesh: AnyMesh, rows: Rows, guide_width: in
         return jax.ShapeDtypeStruct((blocks, *shape), jnp.int32, sharding=sharding)
 
     packed = (rows.rows, data.row_length)
-    block = Block(array(*packed), array(*packed), array(*packed), array(size * views))
+    segment = array(*packed) if data.views == "paraphrases" else None
+    block = Block(
+        array(*packed), array(*packed), array(*packed), array(size * views), segment=segment
+    )
     guide: Any = None
     if guide_width:
         texts = (blocks, size, views, guide_width)

@@ -13,6 +13,7 @@ from jaxtyping import Float, Int
 
 from simjax.data.config import DataConfig
 from simjax.data.packing import best_fit_decreasing, deal
+from simjax.data.paraphrases import joined_lengths
 from simjax.data.sources import Source, describe, prompted, read
 from simjax.errors import SimjaxError, UsageError
 
@@ -58,6 +59,8 @@ def num_views(config: DataConfig) -> tuple[int, int]:
     """
     if config.views == "dropout":
         return config.num_views, config.num_views - 1
+    if config.views == "paraphrases":
+        return 2, 1
     found = [_roles(source, config.root_path) for source in config.all_sources]
     positives, negatives = (max(counts) for counts in zip(*found, strict=True))
     return 1 + positives + negatives, positives
@@ -78,6 +81,8 @@ def _roles(source: Source, root: Path | None) -> tuple[int, int]:
 
 def stated(config: DataConfig, mean: float) -> Rows:
     """Rows of texts whose lengths are log-normal about a mean, cut at `data.max_length`.
+
+    Two paraphrases in a row are one text here.
 
     Raises:
         UsageError: No text can be so long, or so short.
@@ -157,7 +162,7 @@ def _lengths(
 ) -> Int[np.ndarray, "n V"]:
     """Tokens of the views of a source's first examples, 0 where they lack one."""
     examples = list(islice(read(source, config.root_path), _SAMPLE))
-    if config.views == "columns" and not any(example.positives for example in examples):
+    if config.views != "dropout" and not any(example.positives for example in examples):
         raise SimjaxError(
             f"{describe(source, config.root_path)}: the examples have an anchor and no positive: "
             "name positive columns in data.source.positives, or set data.views to dropout"
@@ -165,9 +170,9 @@ def _lengths(
     lengths = np.zeros((len(examples), views), np.int64)
     for row, example in zip(lengths, examples, strict=True):
         texts = list(prompted(source, example))
-        if config.views == "dropout":
-            texts = texts[:1]
-        ids = tokenizer(texts, truncation=True, max_length=config.max_length)["input_ids"]
+        if config.views != "columns":
+            texts = texts[: 1 if config.views == "dropout" else 2]
+        ids = tokenizer(texts, truncation=True, max_length=config.text_length)["input_ids"]
         tokens = [len(one) for one in ids]
         if config.views == "dropout":
             row[:] = tokens[0]
@@ -175,7 +180,7 @@ def _lengths(
         own = 1 + len(example.positives)
         row[:own] = tokens[:own]
         row[1 + positives : 1 + positives + len(tokens) - own] = tokens[own:]
-    return lengths
+    return joined_lengths(lengths) if config.views == "paraphrases" else lengths
 
 
 def _with_mean(spread: Float[np.ndarray, "n"], mean: float, most: int) -> Int[np.ndarray, "n"]:

@@ -23,6 +23,7 @@ from simjax.models.tokenizer import load_tokenizer
 from simjax.objectives.config import frozen_model
 from simjax.objectives.masked_lm import Vocabulary
 from simjax.train.config import RunConfig
+from simjax.train.system import masks
 
 # What the `config.json` of these models says, for plans that are made without a network.
 _BERT_BASE = EncoderConfig(
@@ -121,14 +122,14 @@ def _random(config: RunConfig) -> tuple[EncoderConfig, str]:
 
 def abstract_heads(config: RunConfig, encoder: EncoderConfig) -> dict[str, LanguageModelHead]:
     """What is trained beside the model, as shapes."""
-    if config.objective.mlm is None:
+    if config.objective.mlm is None and config.objective.seq2seq is None:
         return {}
     return {"lm_head": nnx.eval_shape(lambda: LanguageModelHead(encoder, rngs=nnx.Rngs(0)))}
 
 
 def assumed_vocabulary(config: RunConfig, encoder: EncoderConfig) -> Vocabulary | None:
     """Of masked tokens, where there are any; which ones are special decides no shape."""
-    if config.objective.mlm is None:
+    if masks(config.objective) is None:
         return None
     return Vocabulary(encoder.vocab_size, encoder.vocab_size - 1, (encoder.pad_token_id,))
 

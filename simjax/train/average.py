@@ -27,25 +27,29 @@ def moving_average(average: Params, params: Params, decay: float, count: Int[Arr
     return jax.tree.map(lambda a, p: a + weight * (p - a), average, params)
 
 
-def evaluated(state: TrainState, which: Evaluated) -> Params:
-    """The model's parameters to evaluate and export, from a state or what `wanted` has of one."""
+def evaluated(state: TrainState, which: Evaluated, part: str = "model") -> Params:
+    """Parameters to evaluate and export, from a state or what `wanted` has of one.
+
+    Args:
+        state: Of the run.
+        which: Newest or average.
+        part: Those of the model, or of a head by its name.
+    """
     if which == "ema":
-        return state.average["model"]
+        return state.average[part]
     if which == "schedule_free":
-        averaging = state.opt_state._replace(z=state.opt_state.z["model"])
-        return contrib.schedule_free_eval_params(averaging, state.params["model"])
-    return state.params["model"]
+        averaging = state.opt_state._replace(z=state.opt_state.z[part])
+        return contrib.schedule_free_eval_params(averaging, state.params[part])
+    return state.params[part]
 
 
-def wanted(model: Params, which: Evaluated) -> TrainState:
-    """What `evaluated` needs of a state; ``model`` holds the shapes of the model's parameters."""
+def wanted(shapes: Params, which: Evaluated, part: str = "model") -> TrainState:
+    """What `evaluated` needs of a state, from the shapes of the part's parameters."""
     nothing: Any = None
     if which == "ema":
-        return TrainState({}, (), nothing, {"model": model})
+        return TrainState({}, (), nothing, {part: shapes})
     if which == "schedule_free":
         weight = jax.ShapeDtypeStruct((), jnp.float32)
-        averaging = contrib.ScheduleFreeState(
-            weight, nothing, nothing, nothing, (), {"model": model}
-        )
-        return TrainState({"model": model}, averaging, nothing)
-    return TrainState({"model": model}, (), nothing)
+        averaging = contrib.ScheduleFreeState(weight, nothing, nothing, nothing, (), {part: shapes})
+        return TrainState({part: shapes}, averaging, nothing)
+    return TrainState({part: shapes}, (), nothing)

@@ -312,6 +312,7 @@ def _check_noise(config: RunConfig) -> None:
     for key, given in {
         "mesh.gather layer": config.mesh.gather == "layer",
         "objective.mlm": config.objective.mlm is not None,
+        "objective.seq2seq": config.objective.seq2seq is not None,
         f"objective.name {config.objective.name}": not _is_contrastive(config),
         "objective.learnable_temperature": _learns_temperature(config),
     }.items():

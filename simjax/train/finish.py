@@ -20,6 +20,7 @@ from simjax.train import config as run_config
 from simjax.train.config import RunConfig, evaluated_parameters
 from simjax.train.early_stopping import EarlyStopping
 from simjax.train.setup import load_run_tokenizer, make_encoder, make_model
+from simjax.train.system import make_heads
 from simjax.train.weights_and_biases import WandbRun
 from simjax.types import Params
 
@@ -138,15 +139,34 @@ def export_run(
             raise SimjaxError(f"{run}: has no checkpoint yet; train it first")
         tokenizer = load_run_tokenizer(config)
         model, max_length = make_model(config, tokenizer)
-        params = restore_model(checkpoints, chosen, model, config)
+        heads = make_heads(config, model.config)
+        encoder = make_encoder(config, model, tokenizer, max_length, heads)
+        parts = restore_parts(checkpoints, chosen, encoder, config)
         scores = {
             name.removeprefix(EVALUATION): value
             for name, value in checkpoints.metrics(chosen).items()
             if name.startswith(EVALUATION)
         }
-    encoder = make_encoder(config, model, tokenizer, max_length).replace(params)
+    encoder = encoder.replace(parts["model"], parts.get("lm_head"))
     export_model(config, encoder, folder, step=chosen, scores=scores, overwrite=overwrite)
     return chosen
+
+
+def restore_parts(
+    checkpoints: Checkpoints, step: int, encoder: SentenceEncoder, config: RunConfig
+) -> dict[str, Params]:
+    """What a checkpoint's encoder is used with: its model's parameters, and its decoder's.
+
+    Raises:
+        SimjaxError: As of `restore_model`.
+    """
+    found = {"model": restore_model(checkpoints, step, encoder.model, config)}
+    if (decoder := encoder.decoder) is not None:
+        which = evaluated_parameters(config)
+        wanted = average.wanted(jax.eval_shape(lambda: decoder.params), which, "lm_head")
+        restored, _ = checkpoints.restore(step, wanted, partial=True)
+        found["lm_head"] = average.evaluated(restored, which, "lm_head")
+    return found
 
 
 def restore_model(

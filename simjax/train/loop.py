@@ -27,6 +27,7 @@ from simjax.data import pipeline
 from simjax.data.pipeline import PackedBatch
 from simjax.errors import DivergedError
 from simjax.eval import report, tasks
+from simjax.inference.likelihood import Likelihood
 from simjax.objectives.config import ContrastiveConfig
 from simjax.processes import roll_call
 from simjax.train import config as run_config
@@ -125,8 +126,8 @@ def train(
                 f"step {step} of {run.total_steps}: stopping early, {config.evaluation.metric} "
                 f"has been no better for {loop.watch.stale} evaluations"
             )
-        best, params = _best(run, checkpoints, state)
-        after = loop.scores(params) if best != step else loop.last_scores
+        best, parts = _best(run, checkpoints, state)
+        after = loop.scores(parts) if best != step else loop.last_scores
     lines = metrics_file.read(folder / metrics_file.FILE)
     before = {
         name.removeprefix(finish.EVALUATION): value
@@ -139,7 +140,7 @@ def train(
     if jax.process_index() == 0:
         finish.export_model(
             config,
-            run.encoder.replace(params),
+            run.encoder_of(parts),
             folder / "export",
             step=best,
             scores=after,
@@ -161,30 +162,32 @@ def _lines(console: Console) -> Callable[[str], None]:
     return lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
-def _best(run: Run, checkpoints: Checkpoints, state: TrainState) -> tuple[int, Params]:
+def _best(run: Run, checkpoints: Checkpoints, state: TrainState) -> tuple[int, dict[str, Params]]:
     """The step to export and its parameters, on this process's first device."""
     last = int(state.step)
     best = checkpoints.best() or last
     if best == last:
         return last, local_params(run, state)
-    return best, finish.restore_model(checkpoints, best, run.model, run.config)
+    return best, finish.restore_parts(checkpoints, best, run.encoder, run.config)
 
 
-def local_params(run: Run, state: TrainState) -> Params:
-    """The parameters that are evaluated, whole on this process's first device."""
+def local_params(run: Run, state: TrainState) -> dict[str, Params]:
+    """What is evaluated, whole on this process's first device: model and, if any, decoder."""
     which = run_config.evaluated_parameters(run.config)
-    whole = _evaluated(run.mesh, which, run.config.model.lora)(state)
+    heads = () if run.encoder.decoder is None else ("lm_head",)
+    whole = _evaluated(run.mesh, which, run.config.model.lora, heads)(state)
     return jax.tree.map(lambda x: x.addressable_data(0), whole)
 
 
 @cache
 def _evaluated(
-    mesh: Mesh, which: Evaluated, adapters: lora.LoraConfig | None
-) -> Callable[[TrainState], Params]:
-    return jax.jit(
-        lambda state: lora.merged(evaluated(state, which), adapters),
-        out_shardings=NamedSharding(mesh, P()),
-    )
+    mesh: Mesh, which: Evaluated, adapters: lora.LoraConfig | None, heads: tuple[str, ...]
+) -> Callable[[TrainState], dict[str, Params]]:
+    def parts(state: TrainState) -> dict[str, Params]:
+        model = lora.merged(evaluated(state, which), adapters)
+        return {"model": model} | {name: evaluated(state, which, name) for name in heads}
+
+    return jax.jit(parts, out_shardings=NamedSharding(mesh, P()))
 
 
 @cache
@@ -291,11 +294,13 @@ class _Loop:
                     break
         return state, step
 
-    def scores(self, params: Params) -> dict[str, float]:
-        """Evaluation scores of whole parameters of the model."""
+    def scores(self, parts: dict[str, Params]) -> dict[str, float]:
+        """Evaluation scores of whole parameters, as `local_params` gives them."""
         if not self.evaluation.loaded:
             return {}
-        found = tasks.run(self.evaluation, self.run_.encoder.replace(params).encode)
+        encoder = self.run_.encoder_of(parts)
+        likelihood = None if encoder.decoder is None else Likelihood(encoder)
+        found = tasks.run(self.evaluation, encoder.encode, likelihood)
         return agreement.scores_from_leader(found)
 
     def evaluate(self, state: TrainState, step: int, *, record: bool = True) -> dict[str, float]:
@@ -368,13 +373,14 @@ class _Loop:
         data = run.config.data
         operations = throughput.encoder_operations(run.model.config, window.tokens, data.row_length)
         operations *= run.encodings
-        if (mlm := run.config.objective.mlm) is not None:
-            shape = run.model.config
-            operations += operations / run.encodings + throughput.head_operations(
-                *(shape.hidden_size, shape.embedding_width, shape.vocab_size),
-                mlm.rate * window.tokens,
-            )
-        if not isinstance(run.config.objective, ContrastiveConfig):
+        objective, shape = run.config.objective, run.model.config
+        head = (shape.hidden_size, shape.embedding_width, shape.vocab_size)
+        if objective.mlm is not None:
+            masked = objective.mlm.rate * window.tokens
+            operations += operations / run.encodings + throughput.head_operations(*head, masked)
+        if objective.seq2seq is not None:
+            operations += throughput.head_operations(*head, window.tokens / 2)
+        if not isinstance(objective, ContrastiveConfig):
             return operations
         keys = data.batch_size * (run.source.num_views - 1)
         return operations + window.steps * throughput.pair_operations(

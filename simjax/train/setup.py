@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -24,6 +24,8 @@ from simjax.data.tokenizer import train_wordpiece
 from simjax.data.views import make_augmenter
 from simjax.errors import SimjaxError, UsageError
 from simjax.models import hf
+from simjax.models.decoder import Decoder
+from simjax.models.lm_head import LanguageModelHead
 from simjax.models.sentence_model import SentenceModel
 from simjax.models.tokenizer import check_same_ids, check_tokenizer, load_tokenizer
 from simjax.objectives.config import ContrastiveConfig, frozen_model
@@ -77,6 +79,10 @@ class Run:
     mask: Any = None
     frozen: str | None = None
     encodings: int = 1
+
+    def encoder_of(self, parts: Mapping[str, Params]) -> SentenceEncoder:
+        """The encoder, with its decoder if there is one, with other parameters."""
+        return self.encoder.replace(parts["model"], parts.get("lm_head"))
 
     def init_state(self) -> TrainState:
         """The state before the first step."""
@@ -197,11 +203,11 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
             f"train.profile begins at step {config.train.profile[0]} and the run has {total_steps}"
         )
 
-    encoder = make_encoder(config, model, tokenizer, max_length)
+    heads = make_heads(config, model.config)
+    encoder = make_encoder(config, model, tokenizer, max_length, heads)
     _agree(config, encoder, store, told, total_steps)
 
-    vocabulary = None if config.objective.mlm is None else vocabulary_of(tokenizer)
-    heads = make_heads(config, model.config)
+    vocabulary = vocabulary_of(config.objective, tokenizer)
     facts = Facts(source.num_positives, store.label_names, vocabulary)
     update = make_update(config, mesh, model, heads, facts, total_steps)
     state = update.abstract_state()
@@ -265,18 +271,23 @@ def make_encoder(
     model: SentenceModel,
     tokenizer: PreTrainedTokenizerFast,
     max_length: int | None,
+    heads: Mapping[str, LanguageModelHead],
 ) -> SentenceEncoder:
     """The model as it is used: unit vectors, since it is trained on cosines.
 
     A `cls_mlp` pooler keeps its dense layer after supervised training and drops it after
-    unsupervised, as SimCSE does.
+    unsupervised, as SimCSE does. A head that learned to write paraphrases is used as well.
     """
+    decoder = None
+    if config.objective.seq2seq is not None:
+        decoder = Decoder(heads["lm_head"], config.data.max_length)
     return SentenceEncoder(
         model,
         tokenizer,
         normalize=True,
         max_length=max_length,
         training_head=config.data.views != "dropout",
+        decoder=decoder,
     )
 
 
@@ -370,4 +381,4 @@ def make_model(
         shape, wanted.pooling or "mean", dtype=dtype, rngs=nnx.Rngs(params=config.seed)
     )
     # Positions beyond the training length are as random as at the start.
-    return model, config.data.max_length
+    return model, config.data.text_length

@@ -21,7 +21,7 @@ from jaxtyping import Array, Float, Key
 
 from simjax import mesh as meshes
 from simjax.errors import UsageError
-from simjax.objectives.separable import Separable, Sums
+from simjax.objectives.separable import Alongside, Separable, Sums
 from simjax.train import noise, optimizer, trained
 from simjax.train.average import moving_average
 from simjax.train.schedule import Schedule
@@ -38,6 +38,10 @@ class System(Protocol):
     @property
     def separable(self) -> Separable | None:
         """A loss beside the coupled one."""
+
+    @property
+    def alongside(self) -> Alongside | None:
+        """One that makes the embeddings itself, in place of `encode_blocks`."""
 
     def encode_blocks(
         self, params: Params, batch: Batch, key: Any, gather_layer: Any = None
@@ -124,21 +128,41 @@ def encode_in_micro_batches(
     micro_blocks: int | None,
     gather_layer: Any = None,
     params_of: Callable[[Params], Params] = lambda params: params,
-) -> Float[Array, "K E V D"]:
+) -> tuple[Float[Array, "K E V D"], Sums | None]:
     """Embeddings of all of a device's blocks, keeping the activations of one micro-batch.
 
-    The parameters are `params_of(params)`, made anew in each micro-batch.
+    With them come the sums of the loss alongside, if the system has one. The parameters are
+    `params_of(params)`, made anew in each micro-batch.
     """
 
-    def encode(params: Params, part: Batch) -> Float[Array, "k E V D"]:
-        return system.encode_blocks(params_of(params), part, key, gather_layer=gather_layer)
+    def encode(params: Params, part: Batch) -> tuple[Float[Array, "k E V D"], Sums | None]:
+        whole = params_of(params)
+        if system.alongside is None:
+            return system.encode_blocks(whole, part, key, gather_layer=gather_layer), None
+        vectors, sums = system.alongside.encode(whole, part, key, gather_layer)
+        return vectors.reshape(*part.ids.shape, vectors.shape[-1]), sums
 
     parts = _micro_batches(batch, micro_blocks)
     if parts is None:
         return encode(params, batch)
     body = jax.checkpoint(encode, prevent_cse=False)
-    _, embeddings = jax.lax.scan(lambda _, part: (None, body(params, part)), None, parts)
-    return embeddings.reshape(-1, *embeddings.shape[2:])
+    _, (embeddings, sums) = jax.lax.scan(lambda _, part: (None, body(params, part)), None, parts)
+    total = jax.tree.map(lambda x: x.sum(axis=0), sums)
+    return embeddings.reshape(-1, *embeddings.shape[2:]), total
+
+
+def _means(loss: Separable | Alongside, total: Sums) -> Metrics:
+    """Metrics of a loss from its sums over the global batch."""
+    sums = {"loss": total.loss} | total.metrics
+    divisor = jnp.maximum(total.weight, 1.0)
+    return {f"{loss.name}_{name}": value / divisor for name, value in sums.items()}
+
+
+def _with(metrics: Metrics, loss: Separable | Alongside, means: Metrics) -> Metrics:
+    """Metrics of the coupled loss and of one beside it, with the sum of both."""
+    coupled = metrics["loss"]
+    whole = coupled + loss.weight * means[f"{loss.name}_loss"]
+    return metrics | means | {"loss": whole, "contrastive_loss": coupled}
 
 
 def accumulate_separable(
@@ -189,12 +213,7 @@ def accumulate_separable(
         )
     total = meshes.global_sum(sums)
     share = separable.weight / jnp.maximum(total.weight, 1.0)
-    means = {"loss": total.loss} | total.metrics
-    metrics = {
-        f"{separable.name}_{name}": value / jnp.maximum(total.weight, 1.0)
-        for name, value in means.items()
-    }
-    return metrics, jax.tree.map(lambda g: share * g, grads)
+    return _means(separable, total), jax.tree.map(lambda g: share * g, grads)
 
 
 def value_and_grad(
@@ -231,10 +250,16 @@ def value_and_grad(
                 picked, probe = given
                 return all_of(picked if probe is None else measured(picked, probe))
 
-            embeddings = encode_in_micro_batches(
+            embeddings, sums = encode_in_micro_batches(
                 system, (picked, probe), batch, key, options.micro_blocks, gather, params_of
             )
-            return system.loss(all_of(picked), embeddings, batch)
+            value, metrics = system.loss(all_of(picked), embeddings, batch)
+            if system.alongside is None or sums is None:
+                return value, metrics
+            total = meshes.global_sum(jax.lax.stop_gradient(sums))
+            share = system.alongside.weight / jnp.maximum(total.weight, 1.0)
+            means = _means(system.alongside, total)
+            return value + share * sums.loss, _with(metrics, system.alongside, means)
 
         picked = trained.pick(whole, mask)
         probe = noise.probe(picked) if options.noise else None
@@ -253,9 +278,7 @@ def value_and_grad(
                 options.micro_blocks,
                 gather,
             )
-            part_loss = separable.weight * part[f"{separable.name}_loss"]
-            coupled = metrics["loss"]
-            metrics |= part | {"loss": coupled + part_loss, "contrastive_loss": coupled}
+            metrics = _with(metrics, separable, part)
             grads = jax.tree.map(jnp.add, grads, addend)
         grads = trained.hold_layers(grads, mask)
         return metrics, meshes.reduce_grads(grads, trained_specs, trained.pick(late, mask))

@@ -14,6 +14,7 @@ from simjax.data.augment import Change, FeatureCutoff, TokenCutoff, changed_view
 from simjax.errors import UsageError
 from simjax.models import hf
 from simjax.models.cutoff import Cutoff
+from simjax.models.decoder import read as read_decoder
 from simjax.models.encoder import EncoderConfig, Remat
 from simjax.models.lm_head import LanguageModelHead, token_losses
 from simjax.models.sentence_model import SentenceModel, merge, split
@@ -26,6 +27,8 @@ from simjax.objectives.config import (
     DistillationConfig,
     InBatchTensionConfig,
     MaskedLmConfig,
+    ObjectiveConfig,
+    Seq2SeqConfig,
     SigmoidConfig,
     SoftmaxConfig,
     TensionConfig,
@@ -38,6 +41,7 @@ from simjax.objectives.matryoshka import Matryoshka
 from simjax.objectives.objective import Objective
 from simjax.objectives.ranking import Ranking
 from simjax.objectives.regression import CosineRegression
+from simjax.objectives.seq2seq import Seq2Seq
 from simjax.objectives.sigmoid import Sigmoid
 from simjax.objectives.system import EmbeddingSystem
 from simjax.objectives.tension import InBatchTension, Tension
@@ -79,7 +83,7 @@ def make_system(
         graphdef: Structure of the model.
         encoder: Its shape.
         facts: What is known of the data.
-        heads: What is trained with the encoder and not exported.
+        heads: What is trained with the encoder.
     """
     data = config.data
     dropout = encoder.hidden_dropout > 0 or encoder.attention_dropout > 0
@@ -113,7 +117,18 @@ def make_system(
             dropout=dropout,
             remat=config.train.remat,
         )
-    return EmbeddingSystem(encode, make_objective(config, facts), dropout or cuts, separable)
+    alongside = None
+    if config.objective.seq2seq is not None:
+        alongside = seq2seq(
+            config.objective.seq2seq,
+            model_of,
+            heads["lm_head"],
+            facts.vocabulary,
+            dropout=dropout,
+            remat=config.train.remat,
+        )
+    objective = make_objective(config, facts)
+    return EmbeddingSystem(encode, objective, dropout or cuts, separable, alongside)
 
 
 def make_objective(config: RunConfig, facts: Facts) -> Objective:
@@ -207,30 +222,87 @@ def masked_lm(
     return MaskedLm(config, vocabulary, predict, dropout)
 
 
+def seq2seq(
+    config: Seq2SeqConfig,
+    model_of: Callable[[Params], SentenceModel],
+    head: LanguageModelHead,
+    vocabulary: Vocabulary | None = None,
+    *,
+    dropout: bool,
+    remat: Remat | None = None,
+) -> Seq2Seq:
+    """The loss alongside of an encoder whose parameters are `model` and its head's `lm_head`."""
+    head_graph, _ = split(head)
+
+    def embed_and_predict(
+        params: Params,
+        batch: Batch,
+        where: jax.Array,
+        targets: jax.Array,
+        dropout_key: Any,
+        gather_layer: Any,
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        model = model_of(params["model"])
+        vectors, states = model.with_states(
+            batch.block,
+            dropout_key=dropout_key,
+            place=jnp.asarray(batch.place),
+            gather_layer=gather_layer,
+            remat=remat,
+        )
+        table, own = model.encoder.embeddings.word.embedding[...], params["lm_head"]
+        losses, right = token_losses(merge(head_graph, own), table, states, where, targets)
+        return vectors, losses, right
+
+    corrupted = vocabulary if config.corrupted else None
+    return Seq2Seq(config, embed_and_predict, dropout, corrupted)
+
+
 def make_heads(config: RunConfig, encoder: EncoderConfig) -> dict[str, LanguageModelHead]:
-    """Heads that are trained with the encoder and are no part of what is exported.
+    """Heads that are trained with the encoder.
 
     They start from the pretrained folder's where it has them, at random otherwise.
     """
-    if config.objective.mlm is None:
+    if config.objective.mlm is None and config.objective.seq2seq is None:
         return {}
     # The encoder draws from the seed's own key.
     key = jax.random.fold_in(jax.random.key(config.seed), 1)
     head = LanguageModelHead(encoder, rngs=nnx.Rngs(params=key))
     name = config.model.pretrained
-    params = None if name is None else hf.load_lm_head(hf.resolve(name), encoder)
+    if name is None:
+        return {"lm_head": head}
+    folder = hf.resolve(name)
+    decoder = read_decoder(folder, encoder)
+    if decoder is not None:
+        return {"lm_head": decoder.head}
+    params = hf.load_lm_head(folder, encoder)
     if params is not None:
         head = merge(split(head)[0], jax.tree.map(jnp.asarray, params))
     return {"lm_head": head}
 
 
-def vocabulary_of(tokenizer: PreTrainedTokenizerFast) -> Vocabulary:
-    """What masked tokens are drawn from.
+def masks(objective: ObjectiveConfig) -> str | None:
+    """The key by which tokens are masked; None where none are."""
+    if objective.mlm is not None:
+        return "objective.mlm"
+    corrupts = objective.seq2seq is not None and objective.seq2seq.corrupted > 0
+    return "objective.seq2seq.corrupted" if corrupts else None
+
+
+def vocabulary_of(
+    objective: ObjectiveConfig, tokenizer: PreTrainedTokenizerFast
+) -> Vocabulary | None:
+    """What masked tokens are drawn from; None where none are masked.
 
     Raises:
         UsageError: The tokenizer has no mask token.
     """
+    key = masks(objective)
+    if key is None:
+        return None
     if tokenizer.mask_token_id is None:
-        raise UsageError("objective.mlm is given and the tokenizer has no mask token; remove it")
+        raise UsageError(f"{key} is given and the tokenizer has no mask token; remove it")
     special = tuple(sorted(tokenizer.all_special_ids))
-    return Vocabulary(len(tokenizer), tokenizer.mask_token_id, special)
+    tokens = tokenizer.get_vocab().items()
+    continues = tuple(sorted(number for token, number in tokens if token.startswith("##")))
+    return Vocabulary(len(tokenizer), tokenizer.mask_token_id, special, continues)

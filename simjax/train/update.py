@@ -21,7 +21,7 @@ from simjax.train.schedule import Schedule
 from simjax.train.state import TrainState, abstract_state, state_specs
 from simjax.train.step import Step, StepOptions, make_step
 from simjax.train.system import Facts, make_system
-from simjax.train.view_checks import check_dropout, told_apart_by_dropout
+from simjax.train.view_checks import check_dropout, check_segments, told_apart_by_dropout
 from simjax.types import Params
 
 
@@ -88,7 +88,8 @@ def check_shape(config: RunConfig, shape: EncoderConfig) -> None:
     """What `train.config` asks of a random encoder, of a pretrained one that is now known.
 
     Raises:
-        UsageError: It has too few positions for the texts, or no dropout to tell views apart.
+        UsageError: It has too few positions for the texts, no dropout to tell views apart, or no
+            token types to tell one of two paraphrases from the other.
     """
     name, longest = config.model.pretrained, config.data.max_length
     if name is None:
@@ -100,6 +101,8 @@ def check_shape(config: RunConfig, shape: EncoderConfig) -> None:
         )
     if told_apart_by_dropout(config.data):
         check_dropout(name, shape.hidden_dropout, shape.attention_dropout)
+    if config.data.views == "paraphrases":
+        check_segments(name, shape)
 
 
 def check_parts(config: RunConfig, parts: int, several: bool) -> None:
@@ -134,7 +137,7 @@ def make_update(
         config: Of the run.
         mesh: The devices.
         model: What training starts from, or its shapes (`nnx.eval_shape`).
-        heads: What is trained with it and not exported, or their shapes.
+        heads: What is trained with it, or their shapes.
         facts: What is known of the data.
         total_steps: Of the run, which the learning rate spans.
 

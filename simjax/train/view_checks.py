@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from simjax.data.config import DataConfig
 from simjax.errors import UsageError
+from simjax.models.encoder import EncoderConfig
 from simjax.objectives.config import (
     ContrastiveConfig,
     DistillationConfig,
@@ -38,6 +39,7 @@ def check_views(config: RunConfig) -> None:
         )
     if two and config.mesh.gather == "layer":
         raise UsageError("mesh.gather layer does not go with objectives of two encoders; use step")
+    _check_paraphrases(config)
     if isinstance(objective, SoftmaxConfig):
         _check_softmax(objective, rates)
     if (
@@ -51,6 +53,32 @@ def check_views(config: RunConfig) -> None:
         )
     if isinstance(objective, ContrastiveConfig):
         _check_contrastive(config, objective)
+
+
+def _check_paraphrases(config: RunConfig) -> None:
+    model, data, objective = config.model, config.data, config.objective
+    if objective.seq2seq is None:
+        if any(task.kind == "paraphrases" for task in config.evaluation.tasks):
+            raise UsageError(
+                "evaluation.tasks has one of kind paraphrases and objective.seq2seq is null: no "
+                "text is predicted; remove the task, or learn it"
+            )
+    elif data.views != "paraphrases":
+        raise UsageError(
+            f"objective.seq2seq is given and data.views is {data.views}: a text is predicted from "
+            "the one in front of it, which data.views paraphrases puts there"
+        )
+    elif objective.mlm is not None:
+        raise UsageError(
+            "objective.mlm and objective.seq2seq are given, which learn one head; remove one"
+        )
+    elif isinstance(objective, SoftmaxConfig) and objective.r_drop is not None:
+        raise UsageError(
+            "objective.seq2seq does not go with objective.r_drop, for which texts are encoded "
+            "twice; remove one"
+        )
+    if data.views == "paraphrases" and model.pretrained is None:
+        check_segments("model.encoder", model.encoder)
 
 
 def _check_softmax(objective: SoftmaxConfig, rates: list[float | None]) -> None:
@@ -78,6 +106,19 @@ def _check_contrastive(config: RunConfig, objective: ContrastiveConfig) -> None:
     ):
         raise UsageError(
             "objective.false_negatives is label and data.source.label names no column; name one"
+        )
+
+
+def check_segments(name: str, shape: EncoderConfig) -> None:
+    """Refuses an encoder that cannot tell the text in front from the one behind.
+
+    Raises:
+        UsageError: It has no two token types.
+    """
+    if not shape.architecture.token_types or shape.type_vocab_size < 2:
+        raise UsageError(
+            f"data.views is paraphrases and {name} ({shape.family}) has no two token types, which "
+            "say which text stands in front; choose bert, roformer, electra or albert"
         )
 
 

@@ -1,3 +1,4 @@
+import jax
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -96,7 +97,8 @@ def test_every_token_is_packed_once_in_its_place(texts, data):
     block = pack_texts(texts, rows=rows, row_length=ROW_LENGTH, num_texts=total)
     assert block.tokens.shape == block.positions.shape == block.text.shape == (rows, ROW_LENGTH)
     assert block.first.shape == (total,)
-    assert {array.dtype for array in vars(block).values()} == {np.dtype(np.int32)}
+    assert block.segment is None
+    assert {array.dtype for array in jax.tree.leaves(block)} == {np.dtype(np.int32)}
     assert unpack(block) == texts + [[] for _ in range(total - len(texts))]
     assert (block.first[[index for index in range(total) if index >= len(texts)]] == 0).all()
     assert (block.positions[block.text == NO_TEXT] == 0).all()
@@ -118,7 +120,7 @@ def test_blocks_are_packed_apart_from_each_other():
         row_length=ROW_LENGTH,
     )
     for index in range(3):
-        own = Block(*(array[index] for array in vars(block).values()))
+        own = jax.tree.map(lambda array, index=index: array[index], block)
         expected = [
             tokens[start : start + length].tolist()
             for start, length in zip(starts[index], lengths[index], strict=True)

@@ -1,5 +1,6 @@
 import dataclasses
 
+import jax
 import numpy as np
 import pytest
 
@@ -102,7 +103,9 @@ def test_a_batch_holds_its_examples(store, source, n):
     assert batch.labels.shape == (6, 4)
     assert batch.place.tolist() == list(range(6))
     assert batch.scores is None
-    arrays = [*vars(batch.block).values(), batch.ids, batch.labels, batch.place]
+    assert batch.block.segment is None
+    block = jax.tree.leaves(batch.block)
+    arrays = [*block, batch.ids, batch.labels, batch.place]
     assert {array.dtype for array in arrays} == {np.dtype(np.int32)}
     real = int((batch.block.text != NO_TEXT).sum())
     assert packed.tokens == real
@@ -140,9 +143,9 @@ def test_the_blocks_do_not_depend_on_the_processes(store, source, process_count)
         parts = [share[n] for share in shares]
         for part in parts:
             assert (part.tokens, part.fill, part.examples) == (whole.tokens, whole.fill, 24)
-        for name, array in vars(whole.batch.block).items():
-            joined = np.concatenate([vars(part.batch.block)[name] for part in parts])
-            assert equal(joined, array), name
+        blocks = (jax.tree.leaves(part.batch.block) for part in parts)
+        joined = [np.concatenate(arrays) for arrays in zip(*blocks, strict=True)]
+        assert all(map(equal, joined, jax.tree.leaves(whole.batch.block)))
         for name in ("ids", "labels", "place"):
             joined = np.concatenate([getattr(part.batch, name) for part in parts])
             assert equal(joined, getattr(whole.batch, name)), name

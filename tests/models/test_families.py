@@ -10,7 +10,7 @@ from safetensors.numpy import save_file
 from transformers import AutoModel
 
 from simjax.errors import SimjaxError
-from simjax.models import encoder, hf
+from simjax.models import encoder, hf, sight
 from simjax.models.sentence_model import merge, split
 from tests.models.packed_rows import pack, random_texts, unpack
 from tests.models.peers import PEERS, peer_states, random_peer
@@ -111,7 +111,7 @@ def test_long_rows_are_attended_to_in_blocks(tmp_path, monkeypatch, family):
         return jax.value_and_grad(lambda p: jnp.sum(merge(graphdef, p)(block) * weights))
 
     whole = quick_jit(value_and_gradient())(params)
-    monkeypatch.setattr(encoder, "LONG_ROW", 8)
+    monkeypatch.setattr(sight, "LONG_ROW", 8)
     monkeypatch.setattr(encoder, "_BLOCK", 8)
     jaxpr = str(jax.make_jaxpr(value_and_gradient())(params))
     assert f"4,3,{ROW},8" in jaxpr.replace(" ", "") and f"4,3,{ROW},{ROW}]" not in jaxpr

@@ -36,7 +36,7 @@ class ArmSystem:
     how: Arithmetic
     temperature: float
 
-    separable = None
+    separable = alongside = None
 
     def encode_blocks(
         self, params: Params, batch: Batch, key: Any, gather_layer: Any = None

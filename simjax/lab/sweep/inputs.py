@@ -10,6 +10,7 @@ from simjax.data import corpus
 from simjax.errors import UsageError
 from simjax.eval import tasks
 from simjax.eval.classification import ClassificationSet
+from simjax.eval.paraphrases import ParaphraseSet
 from simjax.eval.sts import StsSet
 from simjax.eval.tasks import Tasks
 from simjax.lab.folder import STUDY
@@ -67,6 +68,8 @@ def _fingerprint(store: str, evaluation: Tasks) -> str:
             judged = data.gold.tolist()
         elif isinstance(data, ClassificationSet):
             judged = [part.tolist() for part in (data.examples, data.labels, data.held_out)]
+        elif isinstance(data, ParaphraseSet):
+            judged = data.pairs
         else:
             judged = data.relevant
         text = repr((task.name, task.texts, judged))

@@ -1,0 +1,81 @@
+"""Held-out paraphrases: how well does a model foresee one of two texts from the other?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from simjax.data.records import plain_or_gzip
+from simjax.errors import SimjaxError
+from simjax.eval.lines import read_lines
+
+Likelihood: TypeAlias = Callable[
+    [Sequence[tuple[str, str]]], tuple[Float[np.ndarray, "N"], Int[np.ndarray, "N"]]
+]
+"""For each pair, -log p of the second text behind the first, and the number of its tokens."""
+
+_TEXTS, _LABEL = ("sentence1", "sentence2"), "label"
+
+
+@dataclass(frozen=True)
+class ParaphraseSet:
+    """Pairs of texts that mean the same."""
+
+    pairs: list[tuple[str, str]]
+
+
+def read_paraphrases(path: Path) -> ParaphraseSet:
+    """Read a TSV file: header with `sentence1` and `sentence2`, tabs, no quoting, `.gz` or plain.
+
+    Where there is a column `label`, pairs with a 1 there are paraphrases and those with a 0 are
+    left out.
+
+    Raises:
+        SimjaxError: With file and line, for a missing column, a wrong number of fields, an empty
+            text or another label; or there is no paraphrase.
+    """
+    path = plain_or_gzip(path)
+    pairs: list[tuple[str, str]] = []
+    header: list[str] = []
+    for number, line in read_lines(path):
+        fields = line.split("\t")
+        if number == 1:
+            missing = [name for name in _TEXTS if name not in fields]
+            if missing:
+                raise SimjaxError(
+                    f"{path}:1: no column {missing[0]!r}; the first line must name the"
+                    f" tab-separated columns {' and '.join(_TEXTS)}"
+                )
+            header = fields
+            continue
+        if not line:
+            continue
+        if len(fields) != len(header):
+            raise SimjaxError(
+                f"{path}:{number}: {len(fields)} tab-separated fields, the header has {len(header)}"
+            )
+        row = dict(zip(header, fields, strict=True))
+        label = row.get(_LABEL, "1").strip()
+        if label not in ("0", "1"):
+            raise SimjaxError(f"{path}:{number}: label {label!r} is neither 0 nor 1")
+        one, other = (row[name].strip() for name in _TEXTS)
+        if not one or not other:
+            raise SimjaxError(f"{path}:{number}: a text is empty")
+        if label == "1":
+            pairs.append((one, other))
+    if not pairs:
+        raise SimjaxError(f"{path}: holds no paraphrases")
+    return ParaphraseSet(pairs)
+
+
+def perplexity(data: ParaphraseSet, likelihood: Likelihood) -> float:
+    """Exp of the mean -log p over the tokens of each text behind its paraphrase, both ways."""
+    both = data.pairs + [(other, one) for one, other in data.pairs]
+    losses, tokens = likelihood(both)
+    return math.exp(float(losses.sum(dtype=np.float64)) / int(tokens.sum()))

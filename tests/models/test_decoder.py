@@ -1,0 +1,103 @@
+"""A decoder in the folder of its model, and what is refused there."""
+
+import json
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from sentence_transformers import SentenceTransformer
+
+from simjax.errors import SimjaxError
+from simjax.models import decoder
+from simjax.sentence_encoder import SentenceEncoder
+from tests.generate.writers import writer
+
+BIAS = "cls.predictions.bias"
+
+
+@pytest.fixture
+def folder(tmp_path):
+    writer().save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+@pytest.mark.parametrize("family", ["bert", "roformer", "albert", "electra"])
+def test_it_comes_back_as_it_was(family, tmp_path):
+    encoder = writer(family)
+    encoder.save_pretrained(tmp_path / "model")
+    loaded = SentenceEncoder.from_pretrained(tmp_path / "model")
+    jax.tree.map(np.testing.assert_array_equal, loaded.decoder.params, encoder.decoder.params)
+    # A copy of the copy has it, too, and other parameters of the model do not.
+    loaded.save_pretrained(tmp_path / "again")
+    assert decoder.read(tmp_path / "again", encoder.model.config) is not None
+    assert loaded.replace(loaded.params).decoder is None
+
+
+def test_others_load_the_encoder_around_it(folder):
+    texts = ["the cat", "a man run"]
+    theirs = SentenceTransformer(str(folder), device="cpu").encode(texts)
+    ours = SentenceEncoder.from_pretrained(folder).encode(texts)
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    card = (folder / "README.md").read_text()
+    assert 'simjax generate model "' in card and "load the encoder without it" in card
+
+
+def test_a_folder_without_one_says_so(folder):
+    encoder = writer().replace(writer().params)
+    encoder.save_pretrained(folder, overwrite=True)
+    assert not (folder / "decoder").exists()
+    assert decoder.read(folder, encoder.model.config) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda c: c.pop("max_tokens"), r"config\.json: max_tokens is missing"),
+        (lambda c: c.update(layers=2), r"config\.json: 'layers' is no setting of a decoder"),
+        (lambda c: c.update(hidden_size=25), "hidden_size is 25, and for the encoder beside it"),
+        (lambda c: c.update(vocab_size=True), "vocab_size is True, and for the encoder"),
+        (lambda c: c.update(predicts="masked tokens"), "predicts is 'masked tokens', and"),
+        (lambda c: c.update(max_tokens=33), "max_tokens is 33: a whole number from 5 to"),
+        (lambda c: c.update(max_tokens=4), "max_tokens is 4: a whole number from 5"),
+        (lambda c: c.update(max_tokens="9"), "max_tokens is '9': a whole number from 5"),
+    ],
+)
+def test_faulty_settings_are_refused(folder, change, says):
+    path = folder / "decoder" / "config.json"
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+    with pytest.raises(SimjaxError, match=says):
+        SentenceEncoder.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda t: t.pop("cls.predictions.bias"), r"tensor cls\.predictions\.bias is missing"),
+        (lambda t: t.update(more=np.zeros(3, np.float32)), "tensor more has no place in a decoder"),
+        (
+            lambda t: t.update({"cls.predictions.bias": np.zeros(3, np.float32)}),
+            r"tensor cls\.predictions\.bias has shape \[3\], but",
+        ),
+        (
+            lambda t: t.update({BIAS: np.full_like(t[BIAS], np.nan)}),
+            r"tensor cls\.predictions\.bias has values that are not finite",
+        ),
+    ],
+)
+def test_faulty_tensors_are_refused(folder, change, says):
+    path = folder / "decoder" / "model.safetensors"
+    tensors = load_file(path)
+    change(tensors)
+    save_file(tensors, path)
+    with pytest.raises(SimjaxError, match=says):
+        SentenceEncoder.from_pretrained(folder)
+
+
+def test_a_link_is_not_followed(folder, tmp_path):
+    (folder / "decoder").rename(tmp_path / "elsewhere")
+    (folder / "decoder").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(SimjaxError, match="is a link, which is not followed"):
+        SentenceEncoder.from_pretrained(folder)
