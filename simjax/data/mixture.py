@@ -48,9 +48,10 @@ def join(stores: Sequence[TokenStore], cache: Path) -> TokenStore:
     """One store of the examples of all, those of the first store first.
 
     Ids are dense over the whole: a text that an earlier store has keeps the id that it has there.
-    The classes of different stores are different ones, whatever they are called. Anchors,
-    positives and hard negatives stand in columns of their own, as many as the store with the most
-    of them needs. All arrays but the tokens are written to a store of the cache, once.
+    Classes that recipes name (`Source.classes`) are the same in all stores; others are those of
+    one store, whatever they are called. Anchors, positives and hard negatives stand in columns of
+    their own, as many as the store with the most of them needs. All arrays but the tokens are
+    written to a store of the cache, once.
 
     Raises:
         SimjaxError: the cache cannot be written, or they have too many texts together.
@@ -68,7 +69,7 @@ def _write(folder: Path, stores: Sequence[TokenStore], fingerprint: str) -> None
     positives = max(store.positives for store in stores)
     negatives = max(store.examples.shape[1] - 1 - store.positives for store in stores)
     texts = _starts([len(store.text_ids) for store in stores])
-    classes = _starts([len(store.label_names) for store in stores])
+    label_names, classes = _classes(stores)
     tokens = _starts([len(store.tokens) for store in stores])
     with (
         NpyWriter(folder / "offsets.npy", np.int64) as offsets,
@@ -83,7 +84,7 @@ def _write(folder: Path, stores: Sequence[TokenStore], fingerprint: str) -> None
             for rows in _portions(store.examples):
                 examples.append(_widened(rows, store.positives, positives, negatives, text))
             for values in _portions(store.labels):
-                labels.append(np.where(values < 0, values, values + class_))
+                labels.append(np.where(values < 0, values, class_[np.maximum(values, 0)]))
             for values in _portions(store.scores):
                 scores.append(values)
     _write_ids(folder, stores)
@@ -92,12 +93,31 @@ def _write(folder: Path, stores: Sequence[TokenStore], fingerprint: str) -> None
         {
             "fingerprint": fingerprint,
             "positives": positives,
-            "label_names": [name for store in stores for name in store.label_names],
+            "label_names": label_names,
             "skipped": sum(store.skipped for store in stores),
             "repeated": sum(store.repeated for store in stores),
             "sizes": [size for store in stores for size in store.sizes],
         },
     )
+
+
+def _classes(stores: Sequence[TokenStore]) -> tuple[list[str], list[Int[np.ndarray, "C"]]]:
+    """The names of all classes, and for each store the numbers that its own get."""
+    names: list[str] = []
+    number_of: dict[str, int] = {}
+    numbers = []
+    for store in stores:
+        own = []
+        for name in store.label_names:
+            known = number_of.get(name) if store.classes_named else None
+            if known is None:
+                known = len(names)
+                names.append(name)
+                if store.classes_named:
+                    number_of[name] = known
+            own.append(known)
+        numbers.append(np.asarray(own or [0], np.int32))
+    return names, numbers
 
 
 def _portions(values: np.ndarray) -> Iterator[np.ndarray]:

@@ -62,12 +62,15 @@ class Source:
     """Column of the example's class; of `builtin` pairs `module`, which their text is from."""
     classes: tuple[str, ...] = ()
     """The classes that there are, in the order of their numbers; any other label is an error.
-    Without them classes are numbered as they appear."""
+    Without them classes are numbered as they appear, and are those of this source alone: sources
+    of a mixture share the classes that they name here."""
     score: str | None = None
     """Column of a number that says how alike anchor and positive are; it is carried along to the
     batch, and no objective reads it."""
     score_range: tuple[float, float] | None = None
     """The least and the largest score; any other is an error."""
+    label_above: float | None = None
+    """Makes classes of the scores: `1` above this, else `0`. They count as named in `classes`."""
     anchor_prefix: str = ""
     """Prompt or instruction that is put before every anchor as it stands, as in `query: `. It
     decides tokens and not which texts count as equal."""
@@ -89,10 +92,21 @@ class Source:
                     f"{' and '.join(formats)} have one; leave it out"
                 )
 
+    @property
+    def named_classes(self) -> tuple[str, ...]:
+        """The classes that the recipe names, of a column or of scores."""
+        return self.classes if self.label_above is None else ("0", "1")
+
     def _check_columns(self) -> None:
+        if self.label_above is not None and self.label is not None:
+            raise UsageError(
+                "a source has label and label_above: classes are of a column or of scores; leave "
+                "one of them out"
+            )
         for key, column, given in (
             ("classes", "label", bool(self.classes)),
             ("score_range", "score", self.score_range is not None),
+            ("label_above", "score", self.label_above is not None),
         ):
             if given and getattr(self, column) is None:
                 raise UsageError(f"a source has {key} but no {column}: name its column")
@@ -165,18 +179,20 @@ class Examples:
             if not texts[0] or (columns.positives and not positives):
                 self.skipped += 1
                 continue
+            label = score = None
+            if columns.label is not None:
+                given = values[last_negative]
+                label = fields.label(given, where, columns.label, self._source.classes)
+            if columns.score is not None:
+                score = fields.score(values[-1], where, columns.score, self._source.score_range)
+            if self._source.label_above is not None and score is not None:
+                label = "1" if score > self._source.label_above else "0"
             yield Example(
                 anchor=texts[0][0],
                 positives=positives,
                 negatives=tuple(text for part in texts[last_positive:] for text in part),
-                label=None
-                if columns.label is None
-                else fields.label(
-                    values[last_negative], where, columns.label, self._source.classes
-                ),
-                score=None
-                if columns.score is None
-                else fields.score(values[-1], where, columns.score, self._source.score_range),
+                label=label,
+                score=score,
             )
 
 

@@ -67,7 +67,7 @@ def write(
     examples = sources.read(source, root)
     again = _repeated(examples, scratch) if drop_duplicates else None
     seen = 0
-    label_of = {name: number for number, name in enumerate(source.classes)}
+    label_of = {name: number for number, name in enumerate(source.named_classes)}
     with (
         (folder / TOKENS).open("wb") as tokens,
         NpyWriter(folder / "offsets.npy", np.int64) as offsets,
@@ -116,6 +116,7 @@ def write(
         "token_type": dtype.name,
         "positives": positives,
         "label_names": list(label_of),
+        "classes_named": bool(source.named_classes),
         "skipped": examples.skipped,
         "repeated": 0 if again is None else int(np.count_nonzero(again)),
     }

@@ -73,7 +73,7 @@ class TokenStore:
     positives: int
     """How many of the views after the anchor are positives."""
     label_names: tuple[str, ...]
-    """What the labels stand for: `Source.classes`, or by first appearance."""
+    """What the labels stand for: `Source.named_classes`, or by first appearance."""
     skipped: int
     """Examples left out because a text that they need is empty."""
     repeated: int
@@ -81,6 +81,8 @@ class TokenStore:
     fingerprint: str
     sizes: tuple[int, ...]
     """Examples of each source, which follow each other."""
+    classes_named: bool = False
+    """Whether the recipe names the classes, so that other sources may have the same."""
 
     def lengths(self, texts: Int[np.ndarray, "*n"]) -> Int[np.ndarray, "*n"]:
         """Tokens of texts, by their numbers."""
@@ -204,8 +206,9 @@ def _fingerprint(source: sources.Source, files: Files, options: list[Any], cache
         *(source.anchor, source.positives, source.negatives, source.label, source.score),
         *(source.anchor_prefix, source.document_prefix),
         # Only where they are given, so that older stores, and runs on them, stay valid.
-        *([list(source.classes)] if source.classes else []),
+        *(["classes", list(source.classes)] if source.classes else []),
         *([source.score_range] if source.score_range else []),
+        *(["label_above", source.label_above] if source.label_above is not None else []),
     ]
     digest.update(json.dumps([decisive, options]).encode())
     for path, format_ in files:
@@ -237,6 +240,7 @@ def _open(folder: Path, fingerprint: str, tokens: Tokens | None = None) -> Token
             repeated=marker["repeated"],
             sizes=tuple(marker.get("sizes", [len(loaded["examples"])])),
             fingerprint=fingerprint,
+            classes_named=marker.get("classes_named", False),
             **loaded,
         )
     except (OSError, ValueError, KeyError, TypeError):

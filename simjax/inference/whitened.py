@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float32
 
 from simjax.errors import UsageError
-from simjax.postprocess.moments import moments
+from simjax.eval.moments import Moments
 from simjax.postprocess.whitening import Whitening, whitening
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def whitened(
             advance(len(rows))
             yield rows
 
-    found = whitening(moments(parts(), width), dimension)
+    found = whitening(Moments.of_stream(parts()), dimension)
     model = encoder.model
     model.append(found.layer)
     return encoder.rebuilt(model), found

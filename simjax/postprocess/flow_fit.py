@@ -14,6 +14,7 @@ import optax
 from jaxtyping import Float, Float32, Int
 
 from simjax.errors import SimjaxError, UsageError
+from simjax.eval.moments import Moments
 from simjax.postprocess.flow import (
     FIXED,
     PERMUTATION,
@@ -23,7 +24,7 @@ from simjax.postprocess.flow import (
     Tensors,
     random_flow,
 )
-from simjax.postprocess.moments import moments
+from simjax.postprocess.principal import principal_axes
 
 State: TypeAlias = dict[str, Any]
 """`flow`, its tensors by name, and `optimizer`, which is optax's."""
@@ -92,16 +93,16 @@ class FlowFit:
         order = _random(config.seed).permutation(count)
         self._rows, self._config = rows, config
         self._held_out, self._trained = np.sort(order[:held_out]), np.sort(order[held_out:])
-        found = moments(self._parts(self._trained), width)
-        variances, axes = found.spectrum()
-        rank = found.rank(variances)
+        found = Moments.of_stream(self._parts(self._trained))
+        principal = principal_axes(found)
+        rank = principal.rank
         if rank < 2:
             raise SimjaxError(
                 f"the embeddings of the {count:,} sentences vary in {rank} of {width} dimensions: "
                 "give more different sentences"
             )
         self.shape = FlowConfig(width, rank, config.depth, config.hidden, config.coupling)
-        self._mean, self._axes = found.mean, axes[:, :rank]
+        self._mean, self._axes = found.means[0], principal.axes[:, :rank]
         self._batch_size = min(config.batch_size, len(self._trained))
         self.steps_per_epoch = len(self._trained) // self._batch_size
         self.steps = config.epochs * self.steps_per_epoch

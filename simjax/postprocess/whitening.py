@@ -11,8 +11,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from simjax.errors import SimjaxError, UsageError
+from simjax.eval.moments import Moments
 from simjax.models.heads import HeadWeights
-from simjax.postprocess.moments import Moments
+from simjax.postprocess.principal import principal_axes
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ def whitening(moments: Moments, dimension: int | None = None) -> Whitening:
             nothing is said), or they vary in fewer directions: along the others only rounding would
             be left to be magnified.
     """
-    width, count = len(moments.mean), moments.count
+    mean, count = moments.means[0], round(moments.total)
+    width = len(mean)
     kept = width if dimension is None else dimension
     if not 1 <= kept <= width:
         raise UsageError(f"dimension {kept}: embeddings have {width}; choose from 1 to that")
@@ -58,8 +60,8 @@ def whitening(moments: Moments, dimension: int | None = None) -> Whitening:
             f"whitening to {kept} dimensions needs at least {kept + 1:,} different sentences and "
             f"there {'is' if count == 1 else 'are'} {count:,}: give more{fewer}"
         )
-    variances, axes = moments.spectrum()
-    rank = moments.rank(variances)
+    principal = principal_axes(moments)
+    variances, rank = principal.variances, principal.rank
     if dimension is None and rank:
         kept = rank
     if rank < kept:
@@ -68,10 +70,10 @@ def whitening(moments: Moments, dimension: int | None = None) -> Whitening:
             f"the embeddings of the {count:,} sentences vary in {rank} of {width} dimensions, too "
             f"few for whitening to {kept}: give more different sentences{fewer}"
         )
-    weight = (axes[:, :kept] / np.sqrt(variances[:kept])).T
+    weight = (principal.axes[:, :kept] / np.sqrt(variances[:kept])).T
     layer = HeadWeights(
         np.ascontiguousarray(weight, np.float32),
-        (-weight @ moments.mean).astype(np.float32),
+        (-weight @ mean).astype(np.float32),
         "identity",
     )
     return Whitening(layer, count, float(variances[:kept].sum() / variances.sum()))

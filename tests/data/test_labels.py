@@ -80,6 +80,9 @@ def test_scores_are_finite_in_float32(tmp_path):
         ({"label": "c", "classes": ("a", "a")}, "one is named twice"),
         ({"label": "c", "classes": ("a", "b ")}, "one is blank, or padded"),
         ({"label": "c", "classes": ("",)}, "one is blank, or padded"),
+        ({"label_above": 2.5}, "has label_above but no score"),
+        ({"label": "c", "score": "d", "label_above": 2.5}, "has label and label_above"),
+        ({"score": "c", "label_above": 2.5, "classes": ("0", "1")}, "has classes but no label"),
         ({"score": "c", "score_range": (1.0, 1.0)}, "score_range is 1 to 1"),
         ({"score": "c", "score_range": (0.0, float("inf"))}, "score_range is 0 to inf"),
         ({"score": "c", "score_range": (float("nan"), 1.0)}, "score_range is nan to 1"),
@@ -106,6 +109,23 @@ def test_a_store_numbers_declared_classes_as_declared(tmp_path):
     # A store that was made without the check is not taken for one that passed it.
     with pytest.raises(SimjaxError, match=r"a\.csv:3: the score 'score' is 5, out of"):
         store(score_range=(0.0, 4.0))
+
+
+def test_scores_are_cut_into_classes(tmp_path):
+    tokenizer = train_wordpiece(["a b p q r s t u v w"], 60)
+    write(tmp_path, "csv", [*ROWS, ("x", "y", "no", 2.1)])
+
+    def store(above):
+        source = Source(
+            path="a.csv", anchor="a", positives=("b",), score="score", label_above=above
+        )
+        return build(source, tmp_path, tokenizer, max_length=8, cache=tmp_path / "cache")
+
+    # Above, not at it; an example without a score has no class.
+    assert store(2.0).labels.tolist() == [0, 1, -1, 0, 1]
+    assert store(-1.0).labels.tolist() == [1, 1, -1, 1, 1]
+    assert store(2.0).label_names == ("0", "1")
+    np.testing.assert_array_equal(store(2.0).scores, np.float32([0, 5, np.nan, 2, 2.1]))
 
 
 def test_the_built_in_corpus_labels_pairs_by_module():

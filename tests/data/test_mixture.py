@@ -1,3 +1,4 @@
+import dataclasses
 import json
 
 import numpy as np
@@ -115,6 +116,22 @@ def test_batches_hold_texts_prompts_labels_and_scores(make, tokenizer, wanted, m
         assert sorted(map(repr, found)) == sorted(map(repr, expected))
         seen |= {SOURCES.index(wanted[number][0]) for number in chosen}
     assert seen == {0, 1, 2}
+
+
+def test_sources_share_the_classes_that_they_name(make):
+    named = dataclasses.replace(PAIRS, classes=("k1", "k0"))
+    other = dataclasses.replace(LINES, classes=("k9", "k1"))
+    _, store = make((named, other))
+    assert store.label_names == ("k1", "k0", "k9")
+    _, first = make((named,))
+    _, second = make((other,))
+    assert {*first.labels.tolist()} >= {0, 1} and {*second.labels.tolist()} >= {0, 1}
+    own = np.asarray([2, 0])[np.maximum(second.labels, 0)]
+    expected = [*first.labels, *np.where(second.labels < 0, -1, own)]
+    assert store.labels.tolist() == [int(label) for label in expected]
+    # What only one of them names is its own.
+    _, mixed = make((named, LINES))
+    assert mixed.label_names == ("k1", "k0", "k1", "k9")
 
 
 def test_equal_texts_of_two_sources_share_an_id(make):
@@ -271,8 +288,6 @@ def test_no_duplicates_of_a_mixture(make):
 
 
 def test_weights_choose_the_share(make):
-    import dataclasses
-
     weighted = tuple(
         dataclasses.replace(source, weight=weight)
         for source, weight in zip(SOURCES, (1, 2, 1), strict=True)

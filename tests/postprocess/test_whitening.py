@@ -5,9 +5,9 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from simjax.errors import SimjaxError, UsageError
+from simjax.eval.moments import Moments
 from simjax.inference.embedder import Embedder
 from simjax.inference.whitened import whitened
-from simjax.postprocess.moments import Moments, moments
 from simjax.postprocess.whitening import whitening
 from simjax.sentence_encoder import SentenceEncoder
 from tests.tiny_models import SENTENCES, write_folder
@@ -22,36 +22,7 @@ def vectors(n, width, seed=0):
 
 
 def of(x):
-    return moments([x], x.shape[1])
-
-
-@pytest.mark.parametrize("sizes", [(100,), (1, 99), (0, 37, 1, 62), (1,) * 100])
-def test_moments_of_parts_are_those_of_all(sizes):
-    x = vectors(100, 7)
-    parts = np.split(x, np.cumsum(sizes)[:-1])
-    found = moments(parts, 7)
-    assert found.count == 100
-    np.testing.assert_allclose(found.mean, x.mean(axis=0), rtol=1e-13)
-    np.testing.assert_allclose(found.covariance, np.cov(x.T, bias=True), rtol=1e-11)
-    # Shards are put together in any order.
-    shards = [Moments.of(part) for part in parts]
-    other = shards[0]
-    for shard in shards[:0:-1]:
-        other = other.merge(shard)
-    np.testing.assert_allclose(other.covariance, found.covariance, rtol=1e-11)
-
-
-def test_moments_do_not_cancel():
-    x = np.random.default_rng(1).normal(size=(5000, 3)) + 1e6
-    found = moments(np.split(x, 50), 3)
-    np.testing.assert_allclose(found.covariance, np.cov(x.T, bias=True), rtol=1e-6, atol=1e-9)
-
-
-def test_moments_refuse_what_is_not_finite():
-    x = vectors(5, 3)
-    x[3, 1] = np.inf
-    with pytest.raises(SimjaxError, match="1 of 5 embeddings are not finite"):
-        of(x)
+    return Moments.of(x)
 
 
 @pytest.mark.parametrize("k", [None, 1, 5, 8])
