@@ -14,22 +14,11 @@ from simjax.cli.arguments import (
     LineParser,
     add_json,
     every_option_but,
-    positive,
     split_overrides,
 )
+from simjax.processes import command_line
 
-_PROCESSES = (
-    ("coordinator", str, "HOST:PORT", "where process 0 is found, with a port that is free there"),
-    ("num_processes", positive, "N", "processes in all"),
-    ("process_id", int, "I", "number of this process, from 0"),
-    ("heartbeat_timeout", int, "S", "seconds of silence after which a process counts as gone"),
-    ("initialization_timeout", int, "S", "seconds in which all processes have to come together"),
-    ("shutdown_timeout", int, "S", "seconds in which all have to disconnect once the last is done"),
-)
-_OPTIONS = (
-    *("--print_config", "--json", "--distributed", "--stopped_status"),
-    *(f"--{key}" for key, *_ in _PROCESSES),
-)
+_OPTIONS = ("--print_config", "--json", "--stopped_status", *command_line.OPTIONS)
 
 
 def _keys() -> str:
@@ -60,16 +49,7 @@ def add_arguments(parser: LineParser) -> None:
         metavar="N",
         help="exit status after a signal, with everything saved",
     )
-    group = parser.add_argument_group("several processes, each started with the same recipe")
-    for key, kind, metavar, told in _PROCESSES:
-        group.add_argument(f"--{key}", type=kind, metavar=metavar, help=told)
-    group.add_argument(
-        "--distributed",
-        choices=("auto", "yes", "no"),
-        default="auto",
-        help="whether JAX shall find the other processes of a cluster; auto: if the environment "
-        "names several",
-    )
+    command_line.add_process_arguments(parser)
 
 
 def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -83,18 +63,14 @@ def split(argv: Sequence[str]) -> tuple[list[str], list[str]]:
 
 def run(args: argparse.Namespace) -> int:
     """Load the recipe and train; returns the exit status."""
-    from simjax.processes.start import ProcessConfig, joined
+    from simjax.processes.start import joined
     from simjax.train import config as run_config
 
     if args.print_config:
         print(run_config.dump(run_config.load(args.config, args.rest)), end="")
         return 0
-    keys = [key for key, *_ in _PROCESSES if getattr(args, key) is not None]
-    processes = ProcessConfig(
-        distributed=args.distributed, **{key: getattr(args, key) for key in keys}
-    )
     # Joined first, so that a recipe that one process cannot read ends the others too.
-    with joined(processes):
+    with joined(command_line.process_config(args)):
         import jax
 
         from simjax.eval.report import write_json

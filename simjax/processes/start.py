@@ -64,6 +64,8 @@ class ProcessConfig:
             return
         if self.distributed != "auto":
             raise UsageError("--distributed: give it, or --coordinator, and not both")
+        if self.num_processes < 1:
+            raise UsageError(f"--num_processes is {self.num_processes}: give at least 1")
         if not 0 <= self.process_id < self.num_processes:
             raise UsageError(
                 f"--process_id is {self.process_id}: {self.num_processes} processes are numbered "

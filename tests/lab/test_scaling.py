@@ -1,4 +1,7 @@
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -50,6 +53,27 @@ def test_work_by_the_number_of_devices(run, tmp_path) -> None:
         for row in more:
             assert row["sent_bytes"] == sum(row["sent"].values()) > 0
     assert not any("seconds" in row for row in rows.values())
+
+
+@pytest.mark.multiprocess
+def test_processes_share_the_devices_out(run, tmp_path) -> None:
+    """A device of one process does and sends what a device of another does."""
+    sizes = ("--devices", 4, "--batch_size", 256, "--micro_batch", 32, *TINY)
+    here = run(scaling, *sizes)["contenders"]
+    file = tmp_path / "figures.json"
+    launcher = Path(__file__).parents[2] / "launch" / "local.py"
+    command = [launcher, "--processes", 2, "lab", "bench", "scaling", *sizes, "--json", file]
+    done = subprocess.run(
+        [sys.executable, *map(str, command)], capture_output=True, text=True, timeout=500
+    )
+    assert done.returncode == 0, done.stderr
+    there = json.loads(file.read_text())
+    assert there["settings"]["processes"] == 2
+    assert there["contenders"].keys() == here.keys()
+    for name, row in there["contenders"].items():
+        for key in ("devices", "pairs", "operations", "sent", "efficiency"):
+            assert row[key] == here[name][key], (name, key)
+    assert done.stdout.count("efficiency") == 1  # process 0 alone prints
 
 
 @pytest.mark.slow

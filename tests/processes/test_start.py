@@ -23,6 +23,7 @@ WHO = {"coordinator": "localhost:1234", "num_processes": 2, "process_id": 1}
     [
         ({"process_id": None}, "--process_id missing"),
         ({"process_id": None, "num_processes": None}, "--num_processes, --process_id missing"),
+        ({"process_id": 0, "num_processes": 0}, "--num_processes is 0: give at least 1"),
         ({"process_id": 2}, "--process_id is 2: 2 processes are numbered from 0 to 1"),
         ({"process_id": -1}, "--process_id is -1"),
         ({"coordinator": "localhost"}, "'localhost' is not HOST:PORT"),

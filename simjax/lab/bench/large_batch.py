@@ -35,6 +35,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     Raises:
         UsageError: The micro-batch does not divide the batch, or the corpus has fewer pairs.
     """
+    import jax
+
     from simjax.lab.bench import machine, memory, pair_runs, report
 
     if args.batch_size % args.micro_batch:
@@ -56,7 +58,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
             said(f"tokenising: {dtype}")
             memory.settle()  # the peak of the one before is none of this one's
             shape = pair_runs.Shape.of(args, args.batch_size, dtype)
-            parts = pair_runs.make(shape, Path(scratch), 1)
+            parts = pair_runs.make(shape, Path(scratch), jax.devices()[:1])
             figures = pair_runs.measure(parts, args.steps, said)
             figures["process_bytes"] = memory.highest()
             result.contenders[f"simjax {dtype}"] = figures

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -61,8 +61,8 @@ class Shape:
         return cls(batch_size, *own, dtype, getattr(args, "keys", None))
 
 
-def make(shape: Shape, scratch: Path, devices: int) -> Run:
-    """A run over the first devices, on the pairs that `write_pairs` wrote."""
+def make(shape: Shape, scratch: Path, devices: Sequence[jax.Device]) -> Run:
+    """A run over some devices, on the pairs that `write_pairs` wrote."""
     config = RunConfig(
         output=str(scratch / "run"),
         model=ModelConfig(
@@ -85,7 +85,7 @@ def make(shape: Shape, scratch: Path, devices: int) -> Run:
         train=TrainConfig(steps=1_000_000, micro_batch=shape.micro_batch),
         mesh=MeshConfig(keys=shape.keys),
     )
-    return set_up(config, devices=jax.devices()[:devices])
+    return set_up(config, devices=list(devices))
 
 
 def measure(run: Run, steps: int, said: Callable[[str], None]) -> dict[str, Any]:
@@ -99,7 +99,9 @@ def measure(run: Run, steps: int, said: Callable[[str], None]) -> dict[str, Any]
         began = time.perf_counter()
         packed = run.source[number]
         assemble.append(time.perf_counter() - began)
-        batch = jax.tree.map(lambda x: jax.device_put(x, sharding), packed.batch)
+        batch = jax.tree.map(
+            lambda x: jax.make_array_from_process_local_data(sharding, x), packed.batch
+        )
         if shape != packed.batch.block.tokens.shape:
             said("compiling")
             shape = packed.batch.block.tokens.shape

@@ -3,7 +3,7 @@
 Strong scaling shares a batch out; weak scaling gives every device a batch of the same size, so that
 the work of comparing all with all grows with the number of devices, and that of encoding does not.
 Devices that a CPU pretends to have share its cores: work is then counted from the compiled step,
-and nothing is timed.
+and nothing is timed. Several processes, such as `launch/local.py` starts, share the devices out.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import Any
 
 from simjax.errors import UsageError
 from simjax.lab.bench import arguments
+from simjax.processes import command_line
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_encoder(parser)
     arguments.add_dtype(parser)
     arguments.add_json(parser)
+    command_line.add_process_arguments(parser)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -53,21 +55,31 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     """
     import jax
 
-    from simjax.lab.bench import machine, pair_runs, report
+    from simjax.lab.bench import machine
+    from simjax.processes.start import joined
 
     counts = sorted(set(args.devices))
     arguments.check_width(args)
     _check_sizes(args, counts[-1])
     machine.share_accelerator()
     with suppress(RuntimeError):  # devices are there already
-        jax.config.update("jax_num_cpu_devices", counts[-1])
-    if len(jax.devices()) < counts[-1]:
-        raise UsageError(f"--devices {counts[-1]}: there are {len(jax.devices())}")
+        jax.config.update("jax_num_cpu_devices", -(-counts[-1] // (args.num_processes or 1)))
+    with joined(command_line.process_config(args)):
+        return _run(args, counts)
+
+
+def _run(args: argparse.Namespace, counts: list[int]) -> dict[str, Any]:
+    import jax
+
+    from simjax.lab.bench import pair_runs, report
+
+    places = {count: _devices(count) for count in counts}
     timed = jax.default_backend() != "cpu"
     settings = {
         "batch": f"{args.batch_size:,} pairs in micro-batches of {args.micro_batch:,}",
         "encoder": f"{args.layers} layers of width {args.width}",
         "keys": args.keys or "as their size suggests",
+        "processes": jax.process_count(),
     }
     note = "" if timed else "devices share the cores of a CPU: work is counted, not timed"
     result = report.Report.begin("scaling", settings, note)
@@ -81,11 +93,33 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
                     said(name)
                     size = args.batch_size * (count if kind == "weak" else 1)
                     shape = pair_runs.Shape.of(args, size, dtype)
-                    row = _figures(shape, Path(scratch), count, args.steps if timed else 0)
+                    steps = args.steps if timed else 0
+                    row = _figures(shape, Path(scratch), places[count], steps)
                     first = first or row
                     result.contenders[name] = row | _beside(row, first)
+    if jax.process_index() > 0:
+        return result.as_json()
     result.show(_columns())
     return result.write(args.json)
+
+
+def _devices(count: int) -> list[Any]:
+    """So many devices, as many of each process as of any other.
+
+    Raises:
+        UsageError: They are fewer, or do not divide by the processes.
+    """
+    import jax
+
+    share, rest = divmod(count, jax.process_count())
+    if rest:
+        raise UsageError(f"--devices {count} does not divide by {jax.process_count()} processes")
+    of_process: dict[int, list[Any]] = {}
+    for device in jax.devices():
+        of_process.setdefault(device.process_index, []).append(device)
+    if share > min(map(len, of_process.values())):
+        raise UsageError(f"--devices {count}: there are {len(jax.devices())}")
+    return [device for _, own in sorted(of_process.items()) for device in own[:share]]
 
 
 def _check_sizes(args: argparse.Namespace, most: int) -> None:
@@ -102,14 +136,14 @@ def _check_sizes(args: argparse.Namespace, most: int) -> None:
         )
 
 
-def _figures(shape: Any, scratch: Path, count: int, steps: int) -> dict[str, Any]:
+def _figures(shape: Any, scratch: Path, devices: list[Any], steps: int) -> dict[str, Any]:
     import jax
 
     from simjax.lab.bench import pair_runs
     from simjax.lab.bench.compiled_operations import product_operations
     from simjax.plan.collectives import bytes_sent
 
-    run = pair_runs.make(shape, scratch, count)
+    run, count = pair_runs.make(shape, scratch, devices), len(devices)
     figures: dict[str, Any] = {"devices": count, "pairs": shape.batch_size}
     step: Any = run.step
     compiled = step.lower(run.abstract_state(), _batch(run)).compile()
