@@ -128,6 +128,8 @@ def save(
                 prompts=prompts,
                 default_prompt=default_prompt,
                 training_head=training_head,
+                flow=flow,
+                decoder=decoder,
             )
             remote.upload_model(here, url, overwrite=overwrite)
         return Path(folder)

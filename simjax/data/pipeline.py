@@ -151,7 +151,7 @@ class BatchSource:
     def _check_source(self, source: Source, size: int, needed: int, first: int) -> None:
         config, store = self.config, self.store
         name = describe(source, config.root_path)
-        if config.views != "dropout" and (
+        if config.views in ("columns", "paraphrases") and (
             store.positives == 0 or store.examples[first, 1] == NO_TEXT
         ):
             raise SimjaxError(

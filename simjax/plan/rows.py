@@ -162,7 +162,8 @@ def _lengths(
 ) -> Int[np.ndarray, "n V"]:
     """Tokens of the views of a source's first examples, 0 where they lack one."""
     examples = list(islice(read(source, config.root_path), _SAMPLE))
-    if config.views != "dropout" and not any(example.positives for example in examples):
+    paired = config.views in ("columns", "paraphrases")
+    if paired and not any(example.positives for example in examples):
         raise SimjaxError(
             f"{describe(source, config.root_path)}: the examples have an anchor and no positive: "
             "name positive columns in data.source.positives, or set data.views to dropout"

@@ -323,6 +323,14 @@ def test_data_that_does_not_fit_is_refused(store):
         BatchSource(make_store(positives=0, negatives=0), CONFIG)
 
 
+def test_single_texts_need_no_positives():
+    source = BatchSource(
+        make_store(positives=0, negatives=0), dataclasses.replace(CONFIG, views="single")
+    )
+    assert (source.num_views, source.num_positives) == (1, 0)
+    assert source[0].batch.ids.shape[-1] == 1
+
+
 def test_folders_come_from_the_environment(monkeypatch, tmp_path):
     monkeypatch.delenv("SIMJAX_DATA", raising=False)
     assert DataConfig().root_path is None
