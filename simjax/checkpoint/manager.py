@@ -180,6 +180,11 @@ class Checkpoints:
         named = leaves.name_leaves(state)
         about["leaves"] = leaves.describe(named)
         path = self._path(step)
+        self._about[step] = about  # so that _best sees the new one
+        # Scores of older steps are read here, before this one can be complete: then process 0
+        # deletes what the others might still be reading.
+        drop = self._surplus(sorted([*self._steps, step]))
+        del self._about[step]
         try:
             if self._leads and path.exists():  # never complete, or `check` has left it out
                 _discard(path)
@@ -188,9 +193,6 @@ class Checkpoints:
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise self._failure(step, error) from error
-        self._about[step] = about  # so that _best sees the new one
-        drop = self._surplus(sorted([*self._steps, step]))
-        del self._about[step]
         work = self._worker.submit(self._complete, path, response, drop)
         self._saving = (step, about, drop, work)
 

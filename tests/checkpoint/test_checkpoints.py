@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import resource
+import shutil
 import threading
 
 import jax
@@ -12,6 +13,7 @@ import pytest
 from jax import P
 from jax.sharding import AxisType, NamedSharding
 
+from simjax.checkpoint import manager
 from simjax.checkpoint.manager import CheckpointConfig, Checkpoints
 from simjax.errors import SimjaxError, UsageError
 
@@ -165,6 +167,23 @@ def test_the_newest_and_the_best_stay(tmp_path, keep, options, kept, best):
     for step in kept:
         restored, data_state = again.restore(step, {"x": jnp.zeros(2, jnp.int32)})
         assert restored["x"].tolist() == [step, step] and data_state == {"next_index": step}
+
+
+def test_scores_are_read_before_process_0_can_delete_them(tmp_path, monkeypatch):
+    config, options = CheckpointConfig(keep=2), {"best_metric": "dev"}
+    with Checkpoints(tmp_path, config, **options) as checkpoints:
+        save_all(checkpoints, {1: 0.9, 2: 0.1, 3: 0.2})
+
+    def completed_at_once(path, *args, **kwargs):
+        shutil.rmtree(tmp_path / "2")
+        return save(path, *args, **kwargs)
+
+    save = manager.v1.save_checkpointables_async
+    with Checkpoints(tmp_path, config, **options) as follower:
+        follower._leads = False
+        monkeypatch.setattr(manager.v1, "save_checkpointables_async", completed_at_once)
+        save_all(follower, {4: 0.3})
+        assert follower.steps() == [1, 3, 4]
 
 
 def test_a_step_is_saved_once(tmp_path):

@@ -20,7 +20,7 @@ os.environ["JAX_PLATFORMS"] = "cpu"
 import numpy as np
 from transformers import BertTokenizerFast
 
-from simjax.data import numbering, store_writer, token_store
+from simjax.data import corpus, numbering, store_writer, token_store
 from simjax.data.config import DataConfig
 from simjax.data.disk_arrays import NpyWriter
 from simjax.data.pipeline import BatchSource

@@ -143,9 +143,9 @@ def test_data_that_differ_are_told_before_they_make_processes_wait_for_ever(
     ) as them:
         assert [one.ended() for one in them] == [1, 1]
     for one in them:
-        assert f"process 1 ({os.uname().nodename}, pid {them[1].process.pid}) has {told}" in (
-            one.said()
-        )
+        said = one.said()
+        assert f"process 1 ({os.uname().nodename}, pid {them[1].process.pid}) has " in said
+        assert f"{told} " in said
 
 
 # Each process in a network of its own, joined by a cable that can be pulled.

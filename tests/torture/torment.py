@@ -225,8 +225,8 @@ def contents(output: Path) -> list[str]:
     found = [path.relative_to(output) for path in output.rglob("*")]
     kept = [p for p in found if p.parts[0] not in ("tensorboard", "checkpoints")]
     kept += [p for p in found if p.parts[0] == "checkpoints" and len(p.parts) < 3]
-    events = {p.parent / p.name.partition("tfevents")[1] for p in found if p not in kept}
-    kept += [p for p in events if p.parts[0] == "tensorboard"]
+    events = [p for p in found if p.parts[0] == "tensorboard" and "tfevents" in p.name]
+    kept += {path.parent / "tfevents" for path in events}
     return sorted(map(str, kept))
 
 

@@ -153,7 +153,7 @@ def test_a_stopped_run_ends_with_the_same_bits(
     assert train(config("whole"))["steps"] == TOTAL
     with monkeypatch.context() as patched:
         patched.setattr(loop, "StopRequest", StopAfter)
-        assert train(config("stopped"))["stopped"] == STOPPED
+        assert train(config("stopped"))["steps"] == STOPPED
     assert train(config("stopped"))["steps"] == TOTAL
     assert_same_bits(state_at(config("stopped")), state_at(config("whole")))
     assert figures(tmp_path / "stopped") == figures(tmp_path / "whole")
