@@ -43,6 +43,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
+LEARNED = "tokenizer"
+"""Folder of a run folder: the tokenizer that it has learned."""
+
+
 @dataclass(frozen=True)
 class Run:
     """The parts of a run.
@@ -296,7 +300,7 @@ def load_run_tokenizer(config: RunConfig) -> PreTrainedTokenizerFast:
 
 
 def _learned(config: RunConfig) -> Path:
-    return Path(config.output).expanduser() / "tokenizer"
+    return Path(config.output).expanduser() / LEARNED
 
 
 def make_tokenizer(config: RunConfig) -> PreTrainedTokenizerFast:
@@ -311,7 +315,7 @@ def make_tokenizer(config: RunConfig) -> PreTrainedTokenizerFast:
         return load_run_tokenizer(config)
     tokenizer = train_wordpiece(corpus.Texts(config.data), config.tokenizer.vocab_size)
     if jax.process_index() == 0:
-        draft = folder.with_name("tokenizer.partial")
+        draft = folder.with_name(f"{LEARNED}.partial")
         shutil.rmtree(draft, ignore_errors=True)
         tokenizer.save_pretrained(draft)
         shutil.rmtree(folder, ignore_errors=True)
