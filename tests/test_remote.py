@@ -140,3 +140,32 @@ def test_a_card_does_not_tell_whose_bucket_it_was() -> None:
     recipe = {"data": {"source": {"path": "gs://firm/secret/part-*.csv", "anchor": "a/b"}}}
     told = finish._without_paths(recipe)
     assert told == {"data": {"source": {"path": "part-*.csv", "anchor": "a/b"}}}
+    recipe = {"data": {"source": {"path": "ftp://me:secret@host", "anchor": "sftp://me@h/x?k=v"}}}
+    assert finish._without_paths(recipe) == {"data": {"source": {"path": "host", "anchor": "x"}}}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("ftp://me:secret@host/m", "ftp://host/m"),
+        ("ftp:/me@host/m", "ftp:/host/m"),
+        ("ftp://me:se@cret@host/a@b", "ftp://host/a@b"),
+        ('at "s3://k:s@b/m?token=x&v=1" and s3://k:s@b', 'at "s3://b/m" and s3://b'),
+        ("gs://bucket/part-?.csv", "gs://bucket/part-?.csv"),
+        ("gs://bucket/part-?/day=1/a.csv", "gs://bucket/part-?/day=1/a.csv"),
+        ("file:///tmp/a@b", "file:///tmp/a@b"),
+        ("me@host: why? a=b", "me@host: why? a=b"),
+    ],
+)
+def test_secrets_are_left_out(text, told) -> None:
+    assert remote.without_secrets(text) == told
+
+
+def test_no_error_tells_a_secret() -> None:
+    url = "ftp://me:secret@host/m"
+    with pytest.raises(SimjaxError) as caught, remote.complaints(url, "be read"):
+        raise OSError(f"secret is not\nthe password of me at {url}?x=y")
+    line = "ftp://host/m: cannot be read (*** is not the password of *** at ftp://host/m)"
+    assert str(caught.value) == line
+    with pytest.raises(UsageError, match=r"^output is ftp://host/m: must be"):
+        remote.check_local("output", url)
