@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from simjax.errors import SimjaxError, UsageError
 
@@ -107,7 +108,8 @@ def reason(error: BaseException, url: str) -> str:
     line = without_secrets(" ".join(str(error).split()) or type(error).__name__)
     found = _USER.match(url)
     for secret in found[2].split(":") if found else ():
-        line = line.replace(secret, "***") if secret else line
+        for said in filter(None, (secret, unquote(secret))):
+            line = re.sub(rf"(?<!\w){re.escape(said)}(?!\w)", "***", line)
     return line if len(line) <= 300 else line[:297] + "..."
 
 

@@ -162,10 +162,10 @@ def test_secrets_are_left_out(text, told) -> None:
 
 
 def test_no_error_tells_a_secret() -> None:
-    url = "ftp://me:secret@host/m"
+    url = "ftp://me:sec%40ret@host/m"
     with pytest.raises(SimjaxError) as caught, remote.complaints(url, "be read"):
-        raise OSError(f"secret is not\nthe password of me at {url}?x=y")
-    line = "ftp://host/m: cannot be read (*** is not the password of *** at ftp://host/m)"
+        raise OSError(f"sec@ret is not\nthe name of me at {url}?x=y")
+    line = "ftp://host/m: cannot be read (*** is not the name of *** at ftp://host/m)"
     assert str(caught.value) == line
     with pytest.raises(UsageError, match=r"^output is ftp://host/m: must be"):
         remote.check_local("output", url)
