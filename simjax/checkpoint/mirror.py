@@ -12,7 +12,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -33,6 +33,8 @@ _STALE = 90.0
 """Seconds after which a network file system shows what another machine has written."""
 _PAUSE = 0.2
 """Seconds between two looks."""
+_PATIENCE = 10.0
+"""Seconds after which it is told what is waited for."""
 
 
 class Mirror:
@@ -166,7 +168,7 @@ class Mirror:
             SimjaxError: It failed again.
         """
         if self._work is not None:
-            if not self._work.done():
+            if not wait([self._work], _PATIENCE).done:
                 self._say(f"waiting for the last copy to {self._name}")
             self._work.result()
         if self._offered is None or not self._fault:

@@ -10,6 +10,7 @@ import fsspec
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from simjax.checkpoint import mirror as mirrors
 from simjax.checkpoint.mirror import Mirror
 from simjax.checkpoint.mirror_place import WHOLE
 from simjax.errors import SimjaxError
@@ -134,13 +135,14 @@ class Slow(MemoryFileSystem):
         super().put_file(path, target, **options)
 
 
-def test_a_slow_mirror_holds_nothing_up_and_copies_the_newest(tmp_path):
+def test_a_slow_mirror_holds_nothing_up_and_copies_the_newest(tmp_path, monkeypatch):
     forget_memory()
+    said = []
     fsspec.register_implementation("slow", Slow, clobber=True)
     Slow.began.clear()
     Slow.go_on.clear()
     here = tmp_path / "run" / "checkpoints"
-    with run(tmp_path / "run", "slow://bucket/m") as (mirror, checkpoints):
+    with run(tmp_path / "run", "slow://bucket/m", said) as (mirror, checkpoints):
         for step, score in {1: 0.1, 2: 0.9, 3: 0.2, 4: 0.3, 5: 0.4}.items():
             save(mirror, checkpoints, step, score, wait=False)
             checkpoints.wait()
@@ -148,8 +150,10 @@ def test_a_slow_mirror_holds_nothing_up_and_copies_the_newest(tmp_path):
         # While step 1 is read it stays, though it counts no more.
         assert checkpoints.steps() == [2, 4, 5] and whole_steps("slow://bucket/m") == []
         assert sorted(p.name for p in here.iterdir()) == ["1", "2", "4", "5", "run.json"]
-        Slow.go_on.set()
+        monkeypatch.setattr(mirrors, "_PATIENCE", 0.1)
+        threading.Timer(0.5, Slow.go_on.set).start()
         mirror.finish()
+        assert said == ["waiting for the last copy to slow://bucket/m"]
         assert sorted(p.name for p in here.iterdir()) == ["2", "4", "5", "run.json"]
     # 3 and 4 had to make way for 5, the best one had not.
     assert whole_steps("slow://bucket/m") == steps("slow://bucket/m") == [2, 5]

@@ -326,4 +326,3 @@ def test_a_place_shows_steps_alone(tmp_path):
         (tmp_path / "m" / name).mkdir(parents=True)
     assert Place(str(tmp_path / "m")).steps() == [1, 12]
     assert Place(str(tmp_path / "none")).names() == set()
-    assert Path(tmp_path / "m" / "1").exists()

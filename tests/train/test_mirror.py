@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import fsspec
+import jax.numpy as jnp
 import pytest
 from rich.console import Console
 
@@ -20,6 +21,9 @@ from simjax.mesh import MeshConfig
 from simjax.train import config as run_config
 from simjax.train import loop, resume
 from simjax.train.config import RunConfig, TokenizerConfig, TrainConfig
+from simjax.train.finish import open_checkpoints
+from simjax.train.folder import open_folder
+from simjax.train.setup import make_tokenizer
 from tests.processes.started import started
 from tests.train.tiny_run import (
     BLOCK,
@@ -91,21 +95,6 @@ def test_a_run_whose_folder_is_lost_ends_as_one_that_was_not_disturbed(
     )
 
 
-def test_a_whole_run_in_memory(data, whole, tmp_path):
-    filesystem = fsspec.filesystem("memory")
-    filesystem.store.clear()
-    config = mirrored(recipe(data, tmp_path / "run"), "memory://bucket/m")
-    config = dataclasses.replace(config, checkpoint=dataclasses.replace(config.checkpoint, every=2))
-    assert train(config) == whole[1]
-    kept = {int(path.name) for path in Path(config.output, "checkpoints").glob("[0-9]*")}
-    found = {int(p.split("/")[3]) for p in filesystem.find("/bucket/m") if p.endswith(WHOLE)}
-    # It may be too slow for some of them, but not for the last and the best.
-    assert {TOTAL, whole[1]["best_step"]} <= found and len(found) <= len(kept)
-    names = {p.removeprefix(f"/bucket/m/{TOTAL}/") for p in filesystem.find(f"/bucket/m/{TOTAL}")}
-    beside = {name for name in names if not name.startswith("checkpoints/")}
-    assert beside == {"config.yaml", "metrics.jsonl", WHOLE}
-
-
 def test_another_run_is_refused(data, there, tmp_path, capfd):
     path = tmp_path / "recipe.yaml"
     path.write_text(run_config.dump(mirrored(recipe(data, tmp_path / "run"), there)))
@@ -122,7 +111,9 @@ def test_another_run_is_refused(data, there, tmp_path, capfd):
 def test_a_mirror_that_fails_at_the_end_is_an_error_with_everything_here(
     data, whole, tmp_path, capfd, monkeypatch
 ):
-    config = mirrored(recipe(data, tmp_path / "run"), tmp_path / "there")
+    filesystem = fsspec.filesystem("memory")
+    filesystem.store.clear()
+    config = mirrored(recipe(data, tmp_path / "run"), "memory://bucket/m")
     path = tmp_path / "recipe.yaml"
     path.write_text(run_config.dump(config))
     upload, calls = remote.upload, []
@@ -136,7 +127,7 @@ def test_a_mirror_that_fails_at_the_end_is_an_error_with_everything_here(
     monkeypatch.setattr(remote, "upload", full)
     assert main(["train", str(path)]) == 1
     err = capfd.readouterr().err
-    assert f"checkpoint of step {SAVED} not copied to {tmp_path / 'there'} (no room)" in err
+    assert f"checkpoint of step {SAVED} not copied to memory://bucket/m (no room); " in err
     assert err.splitlines()[-1].startswith(
         f"simjax: checkpoint.mirror: the checkpoint of step {TOTAL} could not be copied"
     )
@@ -146,7 +137,11 @@ def test_a_mirror_that_fails_at_the_end_is_an_error_with_everything_here(
     # The same command tries again.
     monkeypatch.setattr(remote, "upload", upload)
     assert main(["train", str(path)]) == 0
-    assert steps(tmp_path / "there")[-1] == TOTAL
+    found = {p.removeprefix("/bucket/m/") for p in filesystem.find("/bucket/m")}
+    steps = {int(name.split("/")[0]) for name in found if name.endswith(WHOLE)}
+    assert steps == {TOTAL, whole[1]["best_step"]}
+    beside = {n for n in found if n.startswith(f"{TOTAL}/") and "/checkpoints/" not in n}
+    assert beside == {f"{TOTAL}/{name}" for name in ("config.yaml", "metrics.jsonl", WHOLE)}
 
 
 def test_a_mirror_that_cannot_be_reached_is_an_error_at_the_start(data, tmp_path, capfd):
@@ -173,21 +168,25 @@ def test_what_is_read_beside_a_checkpoint_goes_along(tmp_path):
     assert resume.beside(tmp_path / "empty", 2) == {"metrics.jsonl": b""}
 
 
-def test_a_learned_tokenizer_comes_back(data, tmp_path):
-    config = mirrored(recipe(data, tmp_path / "a"), tmp_path / "there")
-    config = dataclasses.replace(
-        config,
-        tokenizer=TokenizerConfig(source="train", vocab_size=300),
-        train=dataclasses.replace(config.train, epochs=1.0),
+def test_a_learned_tokenizer_comes_back(data, tmp_path, monkeypatch):
+    learned = TokenizerConfig(source="train", vocab_size=300)
+    config = mirrored(recipe(data, tmp_path / "a", tokenizer=learned), tmp_path / "there")
+    for output in ("a", "b"):
+        config = dataclasses.replace(config, output=str(tmp_path / output))
+        folder = open_folder(config.output)
+        with resume.open_mirror(folder, config, print) as mirror:
+            mirror.fetch()
+            tokenizer = make_tokenizer(config)
+            mirror.identify({}, {})
+            with open_checkpoints(folder, config, mirror=mirror) as checkpoints:
+                checkpoints.save(1, {"x": jnp.ones(1)}, {})
+        # One that is learned again might be another.
+        monkeypatch.delattr("simjax.train.setup.train_wordpiece", raising=False)
+    one, other = (
+        {path.name: path.read_bytes() for path in (tmp_path / output / "tokenizer").iterdir()}
+        for output in ("a", "b")
     )
-    train(config)
-    learned = {p.name: p.read_bytes() for p in (tmp_path / "a" / "tokenizer").iterdir()}
-    # One that is learned again would not be this one.
-    config = dataclasses.replace(config, output=str(tmp_path / "b"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delattr("simjax.train.setup.train_wordpiece")
-        train(config)
-    assert {p.name: p.read_bytes() for p in (tmp_path / "b" / "tokenizer").iterdir()} == learned
+    assert one == other and len(tokenizer) <= 300
 
 
 def test_what_has_changed_is_told_without_passwords(tmp_path):
