@@ -5,10 +5,11 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from simjax.errors import SimjaxError, UsageError
 
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
 
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(.*)", re.S)
+_USER = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:/+)([^/\s]*)@")
+_QUERY = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+:/+[^\s\"'?]*)\?[\w.%-]+=[^\s\"')]*")
 MODEL = "config.json"
 """What makes a folder a model: removed first, and written last."""
 OURS = "config_sentence_transformers.json"
@@ -36,6 +39,11 @@ def as_url(path: object) -> str:
     return f"{scheme}://{'/' if scheme in ('file', 'local') else ''}{rest}"
 
 
+def without_secrets(text: object) -> str:
+    """A text without the users, passwords and queries of the URLs in it, for messages."""
+    return _QUERY.sub(r"\1", _USER.sub(r"\1", str(text)))
+
+
 def check_local(what: str, path: object, instead: str = "mount the bucket (gcsfuse, s3fs)") -> None:
     """Refuse a URL where a folder or file of this machine is needed.
 
@@ -48,7 +56,8 @@ def check_local(what: str, path: object, instead: str = "mount the bucket (gcsfu
         UsageError: It is one.
     """
     if is_url(path):
-        raise UsageError(f"{what} is {as_url(path)}: must be on a file system here; {instead}")
+        url = without_secrets(as_url(path))
+        raise UsageError(f"{what} is {url}: must be on a file system here; {instead}")
 
 
 def path_here(text: str) -> Path:
@@ -76,6 +85,10 @@ def reached(url: str) -> tuple[AbstractFileSystem, str]:
 def complaints(url: str, what: str) -> Iterator[None]:
     """Errors of file systems, which have no common base, as one line about a URL.
 
+    Args:
+        url: It, as it was written; the line does not tell its secrets.
+        what: What cannot be done when one is raised.
+
     Raises:
         SimjaxError: one was raised.
     """
@@ -83,11 +96,21 @@ def complaints(url: str, what: str) -> Iterator[None]:
         yield
     except SimjaxError:
         raise
-    except FileNotFoundError as error:
-        raise SimjaxError(f"{url}: no such file") from error
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise SimjaxError(f"{url}: cannot {what} ({reason})") from error
+        name = without_secrets(url)
+        if isinstance(error, FileNotFoundError) and what == "be read":
+            raise SimjaxError(f"{name}: no such file") from error
+        raise SimjaxError(f"{name}: cannot {what} ({reason(error, url)})") from error
+
+
+def reason(error: BaseException, url: str) -> str:
+    """What an error says in a line, without the secrets of the URL that it is about."""
+    line = without_secrets(" ".join(str(error).split()) or type(error).__name__)
+    found = _USER.match(url)
+    for secret in found[2].split(":") if found else ():
+        for said in filter(None, (secret, unquote(secret))):
+            line = re.sub(rf"(?<!\w){re.escape(said)}(?!\w)", "***", line)
+    return line if len(line) <= 300 else line[:297] + "..."
 
 
 def upload_model(folder: Path, url: str, *, overwrite: bool) -> None:
@@ -106,6 +129,7 @@ def upload_model(folder: Path, url: str, *, overwrite: bool) -> None:
     """
     filesystem, place = reached(url)
     place = place.rstrip("/")
+    name = without_secrets(url)
     files = {
         f"{place}/{path.relative_to(folder).as_posix()}": path
         for path in sorted(folder.rglob("*"))
@@ -114,24 +138,36 @@ def upload_model(folder: Path, url: str, *, overwrite: bool) -> None:
     model, ours = f"{place}/{MODEL}", f"{place}/{OURS}"
     with complaints(url, "be written"):
         old = set(filesystem.find(place)) if filesystem.exists(place) else set()
-        _check_target(filesystem, place, url, old, overwrite=overwrite)
+        _check_target(filesystem, place, name, old, overwrite=overwrite)
         if model in old:
             filesystem.rm_file(model)
-        for target in sorted(files.keys() - {model}, key=lambda target: target != ours):
-            _upload(filesystem, files[target], target, url)
+        upload(filesystem, {ours: files[ours]} if ours in files else {})
+        rest = files.keys() - {ours, model}
+        upload(filesystem, {target: files[target] for target in sorted(rest)})
         for stale in sorted(old - files.keys()):
             filesystem.rm_file(stale)
-        _upload(filesystem, files[model], model, url)
+        upload(filesystem, {model: files[model]})
 
 
-def _upload(filesystem: AbstractFileSystem, path: Path, target: str, url: str) -> None:
+def upload(filesystem: AbstractFileSystem, files: Mapping[str, Path]) -> None:
+    """Copies files to where they belong, side by side where the file system can.
+
+    Args:
+        filesystem: That of the targets.
+        files: By target.
+
+    Raises:
+        OSError: One has come there incomplete. What else is raised is the file system's own.
+    """
     from fsspec.implementations.local import LocalFileSystem
 
     if isinstance(filesystem, LocalFileSystem):  # others have no folders, or make them
-        filesystem.makedirs(target.rpartition("/")[0], exist_ok=True)
-    filesystem.put_file(str(path), target)
-    if filesystem.size(target) != path.stat().st_size:
-        raise SimjaxError(f"{url}: {path.name} came there incomplete; export again")
+        for folder in {target.rpartition("/")[0] for target in files}:
+            filesystem.makedirs(folder, exist_ok=True)
+    filesystem.put([str(path) for path in files.values()], list(files))
+    for path, size in zip(files.values(), filesystem.sizes(list(files)), strict=True):
+        if size != path.stat().st_size:
+            raise OSError(f"{path.name} came there incomplete")
 
 
 def _check_target(filesystem: Any, place: str, url: str, old: set[str], *, overwrite: bool) -> None:

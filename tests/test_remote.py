@@ -56,7 +56,7 @@ def test_a_folder_comes_there_whole_and_is_replaced_when_asked(model, url) -> No
 def test_an_upload_that_is_cut_off_leaves_no_model(model, url, monkeypatch, overwrite) -> None:
     if overwrite:
         remote.upload_model(model, url, overwrite=False)
-    upload, left = remote._upload, [3]
+    upload, left = remote.upload, [1]
 
     def cut(*args):
         if not left[0]:
@@ -64,11 +64,11 @@ def test_an_upload_that_is_cut_off_leaves_no_model(model, url, monkeypatch, over
         left[0] -= 1
         upload(*args)
 
-    monkeypatch.setattr(remote, "_upload", cut)
+    monkeypatch.setattr(remote, "upload", cut)
     with pytest.raises(SimjaxError, match=r"m: cannot be written \(the network is gone\)"):
         remote.upload_model(model, url, overwrite=overwrite)
     assert remote.MODEL not in files(url) and remote.OURS in files(url)
-    monkeypatch.setattr(remote, "_upload", upload)
+    monkeypatch.setattr(remote, "upload", upload)
     remote.upload_model(model, url, overwrite=True)
     assert files(url) == contents(model)
 
@@ -90,7 +90,7 @@ def test_what_is_not_ours_is_never_overwritten(model, url) -> None:
 def test_a_file_that_arrives_cut_is_no_upload(model, url, monkeypatch) -> None:
     filesystem, _ = fsspec.core.url_to_fs(url)
     monkeypatch.setattr(type(filesystem), "size", lambda self, path: 1)
-    with pytest.raises(SimjaxError, match="came there incomplete; export again"):
+    with pytest.raises(SimjaxError, match=r"m: cannot be written \(.* came there incomplete\)"):
         remote.upload_model(model, url, overwrite=False)
     assert remote.MODEL not in files(url)
 
@@ -140,3 +140,32 @@ def test_a_card_does_not_tell_whose_bucket_it_was() -> None:
     recipe = {"data": {"source": {"path": "gs://firm/secret/part-*.csv", "anchor": "a/b"}}}
     told = finish._without_paths(recipe)
     assert told == {"data": {"source": {"path": "part-*.csv", "anchor": "a/b"}}}
+    recipe = {"data": {"source": {"path": "ftp://me:secret@host", "anchor": "sftp://me@h/x?k=v"}}}
+    assert finish._without_paths(recipe) == {"data": {"source": {"path": "host", "anchor": "x"}}}
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("ftp://me:secret@host/m", "ftp://host/m"),
+        ("ftp:/me@host/m", "ftp:/host/m"),
+        ("ftp://me:se@cret@host/a@b", "ftp://host/a@b"),
+        ('at "s3://k:s@b/m?token=x&v=1" and s3://k:s@b', 'at "s3://b/m" and s3://b'),
+        ("gs://bucket/part-?.csv", "gs://bucket/part-?.csv"),
+        ("gs://bucket/part-?/day=1/a.csv", "gs://bucket/part-?/day=1/a.csv"),
+        ("file:///tmp/a@b", "file:///tmp/a@b"),
+        ("me@host: why? a=b", "me@host: why? a=b"),
+    ],
+)
+def test_secrets_are_left_out(text, told) -> None:
+    assert remote.without_secrets(text) == told
+
+
+def test_no_error_tells_a_secret() -> None:
+    url = "ftp://me:sec%40ret@host/m"
+    with pytest.raises(SimjaxError) as caught, remote.complaints(url, "be read"):
+        raise OSError(f"sec@ret is not\nthe name of me at {url}?x=y")
+    line = "ftp://host/m: cannot be read (*** is not the name of *** at ftp://host/m)"
+    assert str(caught.value) == line
+    with pytest.raises(UsageError, match=r"^output is ftp://host/m: must be"):
+        remote.check_local("output", url)

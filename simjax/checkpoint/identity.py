@@ -10,6 +10,7 @@ from typing import Any
 from simjax.checkpoint.manifest import write_json
 from simjax.dotted import flatten
 from simjax.errors import SimjaxError
+from simjax.remote import without_secrets
 
 NAME = "run.json"
 
@@ -50,7 +51,7 @@ def compare(folder: Path, identity: Mapping[str, Any], others: Mapping[str, str]
     path = folder / NAME
     try:
         recorded = json.loads(path.read_text(encoding="utf-8"))
-        keys = changed_keys(recorded, identity)
+        hold(recorded, identity, others, str(path))
     except FileNotFoundError as error:
         raise SimjaxError(
             f"{path}: is missing, so that nothing tells which run the checkpoints beside it belong "
@@ -58,15 +59,36 @@ def compare(folder: Path, identity: Mapping[str, Any], others: Mapping[str, str]
         ) from error
     except (ValueError, AttributeError, OSError) as error:
         raise SimjaxError(f"{path}: cannot be read ({error}); choose another output") from error
-    if keys:
+
+
+def hold(
+    recorded: Mapping[str, Any],
+    identity: Mapping[str, Any],
+    others: Mapping[str, str],
+    where: str,
+    way_out: str = "output folder",
+) -> None:
+    """Holds ``identity`` to one that is recorded.
+
+    Args:
+        recorded: that of the checkpoints.
+        identity: what may not change.
+        others: keys that have changed as well, which by itself is allowed, and how.
+        where: where the checkpoints are, for the message.
+        way_out: what else the user may choose.
+
+    Raises:
+        SimjaxError: with the keys that differ, their recorded and their present values.
+    """
+    if keys := changed_keys(recorded, identity):
         refused = {*keys, *(f"train.{key}" for key in keys)}
         allowed = ", ".join(told for key, told in others.items() if key not in refused)
         beside = f"changed as well: {allowed}; " if allowed else ""
         raise SimjaxError(
-            f"{path}: these checkpoints belong to another run; refused: "
+            f"{where}: these checkpoints belong to another run; refused: "
             f"{tell(keys, recorded, identity)}; {beside}"
             "restore what was there (a token_store follows the texts, the columns and the "
-            "tokenizer), or choose another output folder"
+            f"tokenizer), or choose another {way_out}"
         )
 
 
@@ -75,4 +97,4 @@ def _as_json(identity: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _say(flat: Mapping[str, Any], key: str) -> str:
-    return json.dumps(flat[key]) if key in flat else "absent"
+    return without_secrets(json.dumps(flat[key])) if key in flat else "absent"

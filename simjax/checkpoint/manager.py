@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 
 import jax
 from jaxtyping import PyTree
@@ -26,6 +26,9 @@ from simjax.checkpoint import leaves, manifest
 from simjax.checkpoint.agreement import from_leader
 from simjax.checkpoint.config import CheckpointConfig
 from simjax.errors import SimjaxError
+
+if TYPE_CHECKING:
+    from simjax.checkpoint.mirror import Mirror
 
 __all__ = ["CheckpointConfig", "Checkpoints"]
 
@@ -55,6 +58,7 @@ class Checkpoints:
         best_metric: str | None = None,
         best_mode: Literal["max", "min"] = "max",
         read_only: bool = False,
+        mirror: Mirror | None = None,
     ) -> None:
         """Opens ``folder`` and removes what interrupted saves left in it.
 
@@ -65,6 +69,7 @@ class Checkpoints:
             best_mode: whether its best value is the highest or the lowest.
             read_only: only look and restore, and touch nothing: another process may be training
                 here.
+            mirror: is offered every checkpoint that is complete.
 
         Raises:
             SimjaxError: the folder cannot be made, or is a file.
@@ -74,6 +79,7 @@ class Checkpoints:
         self.best_metric = best_metric
         self.best_mode = best_mode
         self.read_only = read_only
+        self.mirror = mirror
         self._about: dict[int, dict[str, Any]] = {}
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._saving: tuple[int, dict[str, Any], list[int], Future[None]] | None = None
@@ -183,17 +189,18 @@ class Checkpoints:
         self._about[step] = about  # so that _best sees the new one
         # Scores of older steps are read here, before this one can be complete: then process 0
         # deletes what the others might still be reading.
-        drop = self._surplus(sorted([*self._steps, step]))
+        best = self._best(there := sorted([*self._steps, step]))
+        drop = [old for old in there[: -self.config.keep] if old != best]
         del self._about[step]
         try:
             if self._leads and path.exists():  # never complete, or `check` has left it out
-                _discard(path)
+                discard(path)
             response = v1.save_checkpointables_async(
                 path, {_STATE: leaves.to_arrays(named)}, custom_metadata=about
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise self._failure(step, error) from error
-        work = self._worker.submit(self._complete, path, response, drop)
+        work = self._worker.submit(self._complete, path, response, drop, best)
         self._saving = (step, about, drop, work)
 
     def restore(
@@ -338,17 +345,15 @@ class Checkpoints:
         scores = {step: score for step, score in scores.items() if score == score}
         return max(scores, key=lambda step: (scores[step], -step)) if scores else None
 
-    def _surplus(self, steps: list[int]) -> list[int]:
-        keep = {*steps[-self.config.keep :], self._best(steps)}
-        return [step for step in steps if step not in keep]
-
-    def _complete(self, path: Path, response: Any, drop: list[int]) -> None:
+    def _complete(self, path: Path, response: Any, drop: list[int], best: int | None) -> None:
         """The part of a save that runs in the background."""
         response.result()
         if self._leads:
             manifest.write(path)
+            if self.mirror is not None:
+                drop = self.mirror.offer(int(path.name), best, drop)
             for step in drop:
-                _discard(self._path(step))
+                discard(self._path(step))
 
     def _settle(self, *, block: bool) -> None:
         """Takes note of a save that has ended; ``block`` waits for its end."""
@@ -387,7 +392,7 @@ class Checkpoints:
         return f"no older checkpoint is left: delete {self._path(step)} to start over"
 
 
-def _discard(path: Path) -> None:
+def discard(path: Path) -> None:
     """Deletes a step; under another name first, so that half of one never looks like a step."""
     doomed = path.with_name(path.name + _DISCARDED)
     path.rename(doomed)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ def write_json(path: Path, content: Any) -> None:
 
 def write(folder: Path) -> None:
     """Records the SHA-256 of every file under ``folder``, in a file of that folder."""
-    write_json(folder / NAME, _sums(folder, _files(folder)))
+    write_json(folder / NAME, sums(folder, _files(folder)))
 
 
 def verify(folder: Path) -> None:
@@ -56,6 +57,15 @@ def verify(folder: Path) -> None:
     Raises:
         Damaged: a file is missing or has changed, or there are no sums that can be read.
     """
+    compare(folder, read(folder))
+
+
+def read(folder: Path) -> dict[str, str]:
+    """The recorded sums of the files of ``folder``, by their names in it.
+
+    Raises:
+        Damaged: there are none that can be read.
+    """
     path = folder / NAME
     if not path.exists():
         if not folder.is_dir() or not any(folder.iterdir()):
@@ -63,14 +73,22 @@ def verify(folder: Path) -> None:
         raise Damaged(f"{path}: missing, as of a save that was cut off")
     try:
         recorded = json.loads(path.read_text(encoding="utf-8"))
-        recorded = {str(name): str(digest) for name, digest in recorded.items()}
+        return {str(name): str(digest) for name, digest in recorded.items()}
     except (ValueError, AttributeError, OSError) as error:
         raise Damaged(f"{path}: the checksums cannot be read ({error})") from error
+
+
+def compare(folder: Path, recorded: Mapping[str, str]) -> None:
+    """Compares files of ``folder`` with sums that are known from elsewhere.
+
+    Raises:
+        Damaged: a file is missing or has changed.
+    """
     for name in recorded:
         if not (folder / name).is_file():
             raise Damaged(f"{folder / name}: missing from the checkpoint")
     try:
-        actual = _sums(folder, sorted(recorded))
+        actual = sums(folder, sorted(recorded))
     except OSError as error:  # a disk that fails says so only here
         raise Damaged(f"{error.filename or folder}: cannot be read ({error.strerror})") from error
     for name, digest in recorded.items():
@@ -83,7 +101,9 @@ def _files(folder: Path) -> list[str]:
     return sorted(name for name in names if not name.startswith(NAME))
 
 
-def _sums(folder: Path, names: list[str]) -> dict[str, str]:
+def sums(folder: Path, names: list[str]) -> dict[str, str]:
+    """The SHA-256 of files of ``folder``, by their names in it."""
+
     def digest(name: str) -> str:
         with (folder / name).open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

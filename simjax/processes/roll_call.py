@@ -18,6 +18,7 @@ from simjax import __version__
 from simjax.dotted import flatten
 from simjax.errors import SimjaxError, UsageError
 from simjax.processes import board
+from simjax.remote import without_secrets
 
 _LONG = 7 * 24 * 3600.0
 """Seconds. How far apart processes come is no fault; one that is gone is the watch's to find."""
@@ -151,4 +152,5 @@ def _few_processes(found: Mapping[int, list[str]]) -> list[tuple[int, list[str]]
 
 
 def _short(value: str) -> str:
+    value = without_secrets(value)
     return value if len(value) <= 80 else f"{value[:60]}...{value[-15:]}"

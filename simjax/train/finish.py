@@ -11,9 +11,10 @@ import jax
 
 from simjax import export
 from simjax.checkpoint.manager import Checkpoints
+from simjax.checkpoint.mirror import Mirror
 from simjax.errors import SimjaxError
 from simjax.models.sentence_model import SentenceModel, split
-from simjax.remote import is_url
+from simjax.remote import is_url, without_secrets
 from simjax.sentence_encoder import SentenceEncoder
 from simjax.train import average, lora
 from simjax.train import config as run_config
@@ -28,7 +29,9 @@ EVALUATION = "eval/"
 """Prefix of evaluation scores in the metrics of a run."""
 
 
-def open_checkpoints(folder: Path, config: RunConfig, *, read_only: bool = False) -> Checkpoints:
+def open_checkpoints(
+    folder: Path, config: RunConfig, *, read_only: bool = False, mirror: Mirror | None = None
+) -> Checkpoints:
     """The checkpoints in a run folder, the best by `evaluation.metric` among those that stay."""
     from simjax.eval import tasks
 
@@ -39,6 +42,7 @@ def open_checkpoints(folder: Path, config: RunConfig, *, read_only: bool = False
         best_metric=None if metric is None else EVALUATION + metric,
         best_mode="max" if metric is None or tasks.higher_is_better(metric) else "min",
         read_only=read_only,
+        mirror=mirror,
     )
 
 
@@ -99,7 +103,7 @@ def _last_names(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_last_names(item) for item in value]
     if isinstance(value, str) and (value.startswith(("/", "~", "./", "../")) or is_url(value)):
-        return Path(value).name
+        return Path(without_secrets(value)).name
     return value
 
 

@@ -65,8 +65,8 @@ def train(
 
     Raises:
         SimjaxError: Something that the run needs is missing or faulty, the output folder holds
-            another run, the processes of the run differ, or (`DivergedError`) the loss is no longer
-            finite.
+            another run, the processes of the run differ, the last checkpoint cannot be copied to
+            the mirror, or (`DivergedError`) the loss is no longer finite.
         UsageError: The configuration contradicts itself, the data or the devices.
     """
     console = console or Console(stderr=True)
@@ -78,13 +78,16 @@ def train(
     with ExitStack() as stack:
         stack.enter_context(locked(folder))
         check_shared(folder)
+        mirror = stack.enter_context(resume.open_mirror(folder, config, _lines(console)))
+        mirror.fetch()
         if jax.process_index() == 0:
             export.recover(folder / "export")
         evaluation = tasks.load(config.evaluation, config.data.root_path)
         roll_call.agree("evaluation", {"evaluation": tasks.sizes(evaluation)})
         run = prepare(config)
-        checkpoints = stack.enter_context(finish.open_checkpoints(folder, config))
+        checkpoints = stack.enter_context(finish.open_checkpoints(folder, config, mirror=mirror))
         changed = resume.changed(folder, config)
+        mirror.identify(run.identity, changed)
         checkpoints.identify(run.identity, changed)
         if jax.process_index() == 0:
             write_text(folder / resume.CONFIG, run_config.dump(config))
@@ -92,6 +95,7 @@ def train(
         watch = finish.early_stopping(config)
         if start:
             watch = watch.restored(checkpoints.metrics(start))
+            mirror.offer(start, checkpoints.best())  # if it is not there
         wandb = finish.open_wandb(folder, config)
         writer = stack.enter_context(MetricsWriter(folder, resume_step=start or None, wandb=wandb))
         profiler = stack.enter_context(Profiler(folder / metrics_file.EVENTS, config.train.profile))
@@ -120,6 +124,7 @@ def train(
                 f"{loop.stopped}: saved at step {step} of {run.total_steps}; "
                 "the same command goes on from there"
             )
+            mirror.finish()
             return {"steps": step, "stopped": loop.stopped}
         if step < run.total_steps:
             progress.print(
@@ -154,6 +159,7 @@ def train(
         summary.write(folder, lines, scores=columns, exported=best, total_steps=run.total_steps)
         exported = f"the model of step {best} is in {folder / 'export'}"
         console.print(f"step {step} of {run.total_steps}: done; {exported}", soft_wrap=True)
+    mirror.finish()
     return scores
 
 

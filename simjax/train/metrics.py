@@ -178,6 +178,13 @@ def read(path: str | Path) -> list[dict[str, Any]]:
     return [line for _, line in _lines(Path(path))]
 
 
+def until(path: Path, step: int) -> str:
+    """The lines of a `metrics.jsonl` that can be read and are not later than ``step``."""
+    if not path.exists():
+        return ""
+    return "".join(text + "\n" for text, line in _lines(path) if line["step"] <= step)
+
+
 def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
     found = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
@@ -192,9 +199,7 @@ def _lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
 
 def _keep_until(path: Path, step: int | None) -> None:
     """Rewrites the file, at one stroke, without what is later than ``step``."""
-    kept = ""
-    if step is not None and path.exists():
-        kept = "".join(text + "\n" for text, line in _lines(path) if line["step"] <= step)
+    kept = "" if step is None else until(path, step)
     partial = path.with_name(path.name + ".partial")
     with partial.open("w", encoding="utf-8") as file:
         file.write(kept)

@@ -11,9 +11,11 @@ import yaml
 
 from simjax.checkpoint.identity import changed_keys, tell
 from simjax.checkpoint.manager import Checkpoints
+from simjax.checkpoint.mirror import Mirror
 from simjax.errors import SimjaxError
+from simjax.train import metrics, weights_and_biases
 from simjax.train.config import RunConfig
-from simjax.train.setup import Run
+from simjax.train.setup import LEARNED, Run
 from simjax.train.state import TrainState
 
 CONFIG = "config.yaml"
@@ -40,6 +42,30 @@ def changed(folder: Path, config: RunConfig) -> dict[str, str]:
         return {CONFIG: f"{CONFIG} (cannot be read, so that changed keys cannot be told)"}
     new = {key: value for key, value in dataclasses.asdict(config).items() if key != "output"}
     return {key: tell([key], old, new) for key in changed_keys(old, new)}
+
+
+def open_mirror(folder: Path, config: RunConfig, say: Callable[[str], object]) -> Mirror:
+    """The mirror of a run's checkpoints, which does nothing where none is asked for."""
+    asked = config.checkpoint
+    return Mirror(
+        asked.mirror, folder, keep=asked.keep, beside=lambda step: beside(folder, step), say=say
+    )
+
+
+def beside(folder: Path, step: int) -> dict[str, bytes]:
+    """What going on from a step reads in the run folder beside its checkpoint.
+
+    Args:
+        folder: The run folder.
+        step: Later figures are left out, as they are when the run goes on.
+
+    Returns:
+        Contents by name.
+    """
+    learned = (folder / LEARNED).glob("*")
+    files = [folder / CONFIG, folder / weights_and_biases.ID, *learned]
+    found = {p.relative_to(folder).as_posix(): p.read_bytes() for p in files if p.is_file()}
+    return found | {metrics.FILE: metrics.until(folder / metrics.FILE, step).encode()}
 
 
 def restore(

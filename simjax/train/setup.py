@@ -45,6 +45,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 
+LEARNED = "tokenizer"
+"""Folder of a run folder: the tokenizer that it has learned."""
+
+
 @dataclass(frozen=True)
 class Run:
     """The parts of a run.
@@ -307,7 +311,7 @@ def load_run_tokenizer(config: RunConfig) -> PreTrainedTokenizerFast:
 
 
 def _learned(config: RunConfig) -> Path:
-    return Path(config.output).expanduser() / "tokenizer"
+    return Path(config.output).expanduser() / LEARNED
 
 
 def make_tokenizer(config: RunConfig) -> PreTrainedTokenizerFast:
@@ -322,7 +326,7 @@ def make_tokenizer(config: RunConfig) -> PreTrainedTokenizerFast:
         return load_run_tokenizer(config)
     tokenizer = train_wordpiece(corpus.Texts(config.data), config.tokenizer.vocab_size)
     if jax.process_index() == 0:
-        draft = folder.with_name("tokenizer.partial")
+        draft = folder.with_name(f"{LEARNED}.partial")
         shutil.rmtree(draft, ignore_errors=True)
         tokenizer.save_pretrained(draft)
         shutil.rmtree(folder, ignore_errors=True)

@@ -25,6 +25,12 @@ def test_process_0_can_be_the_odd_one():
     assert differences(said, {}) == 'process 0 has jax "0.9" (others: "0.10")'
 
 
+def test_no_password_is_told():
+    said = [{"mirror": f"ftp://me:{word}@host/{word[0]}"} for word in ("secret", "hidden")]
+    told = 'process 1 has mirror "ftp://host/h" (others: "ftp://host/s")'
+    assert differences(said, {}) == told
+
+
 def test_of_two_the_second_is_told_and_of_many_differences_the_first():
     one = {f"key{i}": 0 for i in range(9)}
     told = differences([one, {key: 1 for key in one}], {})

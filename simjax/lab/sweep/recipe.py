@@ -64,6 +64,7 @@ def one_run(recipe: RunConfig, output: Path, seed: int) -> RunConfig:
             recipe.train, log_every=1, patience=None, profile=None, wandb=None
         ),
         evaluation=dataclasses.replace(recipe.evaluation, every=0),
+        checkpoint=dataclasses.replace(recipe.checkpoint, mirror=None),  # it holds one run
     )
 
 

@@ -1,6 +1,11 @@
-"""What is kept of a run, from the lines of its metrics."""
+"""The runs of a sweep, and what is kept of them, from the lines of their metrics."""
 
+from pathlib import Path
+
+from simjax.checkpoint.config import CheckpointConfig
+from simjax.lab.sweep.recipe import one_run
 from simjax.lab.sweep.runs import figures
+from simjax.train.config import RunConfig
 
 
 def test_a_run_is_told_by_means_of_its_steps():
@@ -25,3 +30,9 @@ def test_a_run_is_told_by_means_of_its_steps():
     assert two["noise_parts"] == [11.0, 12.0] and two["signal_parts"] == [1.0, 1.0]
     nothing = figures(lines[:1])
     assert nothing["loss"] is None and nothing["noise"] is None and nothing["noise_parts"] == []
+
+
+def test_runs_share_no_mirror():
+    recipe = RunConfig(output="x", checkpoint=CheckpointConfig(every=7, mirror="gs://bucket/m"))
+    run = one_run(recipe, Path("runs/1"), 1)
+    assert run.checkpoint == CheckpointConfig(every=7) and run.output == "runs/1"
