@@ -53,7 +53,7 @@ def test_a_moving_average_follows_its_formula():
 class Squares:
     """Embeddings that are the parameters, and the sum of their squares."""
 
-    separable = None
+    separable = alongside = None
 
     def encode_blocks(self, params, batch, key, gather_layer=None):
         ones = jnp.ones((*batch.place.shape, 1, 1, 1))
