@@ -96,7 +96,10 @@ def test_print_config_prints_what_would_be_run(simjax, recipe: Path) -> None:
         (["--print_confg", "x"], "--print_confg: no such key"),
         (["--train.micro_batch", "100"], "train.micro_batch"),
         (["--process_id", "1"], "--coordinator, --num_processes missing"),
-        (["--num_processes", "0"], "'0' is not a whole number of at least 1"),
+        (
+            ["--num_processes=0", "--process_id=0", "--coordinator=here:1"],
+            "--num_processes is 0: give at least 1",
+        ),
         (["--data.batch_size", "12.5"], "--data.batch_size: data.batch_size must be"),
     ],
 )

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 
 from simjax.data.config import DataConfig
+from simjax.data.corpus import prepare
 from simjax.data.paraphrases import check_tokenizer, joined_lengths
-from simjax.data.pipeline import BatchSource, prepare
+from simjax.data.pipeline import BatchSource
 from simjax.data.sources import Source
 from simjax.data.tokenizer import train_wordpiece
 from simjax.errors import UsageError
