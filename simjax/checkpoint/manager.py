@@ -195,7 +195,8 @@ class Checkpoints:
         except (OSError, ValueError, RuntimeError) as error:
             raise self._failure(step, error) from error
         self._about[step] = about  # so that _best sees the new one
-        best = self._best(there := sorted([*self._steps, step]))
+        there = sorted([*self._steps, step])
+        best = self._best(there)
         drop = [old for old in there[: -self.config.keep] if old != best]
         del self._about[step]
         work = self._worker.submit(self._complete, path, response, drop, best)
