@@ -189,7 +189,8 @@ class Checkpoints:
         self._about[step] = about  # so that _best sees the new one
         # Scores of older steps are read here, before this one can be complete: then process 0
         # deletes what the others might still be reading.
-        best = self._best(there := sorted([*self._steps, step]))
+        there = sorted([*self._steps, step])
+        best = self._best(there)
         drop = [old for old in there[: -self.config.keep] if old != best]
         del self._about[step]
         try:

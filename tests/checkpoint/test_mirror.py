@@ -58,10 +58,11 @@ def test_the_newest_stay_and_the_best(tmp_path, url):
             save(mirror, checkpoints, step, score)
             assert whole_steps(url) == steps(url) == checkpoints.steps()
         assert checkpoints.steps() == [2, 4, 5]
+    # Of the best one its checkpoint comes; what lies beside is the newest one's.
+    fsspec.filesystem("memory").pipe_file(f"{url}/2/metrics.jsonl", b"damaged")
     with run(tmp_path / "b", url) as (mirror, checkpoints):
         assert checkpoints.steps() == [2, 5] and checkpoints.best() == 2
         assert_is_state(checkpoints, 2)
-        # Of the best one its checkpoint comes; what lies beside is the newest one's.
         assert (tmp_path / "b" / "metrics.jsonl").read_bytes() == b"5"
         save(mirror, checkpoints, 6, 0.95)
         assert checkpoints.steps() == [5, 6] == steps(url)

@@ -111,7 +111,9 @@ def test_a_damaged_copy_is_named_and_the_one_before_it_taken(two_steps, tmp_path
         mirror.offer(1, None)
         mirror.finish()
         assert (there / "2" / WHOLE).exists()
+        (there / "2" / "left").write_text("of the damaged one")
         save(mirror, checkpoints, 2)
+        assert not (there / "2" / "left").exists()
     assert not (tmp_path / "x").exists() and not list((tmp_path / "run").rglob("x"))
     del said[:]
     with run(tmp_path / "again", str(there), said) as (_, checkpoints):
@@ -266,8 +268,11 @@ def test_a_mirror_that_cannot_be_reached_or_written_is_one_line(tmp_path, monkey
         "/proc/m": r"^/proc/m: cannot be written \(",
     }.items():
         refused(tmp_path / "run", where, told)
+    saved(tmp_path / "a", url, {1: None})
     with failing(monkeypatch, 1):
         refused(tmp_path / "run", url, rf"^{url}: cannot be written \(the network is gone\)$")
+
+    assert list((tmp_path / "run").iterdir()) == []  # not after it was all fetched
 
     def broken(self, path, **options):
         raise PermissionError("not yours")
