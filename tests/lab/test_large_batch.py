@@ -10,6 +10,7 @@ from simjax.lab.bench import large_batch, memory, pair_runs
 TINY = ("--width", 32, "--layers", 1, "--vocab_size", 2000, "--dtype", "float32")
 
 
+@pytest.mark.slow
 def test_figures_agree_with_each_other(run, tmp_path, monkeypatch) -> None:
     file = tmp_path / "figures.json"
     forgotten = []

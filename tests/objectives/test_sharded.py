@@ -74,8 +74,15 @@ def test_the_gradient_does_not_depend_on_the_device_count(shape, exchange):
     assert_same(on_mesh(shape, config, exchange), on_mesh((1,), config, "all_gather"))
 
 
-@pytest.mark.parametrize("exchange", ["all_gather", "ring"])
-@pytest.mark.parametrize("directions", ["forward", "joint"])
+@pytest.mark.parametrize(
+    ("directions", "exchange"),
+    [
+        ("joint", "all_gather"),
+        ("forward", "ring"),
+        pytest.param("joint", "ring", marks=pytest.mark.slow),
+        pytest.param("forward", "all_gather", marks=pytest.mark.slow),
+    ],
+)
 def test_a_guide_sees_the_keys_of_all_devices(directions, exchange):
     config = ContrastiveConfig(directions=directions, guide=GuideConfig("any", margin=0.2))
     alone = on_mesh((1,), config, "all_gather")

@@ -134,6 +134,7 @@ def same(a, b):
     return all(jax.tree.leaves(jax.tree.map(np.array_equal, a, b)))
 
 
+@pytest.mark.slow
 def test_a_fit_follows_from_its_seed_and_goes_on_to_the_same_bits():
     x = bent(300)
     config = replace(SMALL, epochs=3)

@@ -83,7 +83,7 @@ def folder(tmp_path_factory):
 TEXTS = [f"{text} {word} {i}" for i in range(9) for text in SENTENCES for word in ("cat", "dog")]
 
 
-@pytest.mark.parametrize("normalize", [True, False])
+@pytest.mark.parametrize("normalize", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_sentence_transformers_whitens_as_we_do(folder, tmp_path, normalize, monkeypatch):
     monkeypatch.setattr(Embedder, "window", lambda self, most_tokens: 13)  # several parts
     encoder = SentenceEncoder.from_pretrained(folder, normalize=normalize)

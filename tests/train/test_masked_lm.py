@@ -52,6 +52,7 @@ def test_the_head_learns_and_is_not_exported(whole):
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_ends_with_the_same_bits(data, tmp_path, whole, monkeypatch):
     config = dataclasses.replace(whole, output=str(tmp_path / "run"))
     with monkeypatch.context() as patch:

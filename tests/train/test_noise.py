@@ -31,6 +31,7 @@ def squared(tree):
     return sum(float(np.vdot(x, x)) for x in map(np.asarray, jax.tree.leaves(tree)))
 
 
+@pytest.mark.slow
 def test_it_is_the_sum_of_each_micro_batchs_own_gradient():
     params, batch, key = TOWER.compiled(ONE_BY_ONE, BLOCKS).arguments
     system = TOWER.system

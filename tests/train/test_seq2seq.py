@@ -235,6 +235,7 @@ def gradient(run, mesh_config, micro, gather="step"):
     return update, *jax.tree.map(np.asarray, found)
 
 
+@pytest.mark.slow
 def test_the_gradient_depends_neither_on_the_devices_nor_on_the_micro_batch(data, tmp_path):
     (tmp_path / "run").mkdir()
     run = set_up(paraphrases(data, tmp_path / "run"))

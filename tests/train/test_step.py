@@ -93,7 +93,7 @@ def largest_deviation(tower: str, layout: Layout) -> float:
         IN_LOOP,
         IN_LOOP_FSDP,
         BY_LAYER,
-        RING,
+        pytest.param(RING, marks=pytest.mark.slow),
         TENSOR,
         pytest.param(Layout(1, 1, tensor=2), marks=pytest.mark.slow),
         pytest.param(Layout(4, 1, 1, tensor=2), marks=pytest.mark.slow),
@@ -269,7 +269,7 @@ def loops_over_micro_batches(text: str) -> bool:
     [
         ("symmetric", IN_LOOP),
         ("symmetric", IN_LOOP_FSDP),
-        ("forward", IN_LOOP),
+        pytest.param("forward", IN_LOOP, marks=pytest.mark.slow),
         ("masked tokens", IN_LOOP),
     ],
     ids=str,

@@ -52,6 +52,7 @@ def flat(tree):
     }
 
 
+@pytest.mark.slow
 def test_what_is_frozen_stays_bit_for_bit(data, tmp_path):
     """Whole parameters and single layers, weight decay and all, and keep no moments."""
     config = one_device(config_for(data, tmp_path / "run"))

@@ -68,6 +68,7 @@ def call(config, folder, *more):
     return main([*parts, "--lr_rules", "constant", "sqrt"])
 
 
+@pytest.mark.slow
 def test_a_study_of_real_runs(config, tmp_path, capfd):
     folder = tmp_path / "study"
     assert call(config, folder, *SMALL, "--micro_batch", "8", "--base_batch", "32") == 0
@@ -149,7 +150,7 @@ def test_a_run_that_a_signal_ends_has_no_record(config, tmp_path, capfd, monkeyp
     assert not (tmp_path / "study" / "runs.jsonl").exists()
 
 
-@pytest.mark.parametrize("examples", [96, 32])
+@pytest.mark.parametrize("examples", [pytest.param(96, marks=pytest.mark.slow), 32])
 def test_a_run_that_diverges_is_a_record(config, tmp_path, examples):
     """The loss of a later step is not finite, or the model that the one step leaves."""
     grid = Grid((32,), (None,), ("infonce",), ("constant",), (0,))

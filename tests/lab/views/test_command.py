@@ -58,6 +58,7 @@ def call(config: Path, folder: Path, *more: str) -> int:
     return main([*parts])
 
 
+@pytest.mark.slow
 def test_a_study_of_real_runs(config, tmp_path, capfd):
     folder = tmp_path / "study"
     asked = ("--arms", "dropout", "feature_cutoff", "--seeds", "0")
