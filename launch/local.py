@@ -5,12 +5,12 @@
     launch/local.py --processes 8 --gpus --max_restarts 3 train configs/nli_small.yaml \
         --data.root DATA --output runs/nli
 
-What follows the options is a command line of `simjax train`, for the Python that this is called
-with; each process gets --coordinator, --num_processes and --process_id as well. Lines of output are
-marked with their process. When a process dies the others are given --grace seconds to say why they
-end, and are then killed; with --max_restarts all are started again, and go on from the last
-checkpoint. A wrong call (status 2) is not tried again. SIGTERM and SIGINT are passed on: the first
-saves and stops, the second stops at once. A terminal that closes is a SIGTERM.
+What follows the options is a command line of `simjax`, mostly of `train`, for the Python that this
+is called with; each process gets --coordinator, --num_processes and --process_id as well. Lines of
+output are marked with their process. When a process dies the others are given --grace seconds to
+say why they end, and are then killed; with --max_restarts all are started again, and go on from the
+last checkpoint. A wrong call (status 2) is not tried again. SIGTERM and SIGINT are passed on: the
+first saves and stops, the second stops at once. A terminal that closes is a SIGTERM.
 
 Exit status: 0 done, or stopped with everything saved; that of the first process to fail, which is
 128 + the signal's number for one that was killed.

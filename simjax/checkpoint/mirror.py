@@ -11,7 +11,7 @@ import secrets
 import shutil
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from pathlib import Path
@@ -51,6 +51,7 @@ class Mirror:
         *,
         keep: int,
         beside: Callable[[int], Mapping[str, bytes]],
+        taken: Collection[str],
         say: Callable[[str], object],
     ) -> None:
         """Takes note of what to do.
@@ -61,6 +62,7 @@ class Mirror:
             keep: How many of the newest copies stay; the best one stays as well.
             beside: What going on from a step needs beside its checkpoint: contents, by their
                 names in the run folder.
+            taken: The first parts of those names. Nothing else is put into the run folder.
             say: Shows a line.
         """
         self.folder = folder
@@ -68,11 +70,13 @@ class Mirror:
         self._name = remote.without_secrets(self._url)
         self._keep = keep
         self._beside = beside
+        self._taken = frozenset(taken)
         self._say = say
         self._leads = bool(self._url) and jax.process_index() == 0
         self._nonce = secrets.token_hex(8).encode()
         self._identity: dict[str, Any] = {}
         self._recorded: dict[str, Any] | None = None
+        self._owns = False
         self._there: set[int] = set()
         """Steps that are whole in the mirror, and"""
         self._damaged: set[int] = set()
@@ -114,16 +118,14 @@ class Mirror:
             time.sleep(_PAUSE)
 
     def identify(self, identity: Mapping[str, Any], changed: Mapping[str, str]) -> None:
-        """Holds the run to the one whose checkpoints are there, and begins to write there.
-
-        Any other start of a run that still does stops.
+        """Holds the run to the one whose checkpoints are there.
 
         Args:
             identity: What may not change from one start of the run to the next.
             changed: Keys outside of it that have changed, and how, for the message.
 
         Raises:
-            SimjaxError: The checkpoints there belong to another run; or it cannot be written.
+            SimjaxError: The checkpoints there belong to another run.
         """
         if not self._leads:
             return
@@ -137,10 +139,11 @@ class Mirror:
             for path in self._fetched:  # which is not this run's
                 discard(path)
             raise
-        Place(self._url).sign(self._nonce)
 
     def offer(self, step: int, best: int | None, drop: Sequence[int] = ()) -> list[int]:
         """Copies a checkpoint, complete here, in the background; it replaces one that waits.
+
+        From the first copy on no other start of the run writes there.
 
         Args:
             step: The checkpoint.
@@ -194,6 +197,13 @@ class Mirror:
     def _is_here(self, step: int) -> bool:
         return (self._path(step) / manifest.NAME).exists()
 
+    def _is_whole(self, step: int) -> bool:
+        try:
+            manifest.verify(self._path(step))
+        except manifest.Damaged:
+            return False
+        return True
+
     def _fetch(self) -> int | None:
         place = Place(self._url)
         place.check_apart(self.folder)
@@ -205,7 +215,6 @@ class Mirror:
                     "checkpoint.mirror"
                 )
             # Another start goes on writing there until it is known that this one may.
-            owner = place.owner() if names else self._nonce
             steps = place.steps()
             found: dict[int, Whole] = {}
             for step in steps:
@@ -215,17 +224,22 @@ class Mirror:
                     continue  # a copy that was cut off
                 except manifest.Damaged as error:
                     self._leave_out(step, error)
-        place.sign(owner)
+        with remote.complaints(self._url, "be written"):
+            if names:  # another start may still write there
+                place.probe()
+            else:
+                place.sign(self._nonce)
         self._there = set(found)
         self._recorded = found[max(found)].identity if found else None
-        mine = {int(path.name) for path in self.folder.glob(f"{STEPS}/*") if is_step(path.name)}
-        here = max(filter(self._is_here, mine), default=0)
+        steps_here = (p.name for p in self.folder.glob(f"{STEPS}/*") if is_step(p.name))
+        mine = sorted(filter(self._is_here, map(int, steps_here)), reverse=True)
+        here = next(filter(self._is_whole, mine), 0)
         for step in sorted(found, reverse=True):
             if step <= here:
                 return None
-            if here:
+            if mine:
                 self._check_same(found[step])
-            if self._brought(place, step, found, anew=not here):
+            if self._brought(place, step, found, anew=not mine):
                 newer = f", newer than step {here} here" if here else ""
                 self._say(f"checkpoint of step {step} fetched from {self._name}{newer}")
                 return step
@@ -237,11 +251,16 @@ class Mirror:
         return None
 
     def _check_same(self, whole: Whole) -> None:
-        """Raises `SimjaxError` if the checkpoints here are of another run."""
+        """Raises `SimjaxError` unless the checkpoints here are known to be of that run."""
         path = self.folder / STEPS / run_identity.NAME
-        with suppress(OSError, ValueError, AttributeError):  # told when the run is identified
-            mine = json.loads(path.read_text(encoding="utf-8"))
-            run_identity.hold(whole.identity, mine, {}, self._name, "checkpoint.mirror")
+        try:
+            mine = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise SimjaxError(
+                f"{path}: cannot be read ({error}), so that nothing tells whether the checkpoints "
+                f"beside it are of the run in {self._name}; put it back, or choose another output"
+            ) from error
+        run_identity.hold(whole.identity, mine, {}, self._name, "checkpoint.mirror")
 
     def _brought(self, place: Place, step: int, found: Mapping[int, Whole], *, anew: bool) -> bool:
         """Puts a step and the best one into the run folder; False if it is damaged, which is told.
@@ -253,14 +272,14 @@ class Mirror:
         if not self._got(place, step, found[step].sums):
             return False
         (self.folder / STEPS).mkdir(exist_ok=True)
+        run_identity.record(self.folder / STEPS, found[step].identity)
         if best is not None and best != step and not self._is_here(best):
             own = f"{STEPS}/{best}/"
             sums = found[best].sums if best in found else {f"{own}{manifest.NAME}": ""}
             if self._got(place, best, {n: sum_ for n, sum_ in sums.items() if n.startswith(own)}):
                 self._move(best)
-        run_identity.record(self.folder / STEPS, found[step].identity)
         for path in (staged / str(step)).iterdir():
-            if path.name != STEPS:
+            if path.name in self._taken:
                 target = self.folder / path.name
                 if target.is_dir():
                     shutil.rmtree(target)
@@ -315,13 +334,20 @@ class Mirror:
         """Copies a step and the best one, where they are not there; returns why it could not."""
         try:
             place = Place(self._url)
-            if place.owner() != self._nonce:
-                raise SimjaxError("another start writes its checkpoints there")
+            if self._owns:
+                self._check_mine(place)
+            else:
+                place.sign(self._nonce)
+                self._owns = True
             for old in set(place.steps()) - self._there - self._damaged:
-                place.remove(old)  # a copy that was cut off
+                if place.is_marked(old):  # by the start before, after this one had looked
+                    self._there.add(old)
+                else:
+                    place.remove(old)  # a copy that was cut off
             for one in (best, step):
                 if one is not None and one not in self._there:
                     self._copy(place, one, best)
+            self._check_mine(place)
             kept = {*sorted(self._there)[-self._keep :], best}
             for old in (self._there - kept) | {old for old in self._damaged if old < step}:
                 self._there.discard(old)
@@ -330,6 +356,10 @@ class Mirror:
         except Exception as error:  # file systems have none in common
             return remote.reason(error, self._url)
         return ""
+
+    def _check_mine(self, place: Place) -> None:
+        if place.owner() != self._nonce:
+            raise SimjaxError("another start writes its checkpoints there")
 
     def _copy(self, place: Place, step: int, best: int | None) -> None:
         folder, own = self._path(step), f"{STEPS}/{step}/"
@@ -345,6 +375,8 @@ class Mirror:
             files |= {own + name: folder / name for name in recorded}
             if step in self._damaged:
                 place.remove(step)
-            place.put(step, files, Whole(self._identity, best, sums))
+            place.put(step, files)
+        self._check_mine(place)
+        place.mark(step, Whole(self._identity, best, sums))
         self._damaged.discard(step)
         self._there.add(step)

@@ -106,8 +106,12 @@ class Place:
 
     def sign(self, owner: bytes) -> None:
         """Lets a start of the run write there, and no other."""
-        with remote.complaints(self.url, "be written"):
-            self._write(MARK, owner)
+        self._write(MARK, owner)
+
+    def probe(self) -> None:
+        """Writes and deletes a file that nothing takes note of."""
+        self._write(f"{MARK}_probe", b"")
+        self._system.rm_file(f"{self._path}/{MARK}_probe")
 
     def whole(self, step: int) -> Whole:
         """What the last file of a step says.
@@ -136,10 +140,18 @@ class Place:
             told = str(error).replace(str(folder), f"{self.name}/{step}")
             raise manifest.Damaged(told) from error
 
-    def put(self, step: int, files: Mapping[str, Path], whole: Whole) -> None:
+    def put(self, step: int, files: Mapping[str, Path]) -> None:
         """Copies the files of a step there, by their names in the run folder."""
         remote.upload(self._system, {f"{self._path}/{step}/{n}": p for n, p in files.items()})
+
+    def mark(self, step: int, whole: Whole) -> None:
+        """Says of a step that all of its files are there."""
         self._write(f"{step}/{WHOLE}", json.dumps(asdict(whole), indent=1).encode())
+
+    def is_marked(self, step: int) -> bool:
+        """Whether a step says that all of its files are there."""
+        self._system.invalidate_cache()
+        return bool(self._system.exists(f"{self._path}/{step}/{WHOLE}"))
 
     def remove(self, step: int) -> None:
         """Deletes a step, whole or not."""

@@ -205,7 +205,7 @@ def _fingerprint(source: sources.Source, files: Files, options: list[Any], cache
         *(source.subset, source.split),
         *(source.anchor, source.positives, source.negatives, source.label, source.score),
         *(source.anchor_prefix, source.document_prefix),
-        # Only where they are given, so that older stores, and runs on them, stay valid.
+        # Only where they are given, so that older stores without them stay valid, and runs on them.
         *(["classes", list(source.classes)] if source.classes else []),
         *([source.score_range] if source.score_range else []),
         *(["label_above", source.label_above] if source.label_above is not None else []),

@@ -47,6 +47,7 @@ def whitened(
         raise UsageError(f"dimension {dimension}: embeddings have {width}; choose from 1 to that")
 
     def parts() -> Iterator[Float32[np.ndarray, "n D"]]:
+        yield np.zeros((0, width), np.float32)  # without sentences there are none of these
         written = (text for text in sentences if text.strip())
         for rows in encoder.encode_stream(written, batch_size=batch_size, normalize=False):
             advance(len(rows))

@@ -97,6 +97,10 @@ def operations(layout: Layout, platform: Platform) -> Operations:
             *(shape.hidden_size, shape.embedding_width, shape.vocab_size),
             layout.masked_rate * real,
         )
+    if layout.objective.seq2seq is not None:
+        asked += head_operations(
+            *(shape.hidden_size, shape.embedding_width, shape.vocab_size), real / 2
+        )
     asked += pair_operations(layout.batch_size, layout.num_keys, width)
     return Operations(asked, encoder, _pairs(layout, platform), head)
 

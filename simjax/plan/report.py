@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+_SMALLER = "choose train.remat layer, a smaller train.micro_batch or a larger mesh.fsdp"
+
 
 def figures(plan: Plan) -> dict[str, Any]:
     """All figures, in bytes, seconds and operations."""
@@ -86,11 +88,13 @@ def show(plan: Plan, recipe: str, console: Console) -> None:
     if plan.compiled is not None and plan.compiled.needed is not None:
         line(
             f"does not fit: the compiler asks for {_bytes(plan.compiled.needed)} of a device's "
-            f"{_bytes(chip.memory)}; choose train.remat layer, a smaller train.micro_batch or a "
-            "larger mesh.fsdp"
+            f"{_bytes(chip.memory)}; {_SMALLER}"
         )
     elif not plan.fits:
-        line(f"does not fit: a step may take {_bytes(plan.room)} of a device")
+        line(
+            f"does not fit: a step may take {_bytes(plan.room)} of a device; {_SMALLER} (or see "
+            "--search)"
+        )
     console.print(_time(plan), highlight=False)
     console.print(_sent(plan), highlight=False)
     fast, slow = plan.roofline.expected

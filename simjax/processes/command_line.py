@@ -12,9 +12,19 @@ _KEYS = (
     ("coordinator", str, "HOST:PORT", "where process 0 is found, with a port that is free there"),
     ("num_processes", int, "N", "processes in all"),
     ("process_id", int, "I", "number of this process, from 0"),
-    ("heartbeat_timeout", int, "S", "seconds of silence after which a process counts as gone"),
-    ("initialization_timeout", int, "S", "seconds in which all processes have to come together"),
-    ("shutdown_timeout", int, "S", "seconds in which all have to disconnect once the last is done"),
+    (
+        "heartbeat_timeout",
+        int,
+        "S",
+        "seconds of silence after which a process counts as gone (100)",
+    ),
+    (
+        "initialization_timeout",
+        int,
+        "S",
+        "seconds in which all processes have to come together (300)",
+    ),
+    ("shutdown_timeout", int, "S", "seconds in which all have to disconnect at the end (300)"),
 )
 OPTIONS = ("--distributed", *(f"--{key}" for key, *_ in _KEYS))
 

@@ -187,7 +187,10 @@ def _me() -> str:
 
 def gone_on(told: str) -> str:
     """A sentence on a process that is gone, and what to do."""
-    return f"{told}; this process ends as well; the same command goes on from the last checkpoint"
+    return (
+        f"{told}; this process ends as well; the same command goes on from the last checkpoint, if "
+        "there is one"
+    )
 
 
 def _briefly(call: Callable[[], object], *, seconds: float) -> None:

@@ -118,7 +118,7 @@ class Progress:
     def print(self, what: RenderableType) -> None:
         """Shows a line or a table, above the bar where there is one."""
         if self._enabled:
-            self._console.print(what, markup=False)
+            self._console.print(what, markup=False, soft_wrap=isinstance(what, str))
 
     def _plain(self, line: str) -> None:
         self._console.print(line, markup=False, highlight=False, soft_wrap=True)

@@ -118,7 +118,7 @@ def _check_classes(name: str, source: BatchSource) -> None:
     if len(missing):
         raise SimjaxError(
             f"{name}, and example {missing[0] + 1} has no class: name the column of classes in "
-            "data.source.label"
+            "data.source.label, or make classes of all scores by data.source.label_above"
         )
     if len(source.store.label_names) < 2:
         raise SimjaxError(

@@ -48,7 +48,12 @@ def open_mirror(folder: Path, config: RunConfig, say: Callable[[str], object]) -
     """The mirror of a run's checkpoints, which does nothing where none is asked for."""
     asked = config.checkpoint
     return Mirror(
-        asked.mirror, folder, keep=asked.keep, beside=lambda step: beside(folder, step), say=say
+        asked.mirror,
+        folder,
+        keep=asked.keep,
+        beside=lambda step: beside(folder, step),
+        taken=(CONFIG, weights_and_biases.ID, LEARNED, metrics.FILE),
+        say=say,
     )
 
 

@@ -102,10 +102,11 @@ def _check_contrastive(config: RunConfig, objective: ContrastiveConfig) -> None:
             "than itself, so the guide would leave out nothing; give a margin above 0"
         )
     if objective.false_negatives == "label" and not any(
-        source.label for source in config.data.all_sources
+        source.label or source.label_above is not None for source in config.data.all_sources
     ):
         raise UsageError(
-            "objective.false_negatives is label and data.source.label names no column; name one"
+            "objective.false_negatives is label and data.source.label names no column; name one, "
+            "or make classes of scores by data.source.label_above"
         )
 
 

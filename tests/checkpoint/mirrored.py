@@ -42,7 +42,8 @@ def run(folder, url, said=None, *, keep=2, identity=IDENTITY):
     """The mirror and the checkpoints of a start of a run."""
     say = [].append if said is None else said.append
     folder.mkdir(exist_ok=True)
-    with Mirror(url, folder, keep=keep, beside=beside, say=say) as mirror:
+    taken = ("config.yaml", "tokenizer", "metrics.jsonl")
+    with Mirror(url, folder, keep=keep, beside=beside, taken=taken, say=say) as mirror:
         mirror.fetch()
         mirror.identify(identity, {})
         with Checkpoints(

@@ -189,9 +189,13 @@ def test_a_start_that_was_thought_dead_writes_no_more(tmp_path, url):
         # A start that is refused is none.
         refused(tmp_path / "c", url, "another run", identity={"seed": 1})
         save(mirror, checkpoints, 2)
-        with run(tmp_path / "b", url):
+        with run(tmp_path / "b", url) as (other, theirs):
+            save(mirror, checkpoints, 3)  # until the other one copies, as it does when it goes on
+            other.offer(theirs.latest(), theirs.best())
+            other.finish()
+            assert whole_steps(url) == [2, 3]  # that which came in between stays
             before = files(url)
             with pytest.raises(SimjaxError, match="another start writes its checkpoints there"):
-                save(mirror, checkpoints, 3)
+                save(mirror, checkpoints, 4)
             assert files(url) == before
-    assert len(said) == 1 and "step 3 not copied" in said[0]
+    assert len(said) == 1 and "step 4 not copied" in said[0]

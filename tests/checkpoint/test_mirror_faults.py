@@ -221,7 +221,7 @@ def test_what_is_not_there_yet_is_copied_when_it_is_offered(tmp_path, url):
         assert whole_steps(url) == [1]
 
 
-def test_another_run_is_refused_and_leaves_no_trace(tmp_path, url):
+def test_another_run_is_refused_and_nothing_of_it_is_kept(tmp_path, url):
     saved(tmp_path / "a", url, {1: 0.5, 2: 0.4})
     before, other = files(url), {"seed": 1, "views": (1, 2)}
     told = refused(

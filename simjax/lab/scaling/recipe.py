@@ -89,8 +89,8 @@ class Plan:
         recipe = self.recipe
         objective = recipe.objective
         assert isinstance(objective, ContrastiveConfig)  # checked when the recipe was read
-        refused = recipe.mesh.gather == "layer" or objective.mlm is not None
-        if refused or objective.learnable_temperature:
+        beside = objective.mlm is not None or objective.seq2seq is not None
+        if beside or recipe.mesh.gather == "layer" or objective.learnable_temperature:
             return False
         return batch > self.micro_batch or jax.device_count() > 1
 
