@@ -16,13 +16,13 @@ _KEYS = (
         "heartbeat_timeout",
         int,
         "S",
-        "seconds of silence after which a process counts as gone (100)",
+        "seconds of silence after which a process is gone (100)",
     ),
     (
         "initialization_timeout",
         int,
         "S",
-        "seconds in which all processes have to come together (300)",
+        "seconds in which all have to come together (300)",
     ),
     ("shutdown_timeout", int, "S", "seconds in which all have to disconnect at the end (300)"),
 )

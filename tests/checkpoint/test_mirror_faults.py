@@ -331,3 +331,45 @@ def test_a_place_shows_steps_alone(tmp_path):
         (tmp_path / "m" / name).mkdir(parents=True)
     assert Place(str(tmp_path / "m")).steps() == [1, 12]
     assert Place(str(tmp_path / "none")).names() == set()
+
+
+def test_a_damaged_checkpoint_here_is_fetched_again(tmp_path, url):
+    saved(tmp_path / "run", url, {1: 0.5, 2: 0.4})
+    here = (path for path in (tmp_path / "run" / "checkpoints" / "2").rglob("*") if path.is_file())
+    path = max(here, key=lambda path: path.stat().st_size)
+    path.write_bytes(path.read_bytes()[:-1])
+    with run(tmp_path / "run", url) as (_, checkpoints):
+        assert checkpoints.latest() == 2
+        assert_is_state(checkpoints, 2)
+
+
+def test_nothing_is_fetched_beside_checkpoints_of_nobody_knows_which_run(tmp_path, url):
+    saved(tmp_path / "a", url, {1: 0.5, 2: 0.4})
+    saved(tmp_path / "b", None, {1: 0.9}, identity={"seed": 1, "views": (1, 2)})
+    (tmp_path / "b" / "checkpoints" / "run.json").unlink()
+    refused(tmp_path / "b", url, r"run\.json: cannot be read .* so that nothing tells")
+    assert [path.name for path in (tmp_path / "b" / "checkpoints").iterdir()] == ["1"]
+
+
+def test_a_start_that_is_refused_here_leaves_the_mirror_to_the_other(tmp_path, url):
+    saved(tmp_path / "b", None, {5: None}, identity={"seed": 1, "views": (1, 2)})
+    with run(tmp_path / "a", url) as (mirror, checkpoints):
+        save(mirror, checkpoints, 1)
+        refused(tmp_path / "b", url, "another run; refused: seed")
+        save(mirror, checkpoints, 2)
+    assert whole_steps(url) == [1, 2]
+
+
+def test_a_mirror_puts_nothing_else_into_the_run_folder(tmp_path):
+    saved(tmp_path / "a", str(tmp_path / "there"), {1: 0.5})
+    step = tmp_path / "there" / "1"
+    (step / "export").mkdir()
+    (step / "export" / "theirs").write_bytes(b"x")
+    said = json.loads((step / WHOLE).read_text())
+    said["sums"] |= manifest.sums(step, ["export/theirs"])
+    (step / WHOLE).write_text(json.dumps(said))
+    (tmp_path / "b" / "export").mkdir(parents=True)
+    (tmp_path / "b" / "export" / "mine").touch()
+    with run(tmp_path / "b", str(tmp_path / "there")) as (_, checkpoints):
+        assert checkpoints.latest() == 1
+    assert [path.name for path in (tmp_path / "b" / "export").iterdir()] == ["mine"]
