@@ -16,7 +16,7 @@ PACKAGE = ROOT / "simjax"
 # where PAIRED says otherwise.
 LAYERS = (
     {"errors"},
-    {"types", "dotted", "remote"},
+    {"types", "dotted", "remote", "argument_types"},
     {"mesh", "processes"},
     {"ops"},
     {"models", "objectives", "data"},

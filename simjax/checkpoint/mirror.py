@@ -10,7 +10,6 @@ import json
 import secrets
 import shutil
 import threading
-import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -26,13 +25,9 @@ from simjax.checkpoint import manifest
 from simjax.checkpoint.manager import discard
 from simjax.checkpoint.mirror_place import MARK, STEPS, Place, Whole, is_step
 from simjax.errors import SimjaxError
-from simjax.processes import roll_call
+from simjax.processes import roll_call, shared_folder
 
 _STAGED = "fetched.partial"
-_STALE = 90.0
-"""Seconds after which a network file system shows what another machine has written."""
-_PAUSE = 0.2
-"""Seconds between two looks."""
 _PATIENCE = 10.0
 """Seconds after which it is told what is waited for."""
 
@@ -108,14 +103,11 @@ class Mirror:
             return
         step = self._fetch() if self._leads else None
         (_, told), *_ = roll_call.answers("mirror", "" if step is None else str(step))
-        deadline = time.monotonic() + _STALE
-        while told and not self._is_here(int(told)):
-            if time.monotonic() > deadline:
-                raise SimjaxError(
-                    f"{self._path(int(told))}: fetched by process 0, and not seen by this one; "
-                    "`output` has to lie where all processes see it"
-                )
-            time.sleep(_PAUSE)
+        if told and not shared_folder.seen(lambda: self._is_here(int(told))):
+            raise SimjaxError(
+                f"{self._path(int(told))}: fetched by process 0, and not seen by this one; "
+                "`output` has to lie where all processes see it"
+            )
 
     def identify(self, identity: Mapping[str, Any], changed: Mapping[str, str]) -> None:
         """Holds the run to the one whose checkpoints are there.

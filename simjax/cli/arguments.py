@@ -69,17 +69,6 @@ def add_json(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def positive(text: str) -> int:
-    """An argument type: a whole number of at least 1."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return value
-
-
 def split_overrides(
     argv: Sequence[str], is_override: Callable[[str], bool]
 ) -> tuple[list[str], list[str]]:

@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from simjax.cli.arguments import positive
+from simjax.argument_types import positive
 from simjax.cli.model import add_model, load_model
 from simjax.cli.texts import shown, stream_texts
 from simjax.errors import SimjaxError

@@ -10,7 +10,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from simjax.cli.arguments import positive
+from simjax.argument_types import positive
 from simjax.errors import UsageError
 
 

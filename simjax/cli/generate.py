@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import argparse
 
-from simjax.cli.arguments import add_json, positive
+from simjax.argument_types import positive
+from simjax.cli.arguments import add_json
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

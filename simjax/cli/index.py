@@ -10,7 +10,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from simjax.cli.arguments import add_json, positive
+from simjax.argument_types import positive
+from simjax.cli.arguments import add_json
 from simjax.cli.texts import stream_texts
 from simjax.errors import UsageError
 from simjax.remote import path_here

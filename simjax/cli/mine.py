@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import argparse
 
-from simjax.cli.arguments import add_json, positive
+from simjax.argument_types import positive
+from simjax.cli.arguments import add_json
 from simjax.cli.model import add_model, load_model
 from simjax.cli.texts import read_texts
 from simjax.errors import SimjaxError, UsageError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from simjax.cli.arguments import positive
+from simjax.argument_types import positive
 
 if TYPE_CHECKING:
     from simjax.sentence_encoder import SentenceEncoder

@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
-from simjax.cli.arguments import add_command, positive
+from simjax.argument_types import positive
+from simjax.cli.arguments import add_command
 from simjax.cli.model import add_model, load_model
 from simjax.cli.texts import shown, stream_texts
 from simjax.errors import SimjaxError, UsageError

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from simjax.cli.arguments import add_json, positive
+from simjax.argument_types import positive
+from simjax.cli.arguments import add_json
 from simjax.cli.model import add_model, load_model
 from simjax.cli.texts import read_texts
 from simjax.errors import SimjaxError, UsageError

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import secrets
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,15 +12,11 @@ from pathlib import Path
 import jax
 
 from simjax.errors import SimjaxError
-from simjax.processes import lock, roll_call
+from simjax.processes import lock, roll_call, shared_folder
 from simjax.processes.roll_call import Disagreement
 
 MARK = "run.lock"
 """A run makes this file before anything else, and holds a lock on it while it trains."""
-_STALE = 90.0
-"""Seconds after which a network file system shows what another machine has written."""
-_PAUSE = 0.2
-"""Seconds between two looks."""
 
 
 def open_folder(output: str) -> Path:
@@ -102,10 +97,8 @@ def check_shared(folder: Path) -> None:
     path = folder / MARK
     leads = jax.process_index() == 0
     (_, signed), *_ = roll_call.answers("lock", _read(path) if leads else "")
-    deadline = time.monotonic() + _STALE
-    while _read(path) != signed and time.monotonic() < deadline:
-        time.sleep(_PAUSE)
-    said = roll_call.answers("folder", "same" if _read(path) == signed else "another")
+    same = shared_folder.seen(lambda: _read(path) == signed)
+    said = roll_call.answers("folder", "same" if same else "another")
     blind = [who for who, found in said if found != "same"]
     if blind:
         more = f" and {len(blind) - 5} more" if len(blind) > 5 else ""

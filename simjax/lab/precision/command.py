@@ -11,9 +11,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from simjax.argument_types import positive
 from simjax.errors import UsageError
 from simjax.lab import command
-from simjax.lab.bench.arguments import positive
 from simjax.lab.precision.settings import (
     QUICK_ARITHMETIC,
     QUICK_TRAINING,

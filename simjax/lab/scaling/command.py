@@ -14,15 +14,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from simjax.argument_types import positive
 from simjax.lab import command
-from simjax.lab.bench.arguments import positive
-from simjax.lab.scaling.grid import (
-    LR_RULES,
-    OBJECTIVES,
-    Grid,
-    check,
-    run_keys,
-)
+from simjax.lab.scaling.grid import LR_RULES, OBJECTIVES, Grid, check, run_keys
+from simjax.lab.sweep import command as sweep
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -47,26 +42,12 @@ def _group(text: str) -> int | None:
     return None if text == "batch" else positive(text)
 
 
-def _seed(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments; overrides of the recipe arrive as `args.rest`."""
-    parser.add_argument(
-        "config",
-        type=Path,
-        nargs="?",
-        metavar="CONFIG",
-        help="recipe that runs start from, by default configs/scaling_small.yaml",
-    )
-    command.add_arguments(
+    sweep.add_arguments(
         parser,
         NAME,
-        root="folder of data sets (data.root), by default the variable SIMJAX_DATA",
+        "scaling_small.yaml",
         quick="a smaller grid and fewer examples, in minutes",
     )
     grid = Grid()
@@ -83,12 +64,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--lr_rules", nargs="+", metavar="RULE",
         help=f"learning rate over the batch: of {_words(LR_RULES)}, by default all",
     )  # fmt: skip
-    parser.add_argument("--seeds", nargs="+", type=_seed, metavar="SEED",
-        help=f"of each setting, by default {_words(grid.seeds)}",
-    )  # fmt: skip
-    parser.add_argument("--examples", type=positive, metavar="N",
-        help=f"seen by every run, by default {EXAMPLES}, with --quick {QUICK_EXAMPLES}",
-    )  # fmt: skip
+    seeds = f"of each setting, by default {_words(grid.seeds)}"
+    sweep.add_amount(parser, seeds, (EXAMPLES, QUICK_EXAMPLES))
     parser.add_argument("--base_batch", type=positive, metavar="B",
         help="batch at which the recipe's learning rate holds, by default the recipe's batch",
     )  # fmt: skip
@@ -143,25 +120,16 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         grid, examples = grid_of(args)
         return partial(_measure, args, grid, _plan(args, grid, examples, folder))
 
-    # A tokenizer is learned before the study can be described.
-    before = ("tokenizer", "tokenizer.partial")
-    return command.run(
-        args, NAME, OPTIONS, prepare=prepare, read=Study.read, report=report.write, before=before
-    )
+    return sweep.run(args, NAME, OPTIONS, prepare=prepare, read=Study.read, report=report.write)
 
 
 def _plan(args: argparse.Namespace, grid: Grid, examples: int, folder: Path) -> Plan:
-    from simjax.lab.bench import machine
-
-    machine.share_accelerator()
-
     from simjax.lab.scaling import recipe
-    from simjax.lab.sweep.recipe import find
 
-    root = [] if args.root is None else [f"--data.root={args.root.expanduser()}"]
+    path, overrides = sweep.recipe_of(args, recipe.RECIPE)
     return recipe.plan(
-        args.config or find(recipe.RECIPE),
-        [*root, *args.rest],
+        path,
+        overrides,
         grid,
         folder,
         examples=examples,
@@ -182,19 +150,10 @@ def _measure(args: argparse.Namespace, grid: Grid, plan: Plan, console: Console)
 
 
 def _describe(args: argparse.Namespace, grid: Grid, plan: Plan, texts: str) -> Study:
-    from simjax.lab import folder
     from simjax.lab.scaling.recipe import RECIPE
     from simjax.lab.scaling.study import TOLD_BY, Study
-    from simjax.lab.sweep.study import busy, identity
 
-    told, where = plan.told(), folder.where()
-    return Study(
-        commands=[command.command_line(args, NAME, OPTIONS, _word)],
-        machine=where,
-        recipe=RECIPE if args.config is None else args.config.name,
-        told=told,
-        metric=str(plan.recipe.evaluation.metric),
-        grids=[dataclasses.asdict(grid)],
-        identity=identity(told, texts, where, Path(__file__).parent, TOLD_BY),
-        busy=busy(),
-    )
+    said = command.command_line(args, NAME, OPTIONS, _word)
+    recipe = RECIPE if args.config is None else args.config.name
+    own = Path(__file__).parent
+    return sweep.described(Study, said, recipe, plan, grid, texts, own=own, told_by=TOLD_BY)

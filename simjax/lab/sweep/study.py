@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,12 +18,12 @@ from simjax.lab.sources import sources
 from simjax.lab.sweep.keys import Key
 
 RUNS = "runs.jsonl"
-TOLD_BY = frozenset({"conclusions", "contrasts", "outcomes"})
+TOLD_BY = frozenset({"command", "conclusions", "contrasts", "outcomes"})
 """Modules of this package that tell what was measured, and measure nothing themselves."""
 
 
 @dataclass(frozen=True)
-class Study:
+class Study(ABC):
     """What a report needs to know beside the records. Each sweep has a class of its own.
 
     Attributes:
@@ -47,17 +48,17 @@ class Study:
     busy: list[str]
     kind: str = ""
 
+    @abstractmethod
     def keys(self, grid: dict[str, Any]) -> Iterable[Key]:
         """The runs of one of `grids`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def key(self, fields: dict[str, Any]) -> Key:
         """A run by the key of its record.
 
         Raises:
             TypeError: It is that of something else.
         """
-        raise NotImplementedError
 
     @classmethod
     def read(cls, folder: Path) -> Self:

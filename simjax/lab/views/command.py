@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from simjax.lab import command
-from simjax.lab.bench.arguments import positive
+from simjax.lab.sweep import command as sweep
 from simjax.lab.views.arms import ARMS, SYNONYMS, Grid, check, run_keys
 
 if TYPE_CHECKING:
@@ -39,37 +39,19 @@ NAME = "views"
 OPTIONS = ("config", "root", "arms", "seeds", "examples", "synonyms")
 
 
-def _seed(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number") from None
-
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments; overrides of the recipe arrive as `args.rest`."""
-    parser.add_argument(
-        "config",
-        type=Path,
-        nargs="?",
-        metavar="CONFIG",
-        help="recipe that runs start from, by default configs/simcse_views_small.yaml",
-    )
-    command.add_arguments(
+    sweep.add_arguments(
         parser,
         NAME,
-        root="folder of data sets (data.root), by default the variable SIMJAX_DATA",
+        "simcse_views_small.yaml",
         quick="fewer arms, seeds and examples, in minutes",
     )
     parser.add_argument("--arms", nargs="+", metavar="ARM",
         help=f"what is compared, by default all: of {', '.join(ARMS)}",
     )  # fmt: skip
-    parser.add_argument("--seeds", nargs="+", type=_seed, metavar="SEED",
-        help="of each arm, by default 0 1 2, with --quick 0 1",
-    )  # fmt: skip
-    parser.add_argument("--examples", type=positive, metavar="N",
-        help=f"seen by every run, by default {EXAMPLES}, with --quick {QUICK_EXAMPLES}",
-    )  # fmt: skip
+    seeds = "of each arm, by default 0 1 2, with --quick 0 1"
+    sweep.add_amount(parser, seeds, (EXAMPLES, QUICK_EXAMPLES))
     parser.add_argument("--synonyms", type=Path, metavar="FILE",
         help="table of synonyms, a word and its synonyms on each line, with tabs between them: "
         "adds the arm that needs one",
@@ -106,24 +88,13 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         grid, examples = grid_of(args)
         return partial(_measure, args, grid, _plan(args, grid, examples, folder))
 
-    # A tokenizer is learned before the study can be described.
-    before = ("tokenizer", "tokenizer.partial")
-    return command.run(
-        args, NAME, OPTIONS, prepare=prepare, read=Study.read, report=report.write, before=before
-    )
+    return sweep.run(args, NAME, OPTIONS, prepare=prepare, read=Study.read, report=report.write)
 
 
 def _plan(args: argparse.Namespace, grid: Grid, examples: int, folder: Path) -> Plan:
-    from simjax.lab.bench import machine
-
-    machine.share_accelerator()
-
-    from simjax.lab.sweep.recipe import find
     from simjax.lab.views import recipe
 
-    root = [] if args.root is None else [f"--data.root={args.root.expanduser()}"]
-    path = args.config or find(recipe.RECIPE)
-    overrides = [*root, *args.rest]
+    path, overrides = sweep.recipe_of(args, recipe.RECIPE)
     synonyms = None if args.synonyms is None else args.synonyms.expanduser()
     return recipe.plan(path, overrides, grid, folder, examples=examples, synonyms=synonyms)
 
@@ -140,19 +111,10 @@ def _measure(args: argparse.Namespace, grid: Grid, plan: Plan, console: Console)
 
 
 def _describe(args: argparse.Namespace, grid: Grid, plan: Plan, texts: str) -> Study:
-    from simjax.lab import folder
-    from simjax.lab.sweep.study import busy, identity
     from simjax.lab.views.recipe import RECIPE
     from simjax.lab.views.study import TOLD_BY, Study
 
-    told, where = plan.told(), folder.where()
-    return Study(
-        commands=[command.command_line(args, NAME, OPTIONS, _word)],
-        machine=where,
-        recipe=RECIPE if args.config is None else args.config.name,
-        told=told,
-        metric=str(plan.recipe.evaluation.metric),
-        grids=[dataclasses.asdict(grid)],
-        identity=identity(told, texts, where, Path(__file__).parent, TOLD_BY),
-        busy=busy(),
-    )
+    said = command.command_line(args, NAME, OPTIONS, _word)
+    recipe = RECIPE if args.config is None else args.config.name
+    own = Path(__file__).parent
+    return sweep.described(Study, said, recipe, plan, grid, texts, own=own, told_by=TOLD_BY)
