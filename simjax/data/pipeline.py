@@ -1,7 +1,9 @@
 """Packed batches in a global order that depends on the seed alone.
 
 One element of the pipeline is one batch: which examples it holds follows from the seed and its
-number, every process plans all of its blocks from text lengths, and assembles its own.
+number, every process plans all of its blocks from text lengths, and assembles its own. Where words
+are changed every process changes those of the whole batch, since blocks go by the lengths that come
+of it.
 """
 
 from __future__ import annotations

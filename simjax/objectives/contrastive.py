@@ -20,6 +20,7 @@ from simjax.objectives.groups import over_groups
 from simjax.objectives.guide import Guided
 from simjax.objectives.objective import Examples, Metrics
 from simjax.objectives.sides import Sides, unit
+from simjax.objectives.uniformity import Views, spread_reduction, uniformity
 from simjax.ops import Exchange, PairStats, Reduction, reduce_pairs, row_loss
 from simjax.types import NO_TEXT, Params
 
@@ -29,23 +30,6 @@ class _Options(TypedDict):
 
     dtype: DTypeLike
     exchange: Exchange | None
-
-
-@dataclass(frozen=True)
-class Views:
-    """How the ``V`` texts of an example are used.
-
-    Attributes:
-        positives: How many views after the first are positives; the rest are hard negatives.
-        one_distribution: All views are drawn alike (dropout or augmentation of one text), which
-            makes the uniformity across views an estimate of the uniformity of the set.
-        group: Otherwise the uniformity of the anchors is sampled within consecutive groups of so
-            many examples.
-    """
-
-    positives: int
-    one_distribution: bool
-    group: int
 
 
 @dataclass(frozen=True)
@@ -202,13 +186,8 @@ def contrastive_loss(
     hardest = jnp.maximum(stats.row_max, hard_max)
     metrics = {"loss": global_sum(jax.lax.stop_gradient(loss))}
     metrics |= _metrics(terms[0], cosine, hardest)
-    metrics |= _uniformity(sides, stats, views, config.uniformity_t)
+    metrics |= uniformity(sides, stats, views, config.uniformity_t)
     return loss, metrics
-
-
-def spread_reduction(t: float) -> Reduction:
-    """The log-sum-exp that uniformity comes from: |x - y|^2 is 2 - 2 x . y on the sphere."""
-    return Reduction(2 * t, over="spread", max_scale=2 * t, counted=True, gradient=False)
 
 
 @dataclass(frozen=True)
@@ -350,31 +329,3 @@ def _metrics(term: _Term, cosine: Float[Array, "n P"], hardest: Float[Array, "n"
         "mean_v": total["mean_v"] / jnp.maximum(total["active"], 1.0),
         "without_negatives": total["anchors"] - total["active"],
     }
-
-
-def _uniformity(sides: Sides, stats: PairStats, views: Views, t: float) -> Metrics:
-    """Log mean exp(-t |x - y|^2) over pairs of distinct texts (Wang & Isola 2020), no gradient.
-
-    Between anchors and positives it comes with the loss's own tiles. That is the uniformity of a
-    set only where both are drawn alike; elsewhere a sample of the anchors gives theirs.
-    """
-    assert stats.counts[1] is not None  # asked for
-    potential = jnp.exp(stats.rows[1] - 2 * t).sum()
-    across = global_sum(jax.lax.stop_gradient((potential, stats.counts[1].sum())))
-    if views.one_distribution:
-        return {"uniformity": _log_mean(across)}
-    x = jax.lax.stop_gradient(sides.anchors)
-    x = x.reshape(-1, views.group, x.shape[-1])
-    text = sides.ids[:, 0].reshape(-1, views.group)
-    apart = (text[:, :, None] != text[:, None, :]) & (text != NO_TEXT)[:, :, None]
-    apart &= (text != NO_TEXT)[:, None, :]
-    terms = jnp.exp(2 * t * (jnp.einsum("gid,gjd->gij", x, x) - 1))
-    within = (jnp.where(apart, terms, 0.0).sum(), apart.sum(dtype=jnp.float32))
-    return {
-        "uniformity": _log_mean(global_sum(within)),
-        "uniformity_cross": _log_mean(across),
-    }
-
-
-def _log_mean(total: tuple[Float[Array, ""], Float[Array, ""]]) -> Float[Array, ""]:
-    return jnp.log(total[0] / total[1])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -47,7 +48,7 @@ class ContrastiveConfig(SharedOptions):
             contrasts each anchor and each positive with all other texts of both kinds (SimCLR).
         temperature: Scores are cosine / temperature.
         learnable_temperature: Learn log(1 / temperature), starting at `temperature`.
-        max_scale: Upper bound of 1 / temperature. Up to 40 the log-sum-exp needs no running
+        max_scale: Upper bound of 1 / temperature. Up to 32 the log-sum-exp needs no running
             maximum.
         hard_negative_weight: SimCSE's alpha: weight of an anchor's own hard negatives in the
             denominator. 1 treats them as any other negative.
@@ -75,6 +76,7 @@ class ContrastiveConfig(SharedOptions):
 
     def __post_init__(self) -> None:
         check_temperature(self.temperature, self.max_scale)
+        check_uniformity(self.uniformity_t)
         if self.learnable_temperature and self.loss != "infonce":
             raise UsageError(
                 f"objective.learnable_temperature: {self.loss} is unbounded below in the scale; "
@@ -100,6 +102,7 @@ class SigmoidConfig(SharedOptions):
         learnable: Learn both.
         max_scale: Upper bound of 1 / temperature.
         false_negatives: As of the contrastive objective: which pairs do not count.
+        uniformity_t: The t of the uniformity that is logged.
     """
 
     name: Literal["sigmoid"] = "sigmoid"
@@ -108,9 +111,11 @@ class SigmoidConfig(SharedOptions):
     learnable: bool = True
     max_scale: float = 100.0
     false_negatives: Literal["none", "text", "label"] = "text"
+    uniformity_t: float = 2.0
 
     def __post_init__(self) -> None:
         check_temperature(self.temperature, self.max_scale)
+        check_uniformity(self.uniformity_t)
 
 
 @dataclass(frozen=True)
@@ -168,3 +173,13 @@ def check_temperature(temperature: float, max_scale: float) -> None:
             f"objective.temperature: 1 / {temperature} is above objective.max_scale {max_scale}; "
             "raise one of them"
         )
+
+
+def check_uniformity(t: float) -> None:
+    """Refuses a width of the Gaussian kernel that is none.
+
+    Raises:
+        UsageError: Naming the key.
+    """
+    if not 0 < t < math.inf:
+        raise UsageError(f"objective.uniformity_t: {t} is no number above 0")

@@ -12,9 +12,10 @@ from jaxtyping import Array, Float, Key
 
 from simjax.mesh import global_sum
 from simjax.objectives.config import SigmoidConfig
-from simjax.objectives.objective import Examples, Metrics, global_mean
+from simjax.objectives.objective import Examples, Metrics
 from simjax.objectives.sides import Sides, unit
-from simjax.ops import Exchange, Reduction, reduce_pairs
+from simjax.objectives.uniformity import Views, spread_reduction, uniformity
+from simjax.ops import Exchange, Reduction, row_loss
 from simjax.types import Params
 
 
@@ -28,13 +29,13 @@ class Sigmoid:
 
     Attributes:
         config: Where t and b start, and whether they are learned.
-        positives: Positives of an example; further views are hard negatives.
+        views: How the texts of an example are used.
         dtype: What the operands of the score products are rounded to.
         exchange: How devices see each other's keys; None goes by their size.
     """
 
     config: SigmoidConfig
-    positives: int
+    views: Views
     dtype: DTypeLike = jnp.float32
     exchange: Exchange | None = None
 
@@ -69,7 +70,7 @@ class Sigmoid:
         """Over all pairs of the global batch."""
         config = self.config
         scale, bias = self._scores(params)
-        sides = Sides.of(unit(examples.vectors), examples, self.positives)
+        sides = Sides.of(unit(examples.vectors), examples, self.views.positives)
         negatives = Reduction(
             scale,
             bias,
@@ -77,15 +78,45 @@ class Sigmoid:
             over=config.false_negatives,
             max_scale=config.max_scale if config.learnable else 1 / config.temperature,
         )
-        stats = reduce_pairs(*sides.pairs, [negatives], dtype=self.dtype, exchange=self.exchange)
-        others, there = stats.rows[0], sides.has_anchor.astype(jnp.float32)
+        there = sides.has_anchor.astype(jnp.float32)
         cosine = (sides.anchors[:, None] * sides.positives).sum(-1)
         own = jax.nn.softplus(-(scale * cosine + bias))
         own = jnp.where(sides.has_positive, own, 0.0).sum(axis=1)
-        hard = jax.nn.softplus(scale * (sides.anchors[:, None] * sides.hard).sum(-1) + bias)
-        hard = jnp.where(sides.hard_negatives(config.false_negatives), hard, 0.0).sum(axis=1)
-        part, loss = global_mean(own + hard + others, there)
-        shown = jax.lax.stop_gradient(cosine)
-        weights = sides.has_positive.astype(jnp.float32)
-        sums = global_sum(((weights * (2 - 2 * shown)).sum(), weights.sum()))
-        return part, {"loss": loss, "alignment": sums[0] / jnp.maximum(sums[1], 1.0)}
+        own_hard = (sides.anchors[:, None] * sides.hard).sum(-1)
+        is_hard = sides.hard_negatives(config.false_negatives)
+        hard = jax.nn.softplus(scale * own_hard + bias)
+        hard = jnp.where(is_hard, hard, 0.0).sum(axis=1)
+        total, stats = row_loss(
+            _anchor_losses,
+            (own + hard, there),
+            *sides.pairs,
+            [negatives, spread_reduction(config.uniformity_t)],
+            dtype=self.dtype,
+            exchange=self.exchange,
+        )
+        part = total / jnp.maximum(global_sum(there.sum()), 1.0)
+        metrics = {"loss": global_sum(jax.lax.stop_gradient(part))}
+        hardest = jnp.where(is_hard, own_hard, -jnp.inf).max(axis=1, initial=-jnp.inf)
+        metrics |= _measures(sides, cosine, jnp.maximum(stats.row_max, hardest))
+        return part, metrics | uniformity(sides, stats, self.views, config.uniformity_t)
+
+
+def _anchor_losses(
+    reduced: tuple[Float[Array, "n"], ...], own: tuple[Float[Array, "n"], Float[Array, "n"]]
+) -> Float[Array, "n"]:
+    """From the sums over other keys, those over an anchor's own, and whether there is an anchor."""
+    return jnp.where(own[1] > 0, own[0] + reduced[0], 0.0)
+
+
+def _measures(sides: Sides, cosine: Float[Array, "n P"], hardest: Float[Array, "n"]) -> Metrics:
+    """Alignment of all pairs; share of those with a negative that no negative is nearer than."""
+    cosine, hardest = jax.lax.stop_gradient((cosine, hardest))
+    pairs = sides.has_positive.astype(jnp.float32)
+    contrasted = pairs * (hardest > -jnp.inf)[:, None]
+    nearest = jnp.where(cosine > hardest[:, None], contrasted, 0.0)
+    sums = ((pairs * (2 - 2 * cosine)).sum(), pairs.sum(), nearest.sum(), contrasted.sum())
+    total = global_sum(sums)
+    return {
+        "alignment": total[0] / jnp.maximum(total[1], 1.0),
+        "accuracy": total[2] / jnp.maximum(total[3], 1.0),
+    }

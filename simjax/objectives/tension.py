@@ -11,8 +11,9 @@ from jaxtyping import Array, Float, Key
 
 from simjax.mesh import global_sum
 from simjax.objectives.config import ContrastiveConfig, InBatchTensionConfig, TensionConfig
-from simjax.objectives.contrastive import Contrastive, Views
+from simjax.objectives.contrastive import Contrastive
 from simjax.objectives.objective import Examples, Metrics, Unlearned, global_mean
+from simjax.objectives.uniformity import Views
 from simjax.ops import Exchange
 from simjax.types import NO_TEXT, Params
 
@@ -81,9 +82,13 @@ class InBatchTension:
 
     @classmethod
     def of(
-        cls, config: InBatchTensionConfig, dtype: DTypeLike, exchange: Exchange | None
+        cls,
+        config: InBatchTensionConfig,
+        group: int,
+        dtype: DTypeLike,
+        exchange: Exchange | None,
     ) -> InBatchTension:
-        """From its configuration."""
+        """From its configuration; the uniformity of a vector set is sampled in groups."""
         symmetric = ContrastiveConfig(
             directions="symmetric",
             temperature=config.temperature,
@@ -91,7 +96,8 @@ class InBatchTension:
             max_scale=config.max_scale,
             false_negatives=config.false_negatives,
         )
-        views = Views(positives=1, one_distribution=True, group=1)
+        # The encoders are not tied: what lies between them is the uniformity of neither.
+        views = Views(positives=1, one_distribution=False, group=group)
         return cls(Contrastive(symmetric, views, dtype, exchange))
 
     def init(self, width: int, key: Key[Array, ""]) -> Params:

@@ -83,7 +83,7 @@ def reduce_pairs(
     rows, cols, scales, kinds = _operands(
         anchors, keys, anchor_ids, key_ids, reductions, guide, dtype
     )
-    exchange = _exchange(exchange, keys, dtype, implementation)
+    exchange = _exchange(exchange, keys, dtype, implementation, _guide_width(guide, reductions))
     tiling = Tiling(kinds, one_side, tile)
     stats = _stats((implementation, exchange, tiling, jnp.dtype(dtype)), rows, cols, scales)
     if exchange != "all_gather":
@@ -157,7 +157,11 @@ def _check(side: Rows | Cols, name: str) -> None:
 
 
 def _exchange(
-    wanted: Exchange | None, keys: Array, dtype: DTypeLike, implementation: Wanted
+    wanted: Exchange | None,
+    keys: Array,
+    dtype: DTypeLike,
+    implementation: Wanted,
+    guide_width: int,
 ) -> Exchange:
     if wanted not in (None, *get_args(Exchange)):
         raise ValueError(f"exchange {wanted!r}: choose one of {', '.join(get_args(Exchange))}")
@@ -166,7 +170,12 @@ def _exchange(
     if implementation == "reference":
         return "all_gather"
     num_keys = len(keys) * sharded.num_shards(keys)
-    return wanted or sharded.choose_exchange(num_keys, keys.shape[1], dtype)
+    return wanted or sharded.choose_exchange(num_keys, keys.shape[1], dtype, guide_width)
+
+
+def _guide_width(guide: Guide | None, reductions: Sequence[Reduction]) -> int:
+    """Numbers of a guide's vector that go with a key's."""
+    return guide.keys.shape[1] if guide is not None and any(r.guided for r in reductions) else 0
 
 
 _Static: TypeAlias = tuple[Wanted, Exchange, Tiling, np.dtype]
@@ -289,7 +298,7 @@ def row_loss(
     check_arguments(anchors, keys, anchor_ids, key_ids, reductions, guide, tile)
     if any(kind.columns for kind in reductions):
         raise ValueError("reductions: a loss of rows has no columns; use reduce_pairs")
-    exchange = _exchange(exchange, keys, dtype, implementation)
+    exchange = _exchange(exchange, keys, dtype, implementation, _guide_width(guide, reductions))
     several = sum(kind.gradient for kind in reductions) != 1
     if implementation == "reference" or exchange == "ring" or several:
         stats = reduce_pairs(

@@ -3,11 +3,12 @@
 ``tiled`` serves every platform. ``pallas_tpu`` is taken on TPUs for whatever fits on the chip
 (`simjax.ops.pallas_tpu.supports`): loops that XLA compiles write each tile of scores to memory and
 read it again for every reduction, which kernels do not. ``pallas_gpu``, for Hopper, is taken where
-it is asked for: it has not been measured against ``tiled``, which GPUs get.
+it is asked for: it has not been measured against ``tiled``, which GPUs get, in larger tiles.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from types import ModuleType
 from typing import Any, Literal, TypeAlias, get_args
@@ -118,9 +119,10 @@ def _run(
         if not _KERNELS[wanted].supports(rows, cols, tiling):
             raise ValueError(f"implementation: {wanted} does not serve these pairs; use tiled")
         return by(_KERNELS[wanted])(*operands)
+    on_gpu = partial(default, tiling=replace(tiling, on_gpu=True))
     if wanted == "tiled" or not pallas_tpu.supports(rows, cols, tiling):
-        return default(*operands)
+        return jax.lax.platform_dependent(*operands, cuda=on_gpu, default=default)
     kernel = jax.custom_jvp(by(pallas_tpu))
     # A kernel has no derivative of its own. First ones do not need it; second ones get loops.
     kernel.defjvp(lambda primals, tangents: jax.jvp(default, primals, tangents))
-    return jax.lax.platform_dependent(*operands, tpu=kernel, default=default)
+    return jax.lax.platform_dependent(*operands, tpu=kernel, cuda=on_gpu, default=default)

@@ -49,7 +49,7 @@ _WIDEST = 2048
 """Width of vectors whose tiles and buffers fit beside each other."""
 
 
-def tile_shape(num_anchors: int, num_keys: int) -> tuple[int, int]:
+def tile_shape(num_anchors: int, num_keys: int, on_gpu: bool = False) -> tuple[int, int]:
     """Whole vector registers: multiples of 128 lanes."""
 
     def one(n: int) -> int:
@@ -64,7 +64,8 @@ def supports(rows: Rows, cols: Cols, tiling: Tiling) -> bool:
     per_key = len(jax.tree.leaves((cols.biases, *_empty(tiling)[1])))
     columns = 4 * per_key * len(cols.y) <= _MOST_COLUMN_BYTES
     facts = len(jax.tree.leaves((rows.ids, *_empty(tiling)[0]))) <= LANES
-    return columns and facts and rows.x.shape[1] <= _WIDEST
+    vectors = rows.x.shape[1] + (0 if rows.guide is None else rows.guide.vectors.shape[1])
+    return columns and facts and vectors <= _WIDEST
 
 
 def _empty(tiling: Tiling) -> tuple[RowSums, ColSums]:

@@ -2,8 +2,8 @@
 
 The other way, in which keys go round, is `simjax.ops.ring`.
 
-What a device sends is vectors of keys and of their gradients (`bytes_sent`), ids, and of column
-statistics a few N. Nothing grows with B N.
+What a device sends is vectors of keys, of their gradients and of a guide (`bytes_sent`), ids, and
+of column statistics a few N. Nothing grows with B N.
 """
 
 from __future__ import annotations
@@ -28,41 +28,45 @@ GATHERED_BYTES = 2**30
 """Most bytes of gathered keys and their gradients, unless gathering is asked for."""
 
 
-def choose_exchange(num_keys: int, width: int, dtype: DTypeLike) -> Exchange:
-    """All-gather while all devices' keys and their float32 gradients are small, else the ring."""
-    needed = bytes_held("all_gather", num_keys, width, dtype, devices=1)
+def choose_exchange(num_keys: int, width: int, dtype: DTypeLike, guide: int = 0) -> Exchange:
+    """All-gather while what is held of all devices' keys (`bytes_held`) is small, else the ring."""
+    needed = bytes_held("all_gather", num_keys, width, dtype, devices=1, guide=guide)
     return "all_gather" if needed <= GATHERED_BYTES else "ring"
 
 
 def bytes_held(
-    exchange: Exchange, num_keys: int, width: int, dtype: DTypeLike, devices: int
+    exchange: Exchange, num_keys: int, width: int, dtype: DTypeLike, devices: int, guide: int = 0
 ) -> int:
-    """Bytes of keys and their float32 gradients that each device holds at a time.
+    """Bytes of keys, their float32 gradients and a guide's vectors that a device holds at a time.
 
-    Of all ``num_keys`` if they are gathered: N D (operand + 4). On a ring it is a share of N / n
-    keys, twice: one to work on and one on its way; of a device's own, once.
+    Of all ``num_keys`` if they are gathered: N (D (operand + 4) + G operand), with G the width of
+    the ``guide``. On a ring it is a share of N / n keys, twice: one to work on and one on its way;
+    of a device's own, once.
     """
-    vector = width * (jnp.dtype(dtype).itemsize + _FLOAT)
+    operand = jnp.dtype(dtype).itemsize
+    vector = width * (operand + _FLOAT) + guide * operand
     if exchange == "all_gather":
         return num_keys * vector
     return (2 if exchange == "ring" else 1) * (num_keys // devices) * vector
 
 
 def bytes_sent(
-    exchange: Exchange, num_keys: int, width: int, dtype: DTypeLike, devices: int
+    exchange: Exchange, num_keys: int, width: int, dtype: DTypeLike, devices: int, guide: int = 0
 ) -> int:
     """Bytes of vectors that each device sends for the value and gradient of ``num_keys`` keys.
 
     Gathered, keys once and gradients once: (n - 1) / n N D (operand + 4). On a ring keys twice,
     forward and backward, and gradients once: N D (2 operand + 4), and N D / n floats to come home.
-    A device's own are sent nowhere.
+    A guide's vectors, of width G, go with the keys: (n - 1) / n N G operands, or 2 N G. A device's
+    own are sent nowhere.
     """
     if exchange == "local":
         return 0
-    operand, vectors = jnp.dtype(dtype).itemsize, num_keys * width
+    operand, vectors, seen = jnp.dtype(dtype).itemsize, num_keys * width, num_keys * guide
     if exchange == "all_gather":
-        return vectors // devices * (devices - 1) * (operand + _FLOAT)
-    return vectors * (2 * operand + _FLOAT) + vectors // devices * _FLOAT
+        sent = vectors * (operand + _FLOAT) + seen * operand
+        return sent // devices * (devices - 1)
+    return vectors * (2 * operand + _FLOAT) + vectors // devices * _FLOAT + 2 * seen * operand
 
 
 def num_shards(x: Array) -> int:

@@ -46,11 +46,14 @@ _HELD = 2**22
 _FEWEST = 256
 """Rows of a strip that still make for fast products: as many bytes as keys of width 256."""
 
+_ON_GPU = 4
+"""How many times as many rows, and columns of a tile, a GPU is given; see `tiled.tile_shape`."""
 
-def tile_shape(num_anchors: int, num_keys: int) -> tuple[int, int]:
+
+def tile_shape(num_anchors: int, num_keys: int, on_gpu: bool = False) -> tuple[int, int]:
     """Rows of a strip, and columns of its tiles."""
-    rows = min(max(_HELD // num_keys, _FEWEST), 1024)
-    return even(num_anchors, rows), even(num_keys, 512)
+    rows, times = min(max(_HELD // num_keys, _FEWEST), 1024), _ON_GPU if on_gpu else 1
+    return even(num_anchors, times * rows), even(num_keys, times * 512)
 
 
 def value_and_grad(

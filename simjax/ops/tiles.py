@@ -36,15 +36,19 @@ class Tiling:
         reductions: `Reduction.static` of each.
         one_side: Anchors and keys are of one kind; see `simjax.ops.pairs.negatives`.
         tile: Anchors and keys of a tile, or of a strip; None lets the implementation choose.
+        on_gpu: For a GPU, which is idle between small products; a core's cache asks for them.
     """
 
     reductions: tuple[Reduction, ...]
     one_side: bool
     tile: tuple[int, int] | None = None
+    on_gpu: bool = False
 
-    def shaped(self, choose: Callable[[int, int], tuple[int, int]], *counts: int) -> Tiling:
+    def shaped(
+        self, choose: Callable[[int, int, bool], tuple[int, int]], anchors: int, keys: int
+    ) -> Tiling:
         """With a tile: the one asked for, or what suits so many anchors and keys."""
-        return self if self.tile else replace(self, tile=choose(*counts))
+        return self if self.tile else replace(self, tile=choose(anchors, keys, self.on_gpu))
 
     @property
     def rows(self) -> int:

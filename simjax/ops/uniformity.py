@@ -30,6 +30,9 @@ _TILE = 1024
 _BLOCK = 8
 """Tiles on a side of a block, which is what a device is given at a time."""
 
+_NOT_UNIT = 1e-2
+"""How far from 1 a length may be: vectors that were rounded to bfloat16 are off by 4e-3."""
+
 _QUEUED = 2
 """Blocks that wait on a device, so that it is never idle and memory is bounded."""
 
@@ -74,7 +77,8 @@ def align_uniform(
         devices: What computes; by default all devices of this process.
 
     Raises:
-        ValueError: The arrays do not fit each other, or a t is not above 0.
+        ValueError: The arrays do not fit each other, a t is not above 0, or a vector is no unit
+            vector, for which the uniformity would be another function.
     """
     if y is not None and y.shape != x.shape:
         raise ValueError(f"views of shapes {x.shape} and {y.shape}")
@@ -84,6 +88,8 @@ def align_uniform(
         raise ValueError(f"t {tuple(t)}: must be above 0 and finite")
     if ids is not None:  # of any width; on devices they are counted with 32 bits
         ids = np.unique(ids, return_inverse=True)[1].reshape(-1)
+    for side in (x,) if y is None else (x, y):
+        _check_units(side)
     tile = tile or even(max(len(x), 1), _TILE)
     found = _uniformity(x, y, tuple(map(float, t)), ids, tile, devices or jax.local_devices())
     return AlignUniform(None if y is None else alignment(x, y, alpha), *found)
@@ -172,6 +178,19 @@ def _side(
     vectors = np.pad(vectors, ((0, padding), (0, 0))).reshape(-1, tile, x.shape[1])
     parts = vectors, place.reshape(-1, tile), text.reshape(-1, tile)
     return _Side(*jax.device_put(parts, device))
+
+
+def _check_units(x: Float[np.ndarray, "N D"]) -> None:
+    """Refuses vectors of another length; what is not finite, or nothing, shows in the result."""
+    for rows in _slices(len(x), _BLOCK * _TILE):
+        vectors = np.asarray(x[rows], np.float32)
+        norms = np.sqrt(np.einsum("nd,nd->n", vectors, vectors))
+        wrong = np.flatnonzero((np.abs(norms - 1) > _NOT_UNIT) & (norms > 0))
+        if len(wrong):
+            raise ValueError(
+                f"row {rows.start + wrong[0]} has length {norms[wrong[0]]:.6g}: divide each row by "
+                "its length first"
+            )
 
 
 def _in_turn(jobs: Iterator[tuple], ahead: int) -> Iterator[tuple]:

@@ -131,7 +131,7 @@ class Layout:
         """How devices see each other's keys: as was asked, or as the operator chooses."""
         if self.parts == 1:
             return "all_gather"
-        return self.keys or choose_exchange(self.num_keys, self.width, self.dtype)
+        return self.keys or choose_exchange(self.num_keys, self.width, self.dtype, self.guide_width)
 
     @property
     def own_examples(self) -> int:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from simjax.ops import strips, tiled
+from simjax.ops.reductions import BOUNDED_SCALE
 from simjax.ops.sharded import bytes_held
 from simjax.plan.layout import Layout, Platform
 
@@ -23,8 +24,6 @@ _ON_CHIP = 128 * 2**20
 """Bytes of VMEM of a v5e or v6e, in which small arrays come and go."""
 _MOST_COLUMN_BYTES = 8 * 2**20
 """Of VMEM for what is reduced of all keys, see `simjax.ops.pallas_tpu`."""
-_BOUNDED = 40.0
-"""Scales up to which exponentials are held as operands, see `simjax.ops.strips`."""
 
 
 @dataclass(frozen=True)
@@ -206,7 +205,7 @@ def _logits(layout: Layout) -> int:
 
 def _loss(layout: Layout, platform: Platform) -> list[Part]:
     vectors = layout.own_examples * layout.views * layout.width * _FLOAT
-    keys, sizes = layout.num_keys, (layout.width, layout.dtype, layout.parts)
+    keys, sizes = layout.num_keys, (layout.width, layout.dtype, layout.parts, layout.guide_width)
     gathered = layout.exchange == "all_gather"
     return [
         # As they are, with their gradients; and as unit vectors with theirs.
@@ -217,20 +216,14 @@ def _loss(layout: Layout, platform: Platform) -> list[Part]:
             bytes_held(layout.exchange, keys, *sizes),
             ("loss",),
         ),
-        Part("the guide's view of them", _guide(layout), ("loss",)),
+        Part("the guide's view of own texts", _guide(layout), ("loss",)),
         Part("tiles", _tiles(layout, platform), ("loss",)),
     ]
 
 
 def _guide(layout: Layout) -> int:
-    """A guide's vectors of this device's texts in float32 and as operands, and of keys.
-
-    Those of keys go where keys go: all of them, or twice a device's share.
-    """
-    shares = layout.parts if layout.exchange == "all_gather" else 2
-    own = layout.own_examples * layout.views * (_FLOAT + layout.itemsize)
-    keys = shares * (layout.num_keys // layout.parts) * layout.itemsize
-    return layout.guide_width * (own + keys)
+    """A guide's vectors of this device's texts in float32 and as operands; keys bring their own."""
+    return layout.guide_width * layout.own_examples * layout.views * (_FLOAT + layout.itemsize)
 
 
 def _tiles(layout: Layout, platform: Platform) -> int:
@@ -242,13 +235,13 @@ def _tiles(layout: Layout, platform: Platform) -> int:
     gathered = layout.exchange == "all_gather"
     keys = layout.num_keys if gathered else layout.num_keys // layout.parts
     largest = objective.max_scale if objective.learnable_temperature else 1 / objective.temperature
-    bounded = largest <= _BOUNDED
+    bounded = largest <= BOUNDED_SCALE  # whose exponentials are held as operands
     of_a_key = 0 if layout.directions == "forward" else _FLOAT * (1 if bounded else 2)
     if platform == "tpu" and of_a_key * keys <= _MOST_COLUMN_BYTES:
         return 0
     if layout.directions != "forward" or not gathered:
-        rows, columns = tiled.tile_shape(anchors, keys)
+        rows, columns = tiled.tile_shape(anchors, keys, platform == "gpu")
         return 4 * rows * columns * _FLOAT
-    rows, columns = strips.tile_shape(anchors, keys)
+    rows, columns = strips.tile_shape(anchors, keys, platform == "gpu")
     strip = rows * math.ceil(keys / columns) * columns
     return strip * (layout.itemsize if bounded else _FLOAT) + 3 * rows * columns * _FLOAT

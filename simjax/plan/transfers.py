@@ -39,14 +39,9 @@ def sent(layout: Layout, platform: Platform) -> dict[str, float]:
         found["gradients"] += share * held.layers * held.trained * (turns * losses - 1)
     if layout.parts > 1:
         found["keys"] = bytes_sent(
-            layout.exchange, layout.num_keys, layout.width, jnp.dtype(layout.dtype), layout.parts
+            *(layout.exchange, layout.num_keys, layout.width, jnp.dtype(layout.dtype)),
+            *(layout.parts, layout.guide_width),
         )
-        # A guide's vectors go along where keys do, without gradients: once, or twice on a ring.
-        vectors = layout.num_keys * layout.guide_width * layout.itemsize
-        if layout.exchange == "all_gather":
-            found["keys"] += (layout.parts - 1) / layout.parts * vectors
-        else:
-            found["keys"] += 2 * vectors
         if layout.directions == "joint":
             # Anchors are keys once more, and positives meet all keys, which are gathered once for
             # both that meet them.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import signal
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -12,7 +11,6 @@ from functools import cache
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax import P
 from jax.sharding import Mesh, NamedSharding
@@ -43,6 +41,7 @@ from simjax.train.progress import Progress
 from simjax.train.setup import Run, set_up
 from simjax.train.signals import StopRequest
 from simjax.train.state import TrainState
+from simjax.train.stop_agreement import StopAgreement
 from simjax.types import Params
 
 
@@ -196,38 +195,6 @@ def _evaluated(
     return jax.jit(parts, out_shardings=NamedSharding(mesh, P()))
 
 
-@cache
-def _largest(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
-    return jax.jit(jnp.max, out_shardings=NamedSharding(mesh, P()))
-
-
-class _Agreement:
-    """The signal that any process was given to stop, known to all of them at the same step.
-
-    A signal reaches processes between different steps, or only one of them, and a process that
-    leaves alone leaves the others waiting. The answer is read one step late, as metrics are, so
-    that asking never stalls the step.
-    """
-
-    def __init__(self, mesh: Mesh, stop: StopRequest) -> None:
-        self._mesh = mesh
-        self._stop = stop
-        self._asked: jax.Array | None = None
-
-    def reached(self) -> str | None:
-        """The signal to stop for, or None. All processes call this once after every step."""
-        if jax.process_count() == 1:
-            return self._stop.name if self._stop.requested else None
-        parts = len(self._mesh.local_devices) * meshes.batch_parts(self._mesh) // self._mesh.size
-        # Of several signals the one with the highest number is told, by all processes alike.
-        number = signal.Signals[self._stop.name] if self._stop.name else 0
-        mine = np.full(parts, number, np.int32)
-        sharding = meshes.batch_sharding(self._mesh)
-        before = self._asked
-        self._asked = _largest(self._mesh)(jax.make_array_from_process_local_data(sharding, mine))
-        return signal.Signals(int(before)).name if before is not None and int(before) else None
-
-
 @dataclass
 class _Pending:
     """A step whose metrics are still on the device."""
@@ -256,7 +223,7 @@ class _Loop:
         self.checkpoints = checkpoints
         self.writer = writer
         self.progress = progress
-        self.agreement = _Agreement(run.mesh, stop)
+        self.agreement = StopAgreement(run.mesh, stop)
         self.watch = watch
         self.profiler = profiler
         self.stopped: str | None = None
@@ -335,11 +302,13 @@ class _Loop:
             lambda x: jax.make_array_from_process_local_data(sharding, x), packed.batch
         )
         shape = packed.batch.block.tokens.shape
+        # A new number of rows is a new program; its compilation is not the step's time.
+        if compiles := shape not in self._compiled:
+            self._compiled.add(shape)
+            self.progress.compiling(len(self._compiled))
         began = time.perf_counter()
         state, metrics = self.profiler.call(step, self.run_.step, state, batch)
-        if shape not in self._compiled:
-            # A new number of rows is a new program; its compilation is not the step's time.
-            self._compiled.add(shape)
+        if compiles:
             seconds = time.perf_counter() - began
             self._window.compiled += seconds
             self._compile_seconds += seconds

@@ -12,8 +12,10 @@ estimate the trace of the covariance of G and the square of its mean, as far as 
 independent: exactly where negatives do not cross micro-batches (`objective.negative_group`), and
 with a bias elsewhere: two examples of different micro-batches that push each other away are one
 random event that is counted in both (twice too much was measured on a random encoder with few
-texts). The batch at which noise and signal are equal, B noise / signal, is the critical batch size;
-both are averaged over steps before they are divided.
+texts). Examples are dealt to blocks by length, so that what length alone explains of their
+gradients varies less between micro-batches than between random ones: that share of the noise is
+left out. The batch at which noise and signal are equal, B noise / signal, is the critical batch
+size; both are averaged over steps before they are divided.
 """
 
 from __future__ import annotations

@@ -83,6 +83,18 @@ class Progress:
             self._bar.stop()
             self._bar = None
 
+    def compiling(self, programs: int) -> None:
+        """Says why the next step takes its time.
+
+        Args:
+            programs: How many are compiled with it. Lines tell of the first alone: the others are
+                for other numbers of rows, and soon over.
+        """
+        if self._bar is not None:
+            self._bar.update(self._task, figures="compiling")
+        elif self._enabled and programs == 1:
+            self._plain("compiling the step")
+
     def update(
         self,
         step: int,

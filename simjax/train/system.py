@@ -34,7 +34,7 @@ from simjax.objectives.config import (
     TensionConfig,
     TripletConfig,
 )
-from simjax.objectives.contrastive import Contrastive, Views
+from simjax.objectives.contrastive import Contrastive
 from simjax.objectives.distillation import Distillation
 from simjax.objectives.masked_lm import MaskedLm, Vocabulary
 from simjax.objectives.matryoshka import Matryoshka
@@ -46,6 +46,7 @@ from simjax.objectives.sigmoid import Sigmoid
 from simjax.objectives.system import EmbeddingSystem
 from simjax.objectives.tension import InBatchTension, Tension
 from simjax.objectives.triplet import Triplet
+from simjax.objectives.uniformity import Views
 from simjax.train import lora
 from simjax.train.config import RunConfig
 from simjax.types import Batch, Params
@@ -146,21 +147,21 @@ def make_objective(config: RunConfig, facts: Facts) -> Objective:
 def _plain_objective(config: RunConfig, facts: Facts) -> Objective:
     wanted, dtype, exchange = config.objective, jnp.dtype(config.model.dtype), config.mesh.keys
     data = config.data
+    alike = all(change.views == "all" for change in data.augment)
+    views = Views(
+        positives=facts.positives,
+        one_distribution=data.views == "dropout" and alike,
+        group=data.block,
+    )
     match wanted:
         case ContrastiveConfig():
-            alike = all(change.views == "all" for change in data.augment)
-            views = Views(
-                positives=facts.positives,
-                one_distribution=data.views == "dropout" and alike,
-                group=data.block,
-            )
             return Contrastive(wanted, views, dtype, exchange)
         case SigmoidConfig():
-            return Sigmoid(wanted, facts.positives, dtype, exchange)
+            return Sigmoid(wanted, views, dtype, exchange)
         case TensionConfig():
             return Tension(wanted, data.block)
         case InBatchTensionConfig():
-            return InBatchTension.of(wanted, dtype, exchange)
+            return InBatchTension.of(wanted, data.block, dtype, exchange)
         case CosineConfig():
             return CosineRegression(wanted)
         case CosentConfig() | AngleConfig():

@@ -106,9 +106,10 @@ def test_slurm_signals_tasks_before_the_time_limit(machine):
     assert asked == ["#SBATCH --signal=TERM@120"]
 
 
-def test_slurm_lets_the_step_end_at_the_end_of_the_job(machine):
-    """A signal to the script is not for srun, and starts nothing again."""
-    machine.has("srun", "trap 'touch killed' TERM; touch up; sleep 1; exit 143")
+@pytest.mark.parametrize("status", [75, 143])
+def test_slurm_lets_the_step_end_at_the_end_of_the_job(machine, status):
+    """A signal to the script is not for srun, and starts nothing again, whether it has saved."""
+    machine.has("srun", f"trap 'touch killed' TERM; touch up; sleep 1; exit {status}")
     machine.has("scontrol")
     process = machine.start(SLURM, "x.yaml", SLURM_JOB_ID="17")
     while not (machine.folder / "up").exists():
@@ -116,7 +117,7 @@ def test_slurm_lets_the_step_end_at_the_end_of_the_job(machine):
         time.sleep(0.01)
     process.send_signal(signal.SIGTERM)
     assert process.communicate(timeout=60) == ("", "")
-    assert process.returncode == 143
+    assert process.returncode == status
     assert not (machine.folder / "killed").exists()
     assert len(machine.calls("srun")) == 1 and machine.calls("scontrol") == []
 

@@ -12,7 +12,8 @@ from sentence_transformers.sentence_transformer.losses import MultipleNegativesR
 
 from simjax.errors import UsageError
 from simjax.objectives.config import ContrastiveConfig
-from simjax.objectives.contrastive import Views, contrastive_loss
+from simjax.objectives.contrastive import contrastive_loss
+from simjax.objectives.uniformity import Views
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 

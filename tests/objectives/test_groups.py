@@ -7,8 +7,9 @@ import pytest
 
 from simjax.errors import UsageError
 from simjax.objectives.config import ContrastiveConfig, GuideConfig
-from simjax.objectives.contrastive import Views, contrastive_loss
+from simjax.objectives.contrastive import contrastive_loss
 from simjax.objectives.groups import over_groups
+from simjax.objectives.uniformity import Views
 from tests.objectives.test_contrastive import Definition, embeddings, shared_ids
 from tests.objectives.test_guide import Guided, guide_vectors
 from tests.objectives.test_sharded import assert_same, on_mesh

@@ -9,7 +9,8 @@ from sentence_transformers.sentence_transformer.losses import gist_embed
 
 from simjax.errors import UsageError
 from simjax.objectives.config import ContrastiveConfig, GuideConfig
-from simjax.objectives.contrastive import Views, contrastive_loss
+from simjax.objectives.contrastive import contrastive_loss
+from simjax.objectives.uniformity import Views
 from tests.objectives.test_contrastive import Definition, distinct_ids, embeddings, shared_ids
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")

@@ -5,8 +5,9 @@ import pytest
 
 from simjax.errors import UsageError
 from simjax.objectives.config import ContrastiveConfig, MatryoshkaConfig
-from simjax.objectives.contrastive import Contrastive, Views
+from simjax.objectives.contrastive import Contrastive
 from simjax.objectives.matryoshka import Matryoshka
+from simjax.objectives.uniformity import Views
 from tests.objectives.drawn import assert_sharded_is_whole, examples, value_and_grad
 
 

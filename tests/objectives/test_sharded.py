@@ -12,7 +12,8 @@ from jax import P
 from jax.sharding import AxisType, Mesh
 
 from simjax.objectives.config import ContrastiveConfig, GuideConfig
-from simjax.objectives.contrastive import Views, contrastive_loss
+from simjax.objectives.contrastive import contrastive_loss
+from simjax.objectives.uniformity import Views
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 EXAMPLES, VIEWS, WIDTH = 32, 3, 10

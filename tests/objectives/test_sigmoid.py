@@ -1,13 +1,18 @@
 """SigLIP's loss beside a matrix in float64, with false negatives and hard negatives."""
 
+from dataclasses import replace
+
 import jax
 import numpy as np
 import pytest
 
 from simjax.objectives.config import SigmoidConfig
 from simjax.objectives.sigmoid import Sigmoid
+from simjax.objectives.uniformity import Views
 from simjax.types import NO_TEXT
 from tests.objectives.drawn import assert_sharded_is_whole, examples, value_and_grad
+
+VIEWS = Views(positives=1, one_distribution=False, group=4)
 
 
 def dense(vectors, ids, scale, bias, rule):
@@ -47,7 +52,7 @@ def drawn():
 @pytest.mark.parametrize("rule", ["none", "text"])
 def test_it_is_the_published_sum(rule):
     vectors, ids = drawn()
-    objective = Sigmoid(SigmoidConfig(false_negatives=rule, bias=-2.0), positives=1)
+    objective = Sigmoid(SigmoidConfig(false_negatives=rule, bias=-2.0), VIEWS)
     params = objective.init(8, jax.random.key(0))
     given = examples(vectors, ids=ids)
     loss, slopes, grad = value_and_grad(objective, params, given)
@@ -73,11 +78,60 @@ def test_it_is_the_published_sum(rule):
     assert_sharded_is_whole(objective, params, given)
 
 
+def test_what_is_logged_is_the_definition():
+    vectors, ids = drawn()
+    objective = Sigmoid(SigmoidConfig(), VIEWS)
+    params = objective.init(8, jax.random.key(0))
+    given = examples(vectors, ids=ids)
+    _, metrics = jax.jit(objective.loss)(params, given)
+    x = vectors.astype(np.float64)
+    x /= np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-30)
+    first, keys = x[:, 0], x[:, 1]
+    right = there = 0
+    across, within = [], []
+    for i in range(16):
+        cosines = [
+            first[i] @ x[j, view]
+            for j in range(16)
+            for view in (1, 2)
+            if ids[j, view] not in (NO_TEXT, ids[i, 0], ids[i, 1])
+            and not (view == 1 and ids[j, 0] == ids[i, 0])
+        ]
+        there += 1
+        right += first[i] @ keys[i] > max(cosines)
+        across += [
+            np.exp(-2 * ((first[i] - keys[j]) ** 2).sum())
+            for j in range(16)
+            if i != j and ids[i, 0] != ids[j, 1]
+        ]
+        within += [
+            np.exp(-2 * ((first[i] - first[j]) ** 2).sum())
+            for j in range(i // 4 * 4, i // 4 * 4 + 4)
+            if ids[i, 0] != ids[j, 0]
+        ]
+    np.testing.assert_allclose(metrics["accuracy"], right / there, rtol=1e-6)
+    np.testing.assert_allclose(metrics["alignment"], ((first - keys) ** 2).sum() / 16, rtol=1e-5)
+    np.testing.assert_allclose(metrics["uniformity"], np.log(np.mean(within)), rtol=1e-5)
+    np.testing.assert_allclose(metrics["uniformity_cross"], np.log(np.mean(across)), rtol=1e-4)
+
+
+def test_it_takes_three_products():
+    objective = Sigmoid(SigmoidConfig(), Views(positives=1, one_distribution=True, group=1))
+    params = objective.init(8, jax.random.key(0))
+    given = examples(np.ones((64, 2, 8), np.float32))
+
+    def loss(x):
+        return objective.loss(params, replace(given, vectors=x))
+
+    text = jax.jit(jax.value_and_grad(loss, has_aux=True)).lower(given.vectors).as_text()
+    assert text.count("stablehlo.dot_general") == 3
+
+
 def test_a_learned_scale_is_held_and_fixed_ones_are_no_parameters():
-    objective = Sigmoid(SigmoidConfig(max_scale=20.0), positives=1)
+    objective = Sigmoid(SigmoidConfig(max_scale=20.0), VIEWS)
     params = objective.init(8, jax.random.key(0))
     held = objective.constrain(params | {"log_scale": params["log_scale"] + 9})
     np.testing.assert_allclose(objective.figures(held)["scale"], 20.0, rtol=1e-6)
     assert held["score_bias"] == -10
-    fixed = Sigmoid(SigmoidConfig(learnable=False), positives=1)
+    fixed = Sigmoid(SigmoidConfig(learnable=False), VIEWS)
     assert fixed.init(8, jax.random.key(0)) == {} and fixed.figures({})["bias"] == -10

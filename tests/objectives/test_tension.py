@@ -75,7 +75,7 @@ def test_equal_sentences_are_no_two():
 
 def test_in_batch_it_is_symmetric_cross_entropy():
     vectors = drawn()
-    objective = InBatchTension.of(InBatchTensionConfig(), np.float32, None)
+    objective = InBatchTension.of(InBatchTensionConfig(), 4, np.float32, None)
     params = objective.init(8, jax.random.key(0))
     given = examples(vectors, views=1)
     loss, slopes, grad = value_and_grad(objective, params, given)

@@ -200,3 +200,5 @@ def test_the_exchange_follows_the_size_of_all_keys():
     assert choose_exchange(2**17 + 1, 1024, jnp.float32) == "ring"
     assert choose_exchange(2**17, 1280, jnp.bfloat16) == "all_gather"
     assert choose_exchange(2**20, 768, jnp.bfloat16) == "ring"
+    assert choose_exchange(2**17, 896, jnp.float32, guide=256) == "all_gather"
+    assert choose_exchange(2**17, 896, jnp.float32, guide=257) == "ring"

@@ -124,3 +124,14 @@ def test_symmetric_tiles_are_made_once(monkeypatch):
     made.clear()
     align_uniform(x, x, tile=8)
     assert sum(made) == 25 * 25
+
+
+@pytest.mark.parametrize(("side", "row"), [("x", 0), ("x", 61), ("y", 3)])
+def test_vectors_that_are_no_unit_vectors_are_refused(side, row):
+    sides = {"x": points(70), "y": points(70, seed=1)}
+    sides[side] = sides[side].copy()
+    sides[side][row] *= 1.5
+    with pytest.raises(ValueError, match=rf"row {row} has length 1\.5: divide each row"):
+        align_uniform(**sides)
+    sides[side][row] /= 1.5 * 1.004  # what rounding to bfloat16 may leave
+    align_uniform(**sides)

@@ -56,10 +56,13 @@ def test_a_guides_vectors_come_with_the_batch():
     places = 4 * layout.share
     assert parts["batch"] == own - places
     texts, keys = layout.own_examples * 2, layout.num_keys
-    assert parts["the guide's view of them"] == 384 * (texts * 8 + keys * 4)
+    key = layout.width * (4 + 4) + 384 * 4
+    assert parts["the guide's view of own texts"] == 384 * texts * 8
+    assert parts["gathered keys and their gradients"] == keys * key
     ring = dataclasses.replace(layout, keys="ring", dtype="bfloat16")
     parts = {part.name: part.bytes for part in memory(ring, "tpu").parts}
-    assert parts["the guide's view of them"] == 384 * (texts * 6 + 2 * keys // 8 * 2)
+    assert parts["the guide's view of own texts"] == 384 * texts * 6
+    assert parts["keys on the ring"] == 2 * (keys // 8) * (layout.width * (2 + 4) + 384 * 2)
 
 
 @pytest.mark.parametrize(

@@ -2,12 +2,14 @@
 
     python -m tests.torture.torment --kills 24 --processes 1
     python -m tests.torture.torment --kills 24 --processes 2
+    python -m tests.torture.torment --kills 24 --processes 1 --mirror
 
 Moments are drawn from starts, steps, saves, evaluations and exports; of several processes one or
 all are killed, and those that are left have to end by themselves. After every kill each checkpoint
 that is complete has to be whole, and the newest one no older than before. In the end parameters,
 optimiser, metrics and export have to be those of the undisturbed run to the bit, and its folder and
-its cache have to hold the same files. A kill counts if it found a process alive.
+its cache have to hold the same files. A kill counts if it found a process alive. With a mirror runs
+are killed while they copy as well, and after some kills the run folder is gone.
 """
 
 from __future__ import annotations
@@ -25,12 +27,15 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 DEVICES = 2
 """Of each process."""
+COMPILED = "compiled"
+"""Folder of compiled programs."""
 PHASES = ("start", "step", "save", "evaluation")
+COPY, EXPORT = "copy", "export"
 WAIT = 300
 """Seconds after which something hangs."""
 
@@ -47,6 +52,9 @@ class Torment:
     processes: int
     dice: random.Random
     epochs: int = 24
+    mirrored: bool = False
+    struck: Counter[str] = field(default_factory=Counter)
+    """Kills so far, by what the run was about to do."""
 
     def __post_init__(self) -> None:
         from tests.train.tiny_run import BATCH, EXAMPLES, write_data
@@ -64,7 +72,16 @@ class Torment:
 
         plan = TrainConfig(epochs=self.epochs, micro_batch=BLOCK, log_every=1)
         found = recipe(self.data, output, mesh=MeshConfig(self.processes, DEVICES), train=plan)
-        return replace(found, data=replace(found.data, cache=str(self.cache(output))))
+        mirror = str(self.mirror(output)) if self.mirrored else None
+        return replace(
+            found,
+            data=replace(found.data, cache=str(self.cache(output))),
+            checkpoint=replace(found.checkpoint, mirror=mirror),
+        )
+
+    def mirror(self, output: Path) -> Path:
+        """Each run has its own."""
+        return self.folder / f"mirror-{output.name}"
 
     def cache(self, output: Path) -> Path:
         """Each run makes its own token store, and may be killed while it does."""
@@ -146,14 +163,22 @@ class Torment:
                 found.append(int(path.name))
         return sorted(found)
 
+    def copied(self) -> list[int]:
+        """Whole checkpoints in the mirror."""
+        from simjax.checkpoint.mirror_place import WHOLE
+
+        return sorted(int(path.parent.name) for path in self.mirror(self.output).glob(f"*/{WHOLE}"))
+
     def moment(self) -> tuple[str, Callable[[], bool], float]:
         """What to wait for, and how many seconds more."""
         from tests.train.tiny_run import EVALUATED
 
         begun = self.steps()
         if begun >= self.total - 12:
-            return "export", self._exports, self.dice.choice((0.0, 0.05, 0.3)) * self.dice.random()
-        phase = self.dice.choice(PHASES)
+            return EXPORT, self._exports, self.dice.choice((0.0, 0.05, 0.3)) * self.dice.random()
+        phases = (*PHASES, COPY) if self.mirrored else PHASES
+        fewest = min(self.struck[phase] for phase in phases)
+        phase = self.dice.choice([phase for phase in phases if self.struck[phase] == fewest])
         ahead = begun + self.dice.randint(1, 4)
         if phase == "start":
             return phase, lambda: True, 4 * self.dice.random()
@@ -162,6 +187,9 @@ class Torment:
         if phase == "save":
             left = self._unnamed()  # by the kill before
             return phase, lambda: bool(self._unnamed() - left), 0.1 * self.dice.random()
+        if phase == COPY:
+            left = self._half_copied()
+            return phase, lambda: bool(self._half_copied() - left), 0.02 * self.dice.random()
         evaluated = -(-ahead // EVALUATED) * EVALUATED
         return phase, lambda: self.steps() >= evaluated, 0.1 * self.dice.random()
 
@@ -170,12 +198,17 @@ class Torment:
         entries = (self.output / "checkpoints").glob("[0-9]*")
         return {entry.name for entry in entries if not entry.name.isdecimal()}
 
+    def _half_copied(self) -> set[str]:
+        """Steps in the mirror that do not count yet, or not any more."""
+        there = {path.name for path in self.mirror(self.output).glob("[0-9]*")}
+        return there - {str(step) for step in self.copied()}
+
     def _exports(self) -> bool:
         return any(self.output.glob(".export.partial-*"))
 
     def strike(self) -> str | None:
         """Starts the run and kills it; returns what happened, or None if it had ended before."""
-        before = self.complete()
+        before = self.complete() or self.copied()
         phase, come, delay = self.moment()
         pids = self.start(self.output)
         alive = dict(enumerate(pids))
@@ -198,7 +231,7 @@ class Torment:
         for index in doomed:
             os.kill(alive[index], signal.SIGKILL)
         statuses = {index: self.ended(pid) for index, pid in alive.items()}
-        after = self.complete()
+        after = self.complete() or self.copied()  # where it was killed before it had fetched any
         if not any(statuses[index] == -signal.SIGKILL for index in doomed):
             return None
         # Those that are left end by themselves; at the very end, they may be done.
@@ -208,7 +241,11 @@ class Torment:
             raise Failed(f"checkpoint {before[-1]} is lost: {after} are left")
         self._resumed_from(before)
         told = ", ".join(f"{index}: {status}" for index, status in statuses.items())
-        return f"{phase} (at step {self.steps()}, complete {after}; ended with {told})"
+        at = self.steps()
+        if self.copied() and self.dice.random() < 0.4:
+            shutil.rmtree(self.output)
+            told += f"; the run folder is gone, copied {self.copied()}"
+        return f"{phase} (at step {at}, complete {after}; ended with {told})"
 
     def _resumed_from(self, before: list[int]) -> None:
         """Holds what the first process has said of its start to the checkpoints that there were."""
@@ -234,6 +271,7 @@ def compare(one: Torment, whole: Path) -> None:
     """Holds the tormented run to the undisturbed one; uses JAX in this process."""
     import jax
 
+    from simjax.checkpoint.mirror_place import MARK
     from tests.train.tiny_run import assert_same_bits, figures, state_at
 
     jax.config.update("jax_num_cpu_devices", DEVICES * one.processes)
@@ -245,8 +283,15 @@ def compare(one: Torment, whole: Path) -> None:
     ]
     assert stores[0] == stores[1], stores
     there = {one.data, one.output, whole, one.cache(one.output), one.cache(whole)}
+    there.add(one.folder / COMPILED)
+    if one.mirrored:
+        # Which of the older steps are there goes with how fast they were copied.
+        copied = one.copied()
+        names = {path.name for path in one.mirror(one.output).iterdir()}
+        assert names == {MARK, *map(str, copied)} and copied[-1] == one.total, names
+        there |= {one.mirror(output) for output in (one.output, whole)}
     strange = [p for p in one.folder.iterdir() if p not in there and p.is_dir()]
-    assert [p.name for p in strange] == ["compiled"], strange
+    assert not strange, strange
     assert figures(one.output) == figures(whole), "metrics differ"
     for name in ("export/model.safetensors", "config.yaml"):
         left, right = (folder / name for folder in (one.output, whole))
@@ -257,6 +302,23 @@ def compare(one: Torment, whole: Path) -> None:
     assert_same_bits(*(state_at(one.config(folder)) for folder in (one.output, whole)))
 
 
+def prepare(compiled: Path) -> None:
+    """Imports once, in the parent of all, so that children start at once.
+
+    JAX must not compute here.
+
+    Args:
+        compiled: Where programs are kept, so that each is compiled once.
+    """
+    import jax
+
+    for module in ("simjax.processes.start", "simjax.train.loop"):  # and what they import
+        importlib.import_module(module)
+    jax.config.update("jax_compilation_cache_dir", str(compiled))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
 def main() -> int:
     """Returns 0 if the run survives."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
@@ -264,28 +326,24 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--epochs", type=int, default=24, help="of three steps each")
+    parser.add_argument("--mirror", action="store_true", help="copy checkpoints, lose folders")
     args = parser.parse_args()
-    # Imported once, by the parent of all: children start at once. JAX must not compute here.
-    import jax
-
-    for module in ("simjax.processes.start", "simjax.train.loop"):  # and what they import
-        importlib.import_module(module)
-
     folder = Path(tempfile.mkdtemp(prefix="torture-"))
-    jax.config.update("jax_compilation_cache_dir", str(folder / "compiled"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
-    one = Torment(folder, args.processes, random.Random(args.seed), args.epochs)
+    prepare(folder / COMPILED)
+    one = Torment(folder, args.processes, random.Random(args.seed), args.epochs, args.mirror)
     whole = folder / "undisturbed"
     one.finish(whole)
-    struck: Counter[str] = Counter()
-    while struck.total() < args.kills:
+    struck, wanted = one.struck, {*PHASES, EXPORT, *([COPY] if args.mirror else [])}
+    every = args.kills >= 4 * len(wanted)  # else there are too few to come to the export
+    while struck.total() < args.kills or (every and not struck[EXPORT]):
         told = one.strike()
         if told is None:
             print("the run came to its end; once more", flush=True)
             continue
         struck[told.split()[0]] += 1
         print(f"kill {struck.total()} of {args.kills}: {told}", flush=True)
+    if every and (missing := wanted - {*struck}):
+        raise Failed(f"no kill at {', '.join(sorted(missing))}")
     one.finish(one.output)
     compare(one, whole)
     print(f"survived {struck.total()} kills of {args.processes} processes: {dict(struck)}")

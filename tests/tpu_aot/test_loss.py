@@ -12,7 +12,8 @@ from jax import P
 
 from simjax.mesh import AXES
 from simjax.objectives.config import ContrastiveConfig
-from simjax.objectives.contrastive import Views, contrastive_loss
+from simjax.objectives.contrastive import contrastive_loss
+from simjax.objectives.uniformity import Views
 from simjax.ops.sharded import bytes_held, bytes_sent
 from simjax.plan import collectives
 from tests.tpu_aot import pods

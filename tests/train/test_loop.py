@@ -22,6 +22,7 @@ from simjax.train import loop
 from simjax.train.config import RunConfig, TokenizerConfig, TrainConfig
 from simjax.train.setup import set_up
 from simjax.train.signals import StopRequest
+from simjax.train.stop_agreement import StopAgreement
 from tests.train.tiny_run import (
     BATCH,
     BLOCK,
@@ -58,7 +59,7 @@ def test_a_signal_is_known_to_all_a_step_later_by_its_name(monkeypatch):
     """No process acts upon what the others do not know yet."""
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     stop = StopRequest()
-    agreement = loop._Agreement(make_mesh(MeshConfig(4, 2)), stop)
+    agreement = StopAgreement(make_mesh(MeshConfig(4, 2)), stop)
     assert [agreement.reached(), agreement.reached()] == [None, None]
     stop.name = "SIGINT"
     assert agreement.reached() is None

@@ -10,62 +10,22 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from simjax.data.sources import Source
 from simjax.errors import SimjaxError, UsageError
 from simjax.mesh import MeshConfig
 from simjax.objectives.config import (
-    AngleConfig,
     ContrastiveConfig,
     CosentConfig,
     CosineConfig,
     DistillationConfig,
-    InBatchTensionConfig,
     MatryoshkaConfig,
-    RDropConfig,
-    SigmoidConfig,
     SoftmaxConfig,
     TensionConfig,
-    TripletConfig,
 )
 from simjax.sentence_encoder import SentenceEncoder
 from simjax.train import loop
-from simjax.train.config import RunConfig, TrainConfig, validate
-from tests.train.tiny_run import (
-    StopAfter,
-    assert_same_bits,
-    config_for,
-    lines,
-    state_at,
-    train,
-)
-
-BATCH, BLOCK = 32, 8
-LABELLED = Source(
-    path="scored.csv",
-    anchor="anchor",
-    positives=("positive",),
-    label="label",
-    score="score",
-)
-TRIPLES = Source(
-    path="triples.csv", anchor="anchor", positives=("positive",), negatives=("negative",)
-)
-TEACHER = "teacher"
-OBJECTIVES = {
-    "cosine": (CosineConfig(score_range=(0.0, 5.0)), LABELLED),
-    "cosent": (CosentConfig(), LABELLED),
-    "angle": (AngleConfig(), LABELLED),
-    "softmax": (SoftmaxConfig(r_drop=RDropConfig()), LABELLED),
-    "triplet": (TripletConfig(), TRIPLES),
-    "sigmoid": (SigmoidConfig(), TRIPLES),
-    "tension": (TensionConfig(negatives=3), TRIPLES),
-    "tension_in_batch": (InBatchTensionConfig(), TRIPLES),
-    "matryoshka": (ContrastiveConfig(matryoshka=MatryoshkaConfig((16, 8))), TRIPLES),
-    "views": (ContrastiveConfig(directions="views"), LABELLED),
-    "similarity": (DistillationConfig(teacher=TEACHER), TRIPLES),
-    "margin": (DistillationConfig(teacher=TEACHER, target="margin"), TRIPLES),
-    "embedding": (DistillationConfig(teacher=TEACHER, target="embedding"), TRIPLES),
-}
+from simjax.train.config import RunConfig, validate
+from tests.train.systems import OBJECTIVES, TRIPLES, config_of, write_scored
+from tests.train.tiny_run import StopAfter, assert_same_bits, lines, state_at, train
 
 
 @pytest.fixture(scope="module")
@@ -77,32 +37,7 @@ def teacher(whole) -> str:
 @pytest.fixture(scope="module", autouse=True)
 def scored(data):
     """The triples' pairs, with classes and scores."""
-    rows = (data / "triples.csv").read_text().splitlines()[1:]
-    random = np.random.default_rng(1)
-    with (data / "scored.csv").open("w") as file:
-        file.write("anchor,positive,label,score\n")
-        for row in rows:
-            anchor, positive, _ = row.split(",")
-            score = int(random.integers(0, 6))
-            file.write(f"{anchor},{positive},{'yes' if score > 2 else 'no'},{score}\n")
-
-
-def config_of(name: str, data: Path, output: Path, teacher: str) -> RunConfig:
-    objective, source = OBJECTIVES[name]
-    if isinstance(objective, DistillationConfig):
-        objective = dataclasses.replace(objective, teacher=teacher)
-    config = config_for(
-        data,
-        output,
-        objective=objective,
-        train=TrainConfig(steps=6, micro_batch=BLOCK, log_every=1),
-        mesh=MeshConfig(data=2),
-    )
-    views = "single" if name.startswith("tension") else "columns"
-    changed = dataclasses.replace(
-        config.data, source=source, views=views, batch_size=BATCH, block_size=BLOCK
-    )
-    return dataclasses.replace(config, data=changed)
+    write_scored(data)
 
 
 # One of two encoders is trained and stopped in the fast tier.
@@ -137,7 +72,10 @@ def test_a_stopped_run_ends_as_one_that_was_not(name, data, tmp_path, teacher, m
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["cosent", "tension", "softmax", "similarity", "sigmoid"])
+@pytest.mark.parametrize(
+    "name",
+    ["cosent", "tension", "softmax", "similarity", "sigmoid", "guided", "masked", "paraphrases"],
+)
 def test_layouts_of_the_devices_give_one_run(name, data, tmp_path, teacher):
     """Devices, split parameters and micro-batches make no difference but of rounding."""
     found = []

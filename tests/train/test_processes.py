@@ -16,6 +16,7 @@ from simjax.eval.tasks import EvalConfig
 from simjax.mesh import MeshConfig
 from simjax.train.config import RunConfig, TrainConfig
 from tests.processes.started import Started, comes_to, started
+from tests.train import systems
 from tests.train.tiny_run import BLOCK, EPOCHS, lines, recipe, saved_steps, state_at, train
 
 
@@ -92,6 +93,20 @@ def test_two_processes_give_the_losses_of_one(alone, tmp_path):
     assert_same_end(config, alone)
     assert saved_steps(config) == saved_steps(alone)
     assert (tmp_path / "run" / "export" / "model.safetensors").exists()
+
+
+@pytest.mark.multiprocess
+@pytest.mark.parametrize("name", ["similarity", "paraphrases", "tension"])
+def test_two_processes_train_a_system_as_one_does(name, data, whole, tmp_path):
+    """With a teacher's vectors, a decoder beside the encoder, and two encoders."""
+    systems.write_scored(data)
+    teacher = str(Path(whole[0].output) / "export")
+    alone = systems.config_of(name, data, tmp_path / "alone", teacher)
+    train(alone)
+    config = dataclasses.replace(alone, output=str(tmp_path / "run"))
+    with started(config, tmp_path, 2, devices=1) as processes:
+        all_done(processes)
+    assert_same_end(config, alone)
 
 
 @pytest.mark.multiprocess

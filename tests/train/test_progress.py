@@ -58,6 +58,21 @@ def test_plain_lines_where_there_is_no_terminal(monkeypatch):
     )
 
 
+def test_the_first_compilation_is_told(monkeypatch):
+    out = io.StringIO()
+    with Progress(100, console=Console(file=out)) as bar:
+        bar.compiling(1)
+        bar.compiling(2)
+    with Progress(100, console=Console(file=out), enabled=False) as bar:
+        bar.compiling(1)
+    assert out.getvalue() == "compiling the step\n"
+    out = io.StringIO()
+    console = Console(file=out, width=60, force_terminal=True, color_system=None)
+    with Progress(100, console=console) as bar:
+        bar.compiling(2)
+    assert Screen(out.getvalue()).rows[-1].endswith("0/100 compiling")
+
+
 def test_skipped_steps_still_give_a_line():
     out = io.StringIO()
     with Progress(100, log_every=10, console=Console(file=out)) as bar:

@@ -21,9 +21,10 @@ from simjax.models.families import Family
 from simjax.models.lm_head import LanguageModelHead
 from simjax.models.sentence_model import SentenceModel, merge, split
 from simjax.objectives.config import ContrastiveConfig
-from simjax.objectives.contrastive import Contrastive, Views
+from simjax.objectives.contrastive import Contrastive
 from simjax.objectives.masked_lm import Vocabulary
 from simjax.objectives.system import EmbeddingSystem
+from simjax.objectives.uniformity import Views
 from simjax.train import optimizer
 from simjax.train.optimizer_config import AdamW
 from simjax.train.state import shardings, state_specs

@@ -140,7 +140,8 @@ def _ours(x: Any, *, dtype: str, symmetric: bool) -> Any:
     import jax.numpy as jnp
 
     from simjax.objectives.config import ContrastiveConfig
-    from simjax.objectives.contrastive import Views, contrastive_loss
+    from simjax.objectives.contrastive import contrastive_loss
+    from simjax.objectives.uniformity import Views
 
     size = x.shape[0]
     config = ContrastiveConfig(

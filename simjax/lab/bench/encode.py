@@ -12,6 +12,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from simjax.argument_types import positive
 from simjax.lab.bench import arguments
 
 GOALS = {"float32": 1.9, "bfloat16": 3.3}
@@ -23,15 +24,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_model(parser)
     arguments.add_dtype(parser)
     parser.add_argument(
-        "--rounds", type=arguments.positive, default=7, help="turns that each contender takes"
+        "--rounds", type=positive, default=7, help="turns that each contender takes"
     )
-    parser.add_argument(
-        "--sentences", type=arguments.positive, metavar="N", help="encode the first N alone"
-    )
+    parser.add_argument("--sentences", type=positive, metavar="N", help="encode the first N alone")
     parser.add_argument(
         "--peer_batch_size",
         nargs="+",
-        type=arguments.positive,
+        type=positive,
         default=list(BATCH_SIZES),
         metavar="N",
         help="batch sizes that sentence-transformers is tried with",

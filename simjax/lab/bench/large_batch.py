@@ -12,13 +12,13 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from simjax.argument_types import positive
 from simjax.errors import UsageError
 from simjax.lab.bench import arguments
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    positive = arguments.positive
     parser.add_argument("--batch_size", type=positive, default=131_072, help="pairs of a batch")
     parser.add_argument(
         "--micro_batch", type=positive, default=1024, help="pairs that are encoded at a time"

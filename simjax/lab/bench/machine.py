@@ -48,6 +48,16 @@ def fast_dtypes() -> tuple[Dtype, ...]:
     return ("float32",)
 
 
+def out_of_memory(error: Exception) -> bool:
+    """Whether that is what a library of contenders has failed of."""
+    told = str(error)
+    return (
+        isinstance(error, MemoryError)
+        or "RESOURCE_EXHAUSTED" in told
+        or "out of memory" in told.lower()
+    )
+
+
 def crowded() -> str:
     """A note where other jobs were keeping the cores busy; empty on a quiet machine.
 

@@ -15,6 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from simjax.argument_types import positive
 from simjax.errors import UsageError
 from simjax.lab.bench import arguments
 from simjax.processes import command_line
@@ -22,7 +23,6 @@ from simjax.processes import command_line
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    positive = arguments.positive
     parser.add_argument(
         "--devices", type=positive, nargs="+", default=[1, 2, 4, 8], help="numbers of devices"
     )

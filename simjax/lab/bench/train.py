@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from simjax.argument_types import positive
 from simjax.lab.bench import arguments
 
 if TYPE_CHECKING:
@@ -29,7 +30,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     arguments.add_model(parser)
     arguments.add_dtype(parser)
-    positive = arguments.positive
     parser.add_argument("--batches", type=positive, default=8, help="batches that are timed")
     parser.add_argument("--batch_size", type=positive, default=256, help="examples of a batch")
     parser.add_argument("--block_size", type=positive, default=64, help="examples packed together")

@@ -9,6 +9,7 @@ import argparse
 import math
 from typing import Any
 
+from simjax.argument_types import positive
 from simjax.lab.bench import arguments
 
 PEAK_GOAL = 1.0
@@ -17,7 +18,6 @@ PEAK_GOAL = 1.0
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    positive = arguments.positive
     parser.add_argument("--size", type=positive, default=200_000, metavar="N", help="vectors")
     parser.add_argument("--width", type=positive, default=384, help="of a vector")
     parser.add_argument(

@@ -20,7 +20,8 @@ BIAS = (
     "Elsewhere two examples of different micro-batches that push each other away are one random "
     "event that is counted in both: noise, and with it the critical batch, comes out too large "
     "(about twice was measured on a random encoder with few texts), sometimes so much that no "
-    "signal seems left. It is an upper bound."
+    "signal seems left. It is an upper bound. The parts of a batch are dealt like lengths; what "
+    "length alone explains of the examples' gradients is therefore left out of the noise."
 )
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from simjax import mesh as meshes
 from simjax.errors import UsageError
 from simjax.lab.scaling.grid import Grid, RunKey, run_keys
 from simjax.lab.sweep import recipe as recipes
@@ -98,7 +99,8 @@ class Plan:
         """What decides the result of a run beside its key, without folders of this machine."""
         shared = ("examples", "base_batch", "micro_batch", "block_size")
         own = {name: getattr(self, name) for name in shared}
-        return {"recipe": recipes.told(self.recipe)} | own
+        parts = meshes.batch_parts(meshes.make_mesh(self.recipe.mesh))
+        return {"recipe": recipes.told(self.recipe), "parts": parts} | own
 
 
 def plan(

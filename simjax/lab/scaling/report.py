@@ -40,6 +40,7 @@ def write(folder: Path, study: Study) -> tuple[Path, list[str]]:
         planned,
         study.metric,
         micro_batch=study.told["micro_batch"],
+        parts=study.told["parts"],
         base_batch=study.told["base_batch"],
     )
     if not outcomes.runs:
@@ -110,7 +111,7 @@ def _page(study: Study, outcomes: Outcomes, found: list[Effect[Setting]]) -> tup
         )
     page.heading("Speed and memory")
     page.text(
-        f"Every run encodes {study.told['micro_batch']:,} examples at a time, whatever its batch. "
+        f"A device encodes at most {study.told['micro_batch']:,} examples at a time. "
         "Speeds are medians over the steps of a run, noise measured on the way, with a few more "
         "empty rows than a run by itself has, so that runs share compiled programs. Memory is the "
         "compiler's figure for a step on one device, with parameters and optimiser."

@@ -16,11 +16,13 @@ class Outcomes(sweep.Outcomes[Setting]):
     """The runs of a study, by setting and seed.
 
     Attributes:
-        micro_batch: Examples that a device encodes at a time.
+        micro_batch: Most examples that a device encodes at a time.
+        parts: Devices that a batch is split over.
         base_batch: At which all learning-rate rules are one.
     """
 
     micro_batch: int
+    parts: int
     base_batch: int
 
     @classmethod
@@ -31,6 +33,7 @@ class Outcomes(sweep.Outcomes[Setting]):
         metric: str,
         *,
         micro_batch: int,
+        parts: int,
         base_batch: int,
     ) -> Outcomes:
         """Of the records that were asked for, in order of objective, batch, group and rule."""
@@ -43,7 +46,7 @@ class Outcomes(sweep.Outcomes[Setting]):
 
         inorder = tuple(sorted(planned, key=order))
         found = sweep.by_setting(records, inorder)
-        return cls(found, metric, inorder, micro_batch, base_batch)
+        return cls(found, metric, inorder, micro_batch, parts, base_batch)
 
     def at(self, objective: str, batch: int, group: int, lr_rule: str) -> Setting:
         """A setting under a rule; at the base batch that is the one of all rules."""
@@ -52,7 +55,7 @@ class Outcomes(sweep.Outcomes[Setting]):
 
     def unbiased(self, setting: Setting) -> bool:
         """Whether the estimate of the noise is: no negative crosses a micro-batch."""
-        return self.micro_batch % setting.group == 0
+        return min(self.micro_batch, setting.batch // self.parts) % setting.group == 0
 
 
 def heading(setting: Setting) -> dict[str, str]:

@@ -14,7 +14,8 @@ METRIC = "dev/spearman"
 GRID = Grid((64, 256), (32, None), ("infonce", "dcl"), ("constant", "sqrt"), (0, 1, 2))
 STUDY = Study(
     ["simjax"], {"device": "cpu"}, "x.yaml",
-    {"base_batch": 64, "micro_batch": 32, "recipe": {"objective": {"temperature": 0.05}}},
+    {"base_batch": 64, "micro_batch": 32, "parts": 1,
+     "recipe": {"objective": {"temperature": 0.05}}},
     "sts-dev/spearman", [{"batch_sizes": [64], "negative_groups": [None], "objectives": ["dcl"],
     "lr_rules": ["sqrt"], "seeds": [0]}], "a", [],
 )  # fmt: skip
@@ -61,4 +62,6 @@ def words_of(setting: Setting) -> set[str]:
 
 
 def outcomes(made: list[Record], grid: Grid = GRID, metric: str = METRIC) -> Outcomes:
-    return Outcomes.of(made, list(run_keys(grid, 64)), metric, micro_batch=32, base_batch=64)
+    return Outcomes.of(
+        made, list(run_keys(grid, 64)), metric, micro_batch=32, parts=1, base_batch=64
+    )

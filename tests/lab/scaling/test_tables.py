@@ -66,6 +66,9 @@ def test_noise_and_signal_are_averaged_before_they_are_divided():
     assert str(found) == "256 (128 to 512)"
     row = noise.rows(outcomes(made))[0]
     assert row["in the run's first to last quarter"] == "128, 256" and row["estimate"] == "unbiased"
+    # Of four devices each has 16 of the 64 examples: half a group.
+    apart = dataclasses.replace(outcomes(made), parts=4)
+    assert noise.rows(apart)[0]["estimate"] == "biased"
     # A group of 64 is two micro-batches of 32, in whatever batch it lies.
     crossing = Setting("infonce", 256, 64, "sqrt")
     assert noise.rows(outcomes([run(RunKey(*crossing, 0), 50.0)], WIDER))[0]["estimate"] == "biased"

@@ -14,7 +14,7 @@ from tests.lab.scaling.made_runs import STUDY
 
 def test_another_study_in_the_folder_is_told_by_what_differs(tmp_path):
     STUDY.write(tmp_path)
-    told = {"base_batch": 64, "micro_batch": 16, "recipe": {"objective": {"temperature": 0.1}}}
+    told = STUDY.told | {"micro_batch": 16, "recipe": {"objective": {"temperature": 0.1}}}
     with pytest.raises(SimjaxError, match=r"\(micro_batch, recipe\.objective\.temperature\)"):
         dataclasses.replace(STUDY, told=told, identity="b").write(tmp_path)
     with pytest.raises(SimjaxError, match="made with other data, code, machine or versions"):

@@ -1,0 +1,39 @@
+"""Holds the operator on a GPU to its definition and to the reference; `test_on_gpu` starts it.
+
+JAX_PLATFORMS=cuda python -m tests.ops.on_gpu
+"""
+
+import sys
+
+import jax
+import jax.numpy as jnp
+
+from tests.ops import test_reduce_pairs as held
+from tests.ops.cases import CASES, PLANS
+
+
+def main(implementations: list[str]) -> int:
+    """Prints what was held; raises where it does not hold."""
+    print(f"on {jax.devices()[0].device_kind}")
+    for case in CASES:
+        for plan in PLANS:
+            expected = held.run(case, plan, "reference", tile=None)
+            held.assert_defined(expected[0], case, plan)
+            if "tiled" in implementations:
+                held.assert_same(held.run(case, plan, "tiled", tile=None), expected, case.scale)
+                print(f"tiled: {case.name}, {plan}")
+            if "pallas_gpu" not in implementations:
+                continue
+            rounded = {"dtype": jnp.bfloat16, "tile": None}
+            try:
+                ours = held.run(case, plan, "pallas_gpu", **rounded)
+            except ValueError as error:  # the kernels serve no guide, say
+                print(f"pallas_gpu: {case.name}, {plan}: left out, {error}")
+                continue
+            held.assert_same(ours, held.run(case, plan, "reference", **rounded), case.scale)
+            print(f"pallas_gpu: {case.name}, {plan}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:] or ["tiled", "pallas_gpu"]))
