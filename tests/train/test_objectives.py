@@ -74,7 +74,7 @@ def test_a_stopped_run_ends_as_one_that_was_not(name, data, tmp_path, teacher, m
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    ["cosent", "tension", "softmax", "similarity", "sigmoid", "guided", "masked", "paraphrases"],
+    ["cosent", "tension", "similarity", "sigmoid", "masked", "paraphrases"],
 )
 def test_layouts_of_the_devices_give_one_run(name, data, tmp_path, teacher):
     """Devices, split parameters and micro-batches make no difference but of rounding."""
