@@ -116,6 +116,13 @@ ROWS = [
     data("a lone surrogate", "x.jsonl", '{"text": "a\\ud800"}\n', "x.jsonl:1: ", "character 2"),
     data("a thousand brackets", "x.jsonl", "[" * 9999, "{}/x.jsonl:1: malformed JSON: nested too"),
     data("a long number", "x.jsonl", f'{{"text": {"9" * 5000}}}', "{}/x.jsonl:1: malformed JSON"),
+    data(
+        "a score of 400 digits",
+        "x.jsonl",
+        f'{{"anchor": "a", "positive": "b", "s": {"9" * 400}}}\n',
+        "{}/x.jsonl:1: the score 's' is no finite number: 9999",
+        keys=", score: s",
+    ),
     data("no gzip", "x.txt.gz", b"plain\n", "{}/x.txt.gz:1: damaged or no gzip file"),
     data("cut off", "x.txt.gz", gzip.compress(b"word " * 9999)[:-20], "the gzip file ends early"),
     data(
