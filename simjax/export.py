@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import json
 import math
-import os
 import shutil
 import tempfile
 from collections.abc import Mapping
@@ -29,6 +28,7 @@ from simjax.models.pooling import TWO_LAYERS
 from simjax.models.sentence_model import SentenceModel
 from simjax.postprocess import flow_folder
 from simjax.postprocess.flow import Flow
+from simjax.processes import drafts
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -135,7 +135,7 @@ def save(
         return Path(folder)
     folder = Path(folder).expanduser().resolve()
     check_target(folder, overwrite=overwrite)
-    partial = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    partial = drafts.draft_of(folder)
     try:
         partial.mkdir(parents=True)
         modules = _write_modules(partial, model, training_head=training_head, normalize=normalize)
@@ -172,7 +172,7 @@ def save(
         told = card or ModelCard()
         readme = _readme(told, folder.name, model, modules, max_length, flow, decoder)
         (partial / "README.md").write_text(readme, "utf-8")
-        move_into_place(partial, folder)
+        drafts.move_into_place(partial, folder)
     except (OSError, SafetensorError) as error:  # the latter where the disk is full
         reason = getattr(error, "strerror", None) or error
         raise SimjaxError(f"{folder}: cannot be written ({reason})") from error
@@ -184,9 +184,12 @@ def save(
 def check_target(folder: Path, *, overwrite: bool) -> None:
     """Refuses a folder that `save` would not write to, before there is anything to write.
 
+    What exports that were killed have left there is cleared up first.
+
     Raises:
         SimjaxError: It is a file, or holds something that is not to be replaced.
     """
+    drafts.recover(folder)
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -210,42 +213,6 @@ def _is_ours(folder: Path) -> bool:
         return "simjax" in config["__version__"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
-
-
-def move_into_place(partial: Path, folder: Path) -> None:
-    """Give a folder that is whole its name; one that is there is removed after that, not before."""
-    if not folder.exists() or not any(folder.iterdir()):
-        os.replace(partial, folder)
-        return
-    # A folder cannot replace a full one in one step: the old one steps aside first.
-    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
-    os.replace(folder, old)
-    try:
-        os.replace(partial, folder)
-    except OSError:
-        os.replace(old, folder)
-        raise
-    shutil.rmtree(old)
-
-
-def recover(folder: Path) -> None:
-    """Clears up after exports to ``folder`` that were killed; nobody may be exporting there now.
-
-    One that had stepped aside for a new one comes back, unless that one is in place.
-
-    Raises:
-        SimjaxError: What is left cannot be moved or removed.
-    """
-    try:
-        for old in folder.parent.glob(f".{folder.name}.old-*"):
-            if folder.exists():
-                shutil.rmtree(old)
-            else:
-                os.replace(old, folder)
-        for partial in folder.parent.glob(f".{folder.name}.partial-*"):
-            shutil.rmtree(partial)
-    except OSError as error:
-        raise SimjaxError(f"{folder}: cannot be cleared up ({error.strerror})") from error
 
 
 def _write_json(path: Path, content: object) -> None:

@@ -242,12 +242,17 @@ class SentenceEncoder(Searchable):
             [sentences] if isinstance(sentences, str) else sentences, request.before
         )
         texts = distinct.texts
-        step = self._embedder.window(request.most_tokens)
-        windows = (texts[start : start + step] for start in range(0, len(texts), step))
+        source, starts = iter(texts), [0]
+
+        def windows() -> Iterator[list[str]]:
+            while window := list(self._embedder.window(source, request.most_tokens)):
+                starts.append(starts[-1] + len(window))
+                yield window
+
         result = np.empty((len(texts), request.width), np.float32)
         with progress(len(texts), shown=show_progress_bar) as advance:
-            for part in self._embedder.run(self._weights(), self._cutter, windows, request):
-                result[part.window * step + part.texts] = part.values
+            for part in self._embedder.run(self._weights(), self._cutter, windows(), request):
+                result[starts[part.window] + part.texts] = part.values
                 advance(len(part.texts))
         return result[0] if single else distinct.rows(result)
 
@@ -262,8 +267,8 @@ class SentenceEncoder(Searchable):
     ) -> Iterator[Float32[np.ndarray, "n D"]]:
         """Embed any number of sentences in bounded memory.
 
-        Sentences are read a window of some thousands at a time; those of a window share rows, and
-        equal ones of a window are computed once.
+        Sentences are read a window of some thousands at a time, or fewer where they are long;
+        those of a window share rows, and equal ones of a window are computed once.
 
         Args:
             sentences: Read as far as needed, two windows ahead of what is given out.

@@ -28,6 +28,7 @@ from simjax.models import hf
 from simjax.models.config import EncoderConfig
 from simjax.models.sentence_model import SentenceModel
 from simjax.models.tokenizer import load_tokenizer
+from simjax.processes import drafts
 from simjax.sentence_encoder import SentenceEncoder
 from tests.generate.writers import writer
 from tests.tiny_models import SENTENCES, WIDTH, write_folder
@@ -297,26 +298,24 @@ def test_a_failed_export_leaves_the_old_one(folders, tmp_path, monkeypatch):
             raise OSError(5, "Input/output error")
         replace(source, destination)
 
-    monkeypatch.setattr(export.os, "replace", second_fails)
+    monkeypatch.setattr(os, "replace", second_fails)
     with pytest.raises(SimjaxError, match="Input/output error"):
         encoder.save_pretrained(target, overwrite=True)
     assert (target / "model.safetensors").read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["model"]
 
 
-@pytest.mark.parametrize("replaced", [False, True])
-def test_what_killed_exports_have_left_is_cleared_up(tmp_path, replaced):
-    folder = tmp_path / "export"
-    for name, text in ((".export.old-12", "old"), (".export.partial-12", "half")):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").write_text(text)
-    if replaced:
-        folder.mkdir()
-        (folder / "config.json").write_text("new")
-    export.recover(folder)
-    assert [path.name for path in tmp_path.iterdir()] == ["export"]
-    # The old one had stepped aside for one that never came, or that is in place.
-    assert (folder / "config.json").read_text() == ("new" if replaced else "old")
+def test_an_export_clears_up_after_one_that_was_killed(folders, tmp_path):
+    encoder = encoder_of(folders["bert"], "mean", normalize=True)
+    target = encoder.save_pretrained(tmp_path / "model")
+    before = (target / "model.safetensors").read_bytes()
+    left = drafts.draft_of(target)
+    left.mkdir()
+    target.rename(left.with_name(left.name.replace("partial", "old")))
+    with pytest.raises(SimjaxError, match="is not empty"):
+        encoder.save_pretrained(target)
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    assert (target / "model.safetensors").read_bytes() == before
 
 
 def test_an_export_to_a_url_is_the_same_folder_there(tmp_path):

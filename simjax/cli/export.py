@@ -37,6 +37,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Export, and say what was written."""
+    from simjax import export, remote
+
+    if not remote.is_url(args.output):
+        # Before the model is read: it may be the one that a killed export has moved aside.
+        export.check_target(args.output.expanduser().resolve(), overwrite=args.overwrite)
     if (Path(args.run_folder) / "config.yaml").is_file():
         from simjax.train.finish import export_run
 
@@ -53,6 +58,4 @@ def run(args: argparse.Namespace) -> None:
     encoder.save_pretrained(args.output, overwrite=args.overwrite)
     print(f"{args.output}: the model of {args.run_folder}")
     if encoder.flow is not None:
-        from simjax.export import WITHOUT_FLOW
-
-        print(f"{args.output}: {WITHOUT_FLOW}", file=sys.stderr)
+        print(f"{args.output}: {export.WITHOUT_FLOW}", file=sys.stderr)

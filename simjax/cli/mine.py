@@ -95,8 +95,10 @@ def run(args: argparse.Namespace) -> None:
     from simjax.mine.data import collect
     from simjax.mine.miner import check_output, mine, records, write
     from simjax.mine.negatives import MiningConfig
+    from simjax.processes import drafts
 
     check_output(args.output)
+    drafts.recover(args.output)
     config = MiningConfig(
         negatives=args.negatives,
         range_min=args.range_min,

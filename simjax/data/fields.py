@@ -104,7 +104,7 @@ def score(
     try:
         # A truth value is a number to Python, and a class to whoever wrote it.
         number = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last of hundreds of digits
         number = math.nan
     if not abs(number) <= LARGEST:
         raise SimjaxError(f"{where}: the score {name!r} is no finite number: {str(value)[:40]}")

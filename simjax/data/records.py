@@ -1,7 +1,8 @@
 """Records of text, CSV, TSV and JSON Lines files, plain or gzip, with the line that each is on.
 
 * text: one record per line, in a column named `text`.
-* CSV: a header; fields may be quoted, and a quoted field may hold line ends.
+* CSV: a header; fields may be quoted, and a quoted field may hold line ends. A field has at most
+  `FIELD` characters.
 * TSV: a header; a tab ends a field and nothing is quoted.
 * JSON Lines: one object per line; the columns are its keys.
 
@@ -14,7 +15,7 @@ import csv
 import gzip
 import json
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -34,6 +35,10 @@ ENDINGS: dict[str, LineFormat] = {
     ".ndjson": "jsonl",
 }
 """Formats by file ending, `.gz` put aside."""
+
+
+FIELD = 1 << 24
+"""Most characters of a CSV field: as much of a file as an unclosed quote may swallow."""
 
 
 def plain_or_gzip(path: Path) -> Path:
@@ -166,7 +171,23 @@ def _tsv(path: Path) -> Iterator[tuple[int, list[str]]]:
 
 
 def _csv(path: Path) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader((line for _, line in _lines(path)), strict=True)
+    return csv_rows(path, (line for _, line in _lines(path)))
+
+
+def csv_rows(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    """The line that each record of a CSV file begins on, and its fields.
+
+    Args:
+        path: The file, for messages.
+        lines: Its lines with their ends, which may stand inside quotes.
+
+    Raises:
+        SimjaxError: with file and line, for what is malformed and for a field that is too long.
+    """
+    # Python's limit is one for the whole process: a higher one is somebody's who needs it.
+    most = max(FIELD, csv.field_size_limit())
+    csv.field_size_limit(most)
+    reader = csv.reader(lines, strict=True)
     while True:
         begin = reader.line_num + 1
         try:
@@ -176,6 +197,11 @@ def _csv(path: Path) -> Iterator[tuple[int, list[str]]]:
         except csv.Error as error:
             end = reader.line_num
             read_to = f" (read as far as line {end})" if end > begin else ""
+            if "field limit" in str(error):
+                raise SimjaxError(
+                    f"{path}:{begin}: a field of more than {most:,} characters{read_to}; close its "
+                    "quote if it is unclosed, or give texts of that length as JSON Lines"
+                ) from None
             raise SimjaxError(
                 f"{path}:{begin}: malformed CSV: {error}{read_to}; is a quote unclosed? In a "
                 'quoted field a quote is written ""'

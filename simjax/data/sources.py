@@ -65,8 +65,8 @@ class Source:
     Without them classes are numbered as they appear, and are those of this source alone: sources
     of a mixture share the classes that they name here."""
     score: str | None = None
-    """Column of a number that says how alike anchor and positive are; it is carried along to the
-    batch, and no objective reads it."""
+    """Column of a number that says how alike anchor and positive are; the objectives `cosine`,
+    `cosent` and `angle` learn it."""
     score_range: tuple[float, float] | None = None
     """The least and the largest score; any other is an error."""
     label_above: float | None = None

@@ -12,7 +12,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from itertools import chain, islice
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +33,10 @@ MARKER = "store.json"
 TOKENS = "tokens.bin"
 ARRAYS = ("offsets", "text_ids", "digests", "examples", "labels", "scores")
 CHUNK = 10_000
-"""Examples tokenised at a time: what is held as Python integers."""
+"""Most examples tokenised at a time: what is held as Python integers."""
+CHARACTERS = 1 << 23
+"""After so many of them a chunk is closed too: a tokenizer takes a long text whole before it cuts
+it, and holds some 50 bytes for a character."""
 _ROWS = 1 << 17
 """Rows of an array that are looked at together."""
 
@@ -78,7 +81,7 @@ def write(
     ):
         offsets.append([0])
         end = 0
-        for chunk in _chunks(examples, CHUNK):
+        for chunk in _chunks(examples):
             if again is not None:
                 old = again[seen : seen + len(chunk)]
                 if len(old) < len(chunk):
@@ -166,7 +169,7 @@ def changed(source: sources.Source, root: Path | None) -> SimjaxError:
 def _repeated(examples: sources.Examples, scratch: Path) -> Bool[np.ndarray, "N"]:
     """Which examples repeat an earlier one."""
     with NpyWriter(scratch / "keys.npy", np.uint64, 2) as keys:
-        for chunk in _chunks(examples, CHUNK):
+        for chunk in _chunks(examples):
             keys.append(np.frombuffer(b"".join(map(_key, chunk)), np.uint64).reshape(-1, 2))
     return repeated(open_array(scratch / "keys.npy"), scratch)
 
@@ -228,7 +231,14 @@ def _sync(path: Path) -> None:
         os.fsync(file.fileno())
 
 
-def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
-    remaining = iter(items)
-    while chunk := list(islice(remaining, size)):
+def _chunks(examples: Iterable[sources.Example]) -> Iterator[list[sources.Example]]:
+    chunk: list[sources.Example] = []
+    characters = 0
+    for example in examples:
+        chunk.append(example)
+        characters += sum(map(len, _texts(example)))
+        if len(chunk) >= CHUNK or characters >= CHARACTERS:
+            yield chunk
+            chunk, characters = [], 0
+    if chunk:
         yield chunk

@@ -7,7 +7,6 @@ float32), `codes.npy` and `ranges.npy` (quantised), `index.faiss`, texts.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -21,11 +20,11 @@ from jaxtyping import Float32, Int
 
 from simjax.errors import SimjaxError, UsageError
 from simjax.eval.geometry import unit_rows
-from simjax.export import move_into_place
 from simjax.index import approximate, quantize
 from simjax.index.exact import ExactIndex, Hits
 from simjax.index.texts import StoredTexts, TextWriter
 from simjax.inference.formats import EmbeddingFile, head, load_array
+from simjax.processes import drafts
 
 Kind: TypeAlias = Literal["exact", "int8", "binary", "faiss-flat", "faiss-ivf", "faiss-hnsw"]
 
@@ -79,6 +78,8 @@ def build(
 ) -> About:
     """Write an index in bounded memory (but for what faiss holds), whole or not at all.
 
+    What calls that were killed have left there is cleared up first.
+
     Args:
         source: The embeddings; they are scaled to length 1.
         folder: Where to.
@@ -96,13 +97,14 @@ def build(
     """
     if kind not in get_args(Kind):
         raise UsageError(f"kind {kind!r}: choose from {', '.join(get_args(Kind))}")
+    drafts.recover(folder.resolve())
     if folder.exists() and not (overwrite and (folder / MARKER).is_file()):
         hint = "--overwrite replaces it" if (folder / MARKER).is_file() else "it is no index"
         raise SimjaxError(f"{folder}: exists already, and {hint}")
     if kind.startswith("faiss"):
         approximate.load_faiss()
     folder = folder.resolve()
-    draft = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    draft = drafts.draft_of(folder)
     try:
         draft.mkdir(parents=True)
         rows = _write_embeddings(source, draft, texts, advance)
@@ -118,7 +120,7 @@ def build(
             _write_about(draft, about)
         if not keeps:
             (draft / EMBEDDINGS).unlink()
-        move_into_place(draft, folder)
+        drafts.move_into_place(draft, folder)
     except OSError as error:
         raise SimjaxError(f"{folder}: cannot be written ({error.strerror or error})") from error
     finally:

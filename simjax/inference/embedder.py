@@ -25,6 +25,9 @@ from simjax.types import Block, Params
 
 WINDOW = 4096
 """Texts that are tokenised and packed together, while the devices compute those before them."""
+CHARACTERS = 1024
+"""For each text of a full window: where texts are longer, a window has fewer of them. A tokenizer
+takes a long text whole before it cuts it."""
 
 
 @dataclass(frozen=True)
@@ -97,9 +100,22 @@ class Embedder:
             return Weights(single, single)
         return Weights(single, jax.device_put(single, self._everywhere))
 
-    def window(self, most_tokens: int) -> int:
-        """Texts of a window: enough for ten calls or so of short ones."""
-        return max(WINDOW, self.blocks * most_tokens // 2)
+    def window(self, source: Iterator[str], most_tokens: int) -> Iterator[str]:
+        """The texts of the next window: enough for ten calls or so of short ones.
+
+        It ends with the text that fills it, by its number or by the characters of all.
+
+        Args:
+            source: Texts; read as far as the window goes.
+            most_tokens: Most places that a device computes at a time.
+        """
+        most = max(WINDOW, self.blocks * most_tokens // 2)
+        room = most * CHARACTERS
+        for text in islice(source, most):
+            yield text
+            room -= len(text)
+            if room <= 0:
+                return
 
     def _start(self, weights: Weights, block: Block) -> jax.Array:
         if block.tokens.ndim == 2:
@@ -120,15 +136,18 @@ class Embedder:
             source: Texts; read two windows ahead of what is given out.
             request: What is done to every text. Equal ones of a window are computed once.
         """
-        step = self.window(request.most_tokens)
         read: deque[Distinct] = deque()
 
         def windows() -> Iterator[list[str]]:
             number = 0
-            while window := list(islice(source, step)):
-                read.append(Distinct(window, request.before, number))
-                number += len(window)
-                yield read[-1].texts
+            while True:
+                window = self.window(source, request.most_tokens)
+                distinct = Distinct(window, request.before, number)
+                if not distinct.count:
+                    return
+                number += distinct.count
+                read.append(distinct)
+                yield distinct.texts
 
         filled = 0
         for part in self.run(weights, cutter, windows(), request):

@@ -42,6 +42,7 @@ class Distinct:
 
     Attributes:
         texts: The different ones, by first appearance.
+        count: How many sentences there are.
     """
 
     def __init__(self, sentences: Iterable[str], before: str, number: int = 0) -> None:
@@ -62,11 +63,12 @@ class Distinct:
                 raise TypeError(f"sentence {place} is {type(text).__name__}, not a string")
             places.append(index.setdefault(before + text, len(index)))
         self.texts = list(index)
+        self.count = len(places)
         self._places = places
 
     def rows(self, values: Float32[np.ndarray, "T D"]) -> Float32[np.ndarray, "N D"]:
         """A row for every sentence, from one for every different sentence."""
-        return values if len(values) == len(self._places) else values[self._places]
+        return values if len(values) == self.count else values[self._places]
 
 
 def check_several(sentences: object) -> None:

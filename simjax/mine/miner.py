@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from simjax.errors import SimjaxError, UsageError
 from simjax.index.exact import ExactIndex
 from simjax.mine.data import MiningData
 from simjax.mine.negatives import MiningConfig, Refused, choose
+from simjax.processes import drafts
 
 Encode: TypeAlias = Callable[[Sequence[str]], Float32[np.ndarray, "N D"]]
 """Texts to unit vectors."""
@@ -123,7 +123,7 @@ def write(path: Path, rows: Iterator[dict[str, str]]) -> int:
         SimjaxError: There are none, or the file cannot be written.
     """
     check_output(path)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft = drafts.draft_of(path)
     count = 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -133,7 +133,7 @@ def _pooling(path: Path) -> Pooling:
     modes = mode if isinstance(mode, list) else [mode]
     if config.get("include_prompt") is False:
         raise SimjaxError(f"{path}: include_prompt false is not supported")
-    if len(modes) != 1 or modes[0] not in POOLING_WORDS:
+    if len(modes) != 1 or not isinstance(modes[0], str) or modes[0] not in POOLING_WORDS:
         raise SimjaxError(
             f"{path}: pooling {' + '.join(map(str, modes))} is not supported; "
             f"one of {', '.join(POOLING_WORDS)} is"
@@ -222,7 +222,7 @@ def _use(folder: Path) -> dict[str, Any]:
     if not isinstance(prompts, dict) or not all(isinstance(p, str) for p in prompts.values()):
         raise SimjaxError(f"{path}: prompts must map names to texts")
     default = config.get("default_prompt_name")
-    if default is not None and default not in prompts:
+    if default is not None and not (isinstance(default, str) and default in prompts):
         raise SimjaxError(f"{path}: default_prompt_name {default!r} is not among its prompts")
     named = config.get("flow")
     flow = None if named is None else _inside(folder, named, path)

@@ -16,7 +16,6 @@ from jax import P
 from jax.sharding import Mesh, NamedSharding
 from rich.console import Console
 
-from simjax import export
 from simjax import mesh as meshes
 from simjax.checkpoint import agreement
 from simjax.checkpoint.manager import Checkpoints
@@ -27,7 +26,7 @@ from simjax.errors import DivergedError
 from simjax.eval import report, tasks
 from simjax.inference.likelihood import Likelihood
 from simjax.objectives.config import ContrastiveConfig
-from simjax.processes import roll_call
+from simjax.processes import drafts, roll_call
 from simjax.train import config as run_config
 from simjax.train import finish, lora, resume, summary, throughput
 from simjax.train import metrics as metrics_file
@@ -80,7 +79,7 @@ def train(
         mirror = stack.enter_context(resume.open_mirror(folder, config, _lines(console)))
         mirror.fetch()
         if jax.process_index() == 0:
-            export.recover(folder / "export")
+            drafts.recover(folder / "export", alone=True)
         evaluation = tasks.load(config.evaluation, config.data.root_path)
         roll_call.agree("evaluation", {"evaluation": tasks.sizes(evaluation)})
         run = prepare(config)

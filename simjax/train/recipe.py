@@ -314,7 +314,7 @@ def _convert(hint: Any, leaf: _Leaf, key: str) -> Any:
     parser.add_argument("--value", type=hint)
     try:
         converted = parser.parse_object({"value": value}, defaults=False)["value"]
-    except (jsonargparse.ArgumentError, TypeError, ValueError):
+    except (jsonargparse.ArgumentError, TypeError, ValueError, OverflowError):
         raise complaint from None
     if converted is None or (isinstance(converted, float) and not math.isfinite(converted)):
         raise complaint

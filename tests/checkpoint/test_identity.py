@@ -70,10 +70,11 @@ def test_a_lost_identity_is_told(tmp_path):
             checkpoints.identify(IDENTITY)
 
 
-def test_an_unreadable_identity_is_told(tmp_path):
+@pytest.mark.parametrize("content", ["{", "[1]", "5", '"run"', "[" * 9999], ids=lambda c: c[:5])
+def test_an_unreadable_identity_is_told(tmp_path, content):
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, {"x": jnp.ones(1)}, {})
         checkpoints.wait()
-        (tmp_path / "run.json").write_text("{")
+        (tmp_path / "run.json").write_text(content)
         with pytest.raises(SimjaxError, match=r"run\.json: cannot be read"):
             checkpoints.identify(IDENTITY)

@@ -90,6 +90,8 @@ def test_csv_rows_may_span_lines(tmp_path: Path) -> None:
     path.write_text('sent0,sent1,hard_neg\n"a\nb","c, ""d""",e\nf,g,h\n', encoding="utf-8")
     file = File("triples.csv", (2,), ("sent0", "sent1", "hard_neg"))
     assert count_rows(path, file) == 2
+    path.write_text(f"sent0,sent1,hard_neg\na,b,{'c' * (1 << 20)}\n\nd,e,f\n", encoding="utf-8")
+    assert count_rows(path, file) == 2
     path.write_text('sent0,sent1,hard_neg\na,"b,c\n', encoding="utf-8")
     with pytest.raises(SimjaxError, match=r"triples\.csv:2: malformed CSV"):
         count_rows(path, file)

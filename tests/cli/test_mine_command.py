@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from simjax.data.sources import Source, read
+from simjax.processes import drafts
 
 from .conftest import TEXTS
 
@@ -43,6 +44,16 @@ def test_mined_triples_can_be_trained_on(simjax, model_folder, pairs, tmp_path, 
     figures = json.loads((tmp_path / "x.json").read_text())
     assert (figures["rows"], figures["anchors_with_fewer"]) == (15, 0)
     assert [path.name for path in output.parent.iterdir()] == [output.name]
+
+
+def test_what_a_killed_one_has_left_is_removed_before_anything_else(
+    simjax, model_folder, pairs, tmp_path
+) -> None:
+    output = tmp_path / "x.csv"
+    draft = drafts.draft_of(output)
+    draft.write_text("anchor,positive,neg")
+    assert simjax("mine", model_folder, tmp_path / "absent.csv", output).status == 1
+    assert not draft.exists()
 
 
 def test_tuples_and_margins(simjax, model_folder, pairs, tmp_path) -> None:

@@ -79,13 +79,14 @@ def test_encode_reads_standard_input(simjax, model_folder, tmp_path, embeddings,
 def test_encode_goes_on_where_it_stopped(
     simjax, model_folder, embeddings, tmp_path, monkeypatch
 ) -> None:
-    from simjax.inference.embedder import Embedder
+    from simjax.inference import embedder
 
-    monkeypatch.setattr(Embedder, "window", lambda self, most_tokens: 2)
+    # Windows end after 50 characters, and so have two texts or three.
+    monkeypatch.setattr(embedder, "CHARACTERS", 50 / embedder.WINDOW)
     path, output = tmp_path / "in.txt", tmp_path / "x.safetensors"
     lines = [text.encode() + b"\n" for text in (*TEXTS, *TEXTS)]
     whole = b"".join(lines)
-    # The ninth line cannot be read, and those before it are four windows.
+    # The ninth line cannot be read, and those before it are three windows.
     path.write_bytes(b"".join([*lines[:8], b"\xff\n"]))
     status, _, err = simjax("encode", model_folder, path, output)
     assert status == 1 and "in.txt:9: not valid UTF-8" in err

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from simjax.processes import drafts
 from simjax.sentence_encoder import SentenceEncoder
 
 from .conftest import TEXTS
@@ -122,3 +123,15 @@ def test_a_run_is_not_gone_on_with_as_another(simjax, folder: Path) -> None:
     )
     assert status == 1
     assert "objective.temperature" in err and err.splitlines()[-1].startswith("simjax: ")
+
+
+def test_export_brings_back_what_a_killed_one_had_moved_aside(
+    simjax, model_folder, tmp_path
+) -> None:
+    folder = tmp_path / "x"
+    assert simjax("export", model_folder, folder).status == 0
+    draft = drafts.draft_of(folder)
+    folder.rename(draft.with_name(draft.name.replace("partial", "old")))
+    # It is what is read as well.
+    assert simjax("export", folder, folder, "--overwrite").status == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]

@@ -73,6 +73,7 @@ def vocabulary(folder: Path) -> BertTokenizerFast:
 def scaled(by: int) -> None:
     """Index portions that are so many times smaller, as if the data set were larger."""
     store_writer.CHUNK //= by
+    store_writer.CHARACTERS //= by
     numbering.PART //= by
 
 

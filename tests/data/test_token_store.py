@@ -155,6 +155,21 @@ def test_examples_that_repeat_others_are_left_out_when_asked(make, root):
     assert (again.repeated, again.fingerprint) == (2, distinct.fingerprint)
 
 
+def test_long_texts_make_smaller_chunks(make, root, monkeypatch):
+    lines = [f"{i} {'cat ' * (i % 5)}".strip() for i in range(40)]
+    lines[11] = "long " * 100
+    (root / "a.txt").write_text("".join(f"{line}\n" for line in [*lines, lines[3]]))
+    done = []
+    whole = make(drop_duplicates=True)
+    monkeypatch.setattr(store_writer, "CHARACTERS", 64)
+    again = make(drop_duplicates=True, cache=root / "again", progress=done.append)
+    for name in ("tokens", "offsets", "text_ids", "digests", "examples"):
+        np.testing.assert_array_equal(getattr(again, name), getattr(whole, name))
+    assert again.repeated == whole.repeated == 1
+    sizes = np.diff([0, *done])
+    assert sizes.max() <= 32 and len(set(sizes.tolist())) > 2
+
+
 def test_a_chunk_of_nothing_but_repetitions(make, root, monkeypatch):
     monkeypatch.setattr(store_writer, "CHUNK", 2)
     (root / "a.txt").write_text("a\nb\nA\nB\nc\n")

@@ -11,6 +11,7 @@ from simjax.index import folder as folders
 from simjax.index.folder import About, SavedIndex, build
 from simjax.index.recall import measure, recall_at, without_self
 from simjax.inference.formats import EmbeddingFile
+from simjax.processes import drafts
 
 KINDS = ("exact", "int8", "binary", "faiss-flat", "faiss-ivf", "faiss-hnsw")
 WIDTH = 40
@@ -144,6 +145,18 @@ def test_texts_must_be_as_many(source, tmp_path):
     with pytest.raises(SimjaxError, match="all texts are empty"):
         build(source, tmp_path / "index", texts=[""] * 700)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_killed_calls_have_left_is_cleared_up(source, tmp_path):
+    folder = tmp_path / "index"
+    build(source, folder)
+    left = drafts.draft_of(folder)
+    left.mkdir()
+    folder.rename(left.with_name(left.name.replace("partial", "old")))
+    with pytest.raises(SimjaxError, match="--overwrite replaces it"):
+        build(source, folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["index"]
+    assert SavedIndex(folder).about.rows == 700
 
 
 def test_only_an_index_is_replaced(source, tmp_path):

@@ -93,6 +93,29 @@ def test_any_modules(folders, tmp_path, listed, pooling):
     loaded_or_refused(folder)
 
 
+def objects(*keys: str) -> st.SearchStrategy[object]:
+    return st.dictionaries(st.sampled_from(keys), values | st.lists(values, max_size=1)) | values
+
+
+@on_files
+@given(
+    objects("pooling_mode", "pooling_mode_cls_token", "pooling_mode_mean_tokens", "include_prompt"),
+    objects("prompts", "default_prompt_name", "flow"),
+)
+def test_any_pooling_and_use(folders, tmp_path, pooling, use):
+    folder = copy(folders["bert"], tmp_path / "bert")
+    package = "sentence_transformers.models."
+    listed = [
+        {"path": "", "type": f"{package}Transformer"},
+        {"path": "1_Pooling", "type": f"{package}Pooling"},
+    ]
+    (folder / "modules.json").write_text(json.dumps(listed))
+    (folder / "1_Pooling").mkdir(exist_ok=True)
+    (folder / "1_Pooling" / "config.json").write_text(json.dumps(pooling))
+    (folder / "config_sentence_transformers.json").write_text(json.dumps(use))
+    loaded_or_refused(folder)
+
+
 @on_files
 @given(
     st.sampled_from(["sentence_bert_config.json", "tokenizer_config.json"]),

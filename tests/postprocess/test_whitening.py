@@ -1,5 +1,7 @@
 """Whitening beside NumPy in float64, and its folders beside sentence-transformers."""
 
+from itertools import islice
+
 import numpy as np
 import pytest
 from sentence_transformers import SentenceTransformer
@@ -85,7 +87,9 @@ TEXTS = [f"{text} {word} {i}" for i in range(9) for text in SENTENCES for word i
 
 @pytest.mark.parametrize("normalize", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_sentence_transformers_whitens_as_we_do(folder, tmp_path, normalize, monkeypatch):
-    monkeypatch.setattr(Embedder, "window", lambda self, most_tokens: 13)  # several parts
+    monkeypatch.setattr(
+        Embedder, "window", lambda self, source, most_tokens: islice(source, 13)
+    )  # several parts
     encoder = SentenceEncoder.from_pretrained(folder, normalize=normalize)
     new, found = whitened(encoder, [" ", *TEXTS, ""], dimension=10)
     assert found.sentences == len(TEXTS)

@@ -105,9 +105,17 @@ def without_first(content: Any) -> None:
     content["added_tokens"] = [t for t in content["added_tokens"] if t["content"] != "[CLS]"]
 
 
-def with_prompts(folder: Path) -> None:
-    write(folder / "modules.json", modules("Transformer", "Pooling"))
-    write(folder / "config_sentence_transformers.json", '{"prompts": [1]}')
+def with_use(use: str, pooling: str = "{}") -> Callable[[Path], None]:
+    """What is beside the modules: how they are used, and how tokens are pooled."""
+
+    def damage(folder: Path) -> None:
+        content = json.loads(modules("Transformer", "Pooling"))
+        content[1]["path"] = "1_Pooling"
+        write(folder / "modules.json", json.dumps(content))
+        write(folder / "1_Pooling" / "config.json", pooling)
+        write(folder / "config_sentence_transformers.json", use)
+
+    return damage
 
 
 def flow(name: str, *says: str, tensors: Change | None = None, **changes: object) -> Row:
@@ -219,7 +227,26 @@ ROWS = [
     file(
         "no length", "sentence_bert_config.json", '{"max_seq_length": 0}', "length 0 is not a pos"
     ),
-    model("prompts that are no texts", with_prompts, "prompts must map names to texts"),
+    model(
+        "prompts that are no texts",
+        with_use('{"prompts": [1]}'),
+        "config_sentence_transformers.json: prompts must map names to texts",
+    ),
+    model(
+        "a list for the default prompt",
+        with_use('{"prompts": {"x": "y"}, "default_prompt_name": ["x"]}'),
+        "config_sentence_transformers.json: default_prompt_name ['x'] is not among its prompts",
+    ),
+    model(
+        "an object for the pooling",
+        with_use("{}", '{"pooling_mode": {"a": 1}}'),
+        "1_Pooling/config.json: pooling {'a': 1} is not supported; one of cls, ",
+    ),
+    model(
+        "a list in a list for the pooling",
+        with_use("{}", '{"pooling_mode": [["cls"]]}'),
+        "1_Pooling/config.json: pooling ['cls'] is not supported; one of cls, ",
+    ),
     model("a flow that is not there", with_a_flow("flow"), "{}/model/flow/config.json: cannot be"),
     model("a flow elsewhere", with_a_flow("../flow"), "path '../flow' leaves the folder"),
     flow("behind other vectors", "config.json: a flow over 24 dimensions, behind 16", width=24),

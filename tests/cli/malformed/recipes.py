@@ -74,6 +74,11 @@ ROWS = [
     recipe("a section for a number", "seed: {a: 1}\n", ":3: seed must be a whole number"),
     recipe("an unknown choice", "objective: {loss: triplet}\n", ":3: ", "infonce, flatnce, dcl"),
     recipe("a number of 5,000 digits", f"seed: {'9' * 5000}\n", "{}/recipe.yaml:3: "),
+    recipe(
+        "a temperature of 400 digits",
+        f"objective: {{temperature: {'9' * 400}}}\n",
+        ":3: objective.temperature must be a number, not 9999",
+    ),
     recipe("a seed below 0", "data: {seed: -1}\n", ":3: data.seed is -1"),
     recipe(
         "a seed of 100 bits", f"seed: {1 << 100}\n", ":3: seed is 1267650600228229401496703205376"
