@@ -227,7 +227,7 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
             lambda blocks: memory.most_bytes(
                 model.config, state, batch, blocks, update.system.encodings
             ),
-            lambda blocks: memory.step_bytes(update.step(blocks), state, batch),
+            lambda blocks: memory.step_bytes(update.step(blocks), state, batch, free),
         )
     check_parts(config, meshes.batch_parts(mesh), fit.micro_blocks < share)
     step = update.step(fit.micro_blocks)

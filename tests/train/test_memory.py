@@ -3,6 +3,7 @@
 import dataclasses
 from types import SimpleNamespace
 
+import jax
 import pytest
 
 from simjax.errors import UsageError
@@ -57,6 +58,41 @@ def test_the_new_state_takes_the_place_of_the_old_and_other_results_do_not():
     program = SimpleNamespace(memory_analysis=lambda: analysis)
     assert memory.ProgramBytes.of(program) == memory.ProgramBytes(1000, 230, 5)
     assert memory.program_bytes(program) == 1235
+
+
+class TooLarge:
+    """A step that the compiler gives up on, with this message."""
+
+    def __init__(self, message):
+        self.message = message
+
+    def lower(self, state, batch):
+        return self
+
+    def compile(self):
+        raise jax.errors.JaxRuntimeError(self.message)
+
+
+TPU = "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space "
+
+
+@pytest.mark.parametrize(
+    ("message", "free", "taken"),
+    [
+        (f"{TPU}hbm. Used 22.03G of 15.75G hbm.", 0, int(22.03 * 2**30)),
+        # The compiler may have less than the device says that it has.
+        (f"{TPU}hbm. Used 15.80G of 15.75G hbm.", 16 * 2**30, 16 * 2**30 + 1),
+        ("RESOURCE_EXHAUSTED: Out of memory while trying to allocate 800 bytes.", 900, 901),
+    ],
+)
+def test_a_step_that_is_not_compiled_for_want_of_memory_does_not_fit(message, free, taken):
+    assert memory.step_bytes(TooLarge(message), None, None, free) == taken
+
+
+@pytest.mark.parametrize("message", ["INTERNAL: Mosaic failed", f"{TPU}vmem. Used 20M of 16M vmem"])
+def test_a_compiler_that_fails_for_another_reason_is_heard(message):
+    with pytest.raises(jax.errors.JaxRuntimeError):
+        memory.step_bytes(TooLarge(message), None, None, 900)
 
 
 def test_a_size_that_takes_more_than_its_part_is_passed_over():
@@ -119,8 +155,6 @@ def test_a_run_chooses_for_itself(data, tmp_path, monkeypatch):
 
 
 def test_memory_of_this_machine():
-    import jax
-
     every = memory.room(jax.devices())
     one = memory.room(jax.devices()[:1])
     assert every is not None and one is not None and 0 < every < one
