@@ -165,15 +165,15 @@ def _shard_bytes(leaf: Any) -> int:
 def abstract_batch(source: BatchSource, mesh: jax.sharding.Mesh) -> Batch:
     """A global batch as large as they usually get, without its content."""
     first = source[0].batch
-    rows = first.block.tokens.shape[1]
-    # Most batches need what the first needs, or a little more.
-    rung = min(source.ladder.index(rows) + 1, len(source.ladder) - 1)
+    # In a long run some batch needs a little more than any of the sample.
+    larger = (rows for rows in source.ladder if rows > source.foreseen)
+    most = next(larger, source.ladder[-1])
     sharding, processes = meshes.batch_sharding(mesh), jax.process_count()
 
     def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
         shape = (leaf.shape[0] * processes, *leaf.shape[1:])
         if leaf.ndim == 3 and leaf.shape[1:] == first.block.tokens.shape[1:]:
-            shape = (shape[0], source.ladder[rung], shape[2])
+            shape = (shape[0], most, shape[2])
         return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=sharding)
 
     return jax.tree.map(abstract, first)

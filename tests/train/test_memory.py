@@ -6,11 +6,15 @@ from types import SimpleNamespace
 import jax
 import pytest
 
+from simjax.data import corpus
+from simjax.data.pipeline import BatchSource
+from simjax.data.sources import Source
 from simjax.errors import UsageError
+from simjax.mesh import make_mesh
 from simjax.train import memory
-from simjax.train.setup import set_up
+from simjax.train.setup import make_tokenizer, set_up
 from simjax.train.state import abstract_state
-from tests.train.tiny_run import BATCH, BLOCK, config_for, write_data
+from tests.train.tiny_run import BATCH, BLOCK, WORDS, config_for, write_data
 
 
 class Compiler:
@@ -114,6 +118,20 @@ def test_what_was_asked_for_is_kept_or_refused():
         choose(109)
     with pytest.raises(UsageError, match=r"a step needs .* with the smallest micro-batch"):
         choose(109, asked=1)
+
+
+def test_a_batch_is_as_large_as_those_of_the_source_with_the_longest_texts(tmp_path):
+    (tmp_path / "short.csv").write_text("anchor,positive\n" + "ba,ce\n" * 64)
+    words = " ".join(WORDS[:14])
+    (tmp_path / "long.csv").write_text("anchor,positive\n" + f"{words},{words}\n" * 64)
+    config = config_for(write_data(tmp_path), tmp_path / "run")
+    sources = tuple(Source(path=f"{name}.csv") for name in ("long", "short"))
+    data = dataclasses.replace(config.data, source=Source(), sources=sources)
+    config = dataclasses.replace(config, data=data)
+    source = BatchSource(corpus.prepare(data, make_tokenizer(config)), data)
+    rows = [source[n].batch.block.tokens.shape[1] for n in range(8)]
+    most = memory.abstract_batch(source, make_mesh(config.mesh)).block.tokens.shape[1]
+    assert rows[0] < max(rows) <= most
 
 
 @pytest.fixture(scope="module")
