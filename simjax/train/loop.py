@@ -265,7 +265,7 @@ class _Loop:
         self._peak = throughput.peak(list(run.mesh.devices.flat), run.config.model.dtype)
         self._window = throughput.Window()
         self._compiled: set[tuple[int, ...]] = set()
-        self._compile_seconds = 0.0
+        self._compile_seconds = run.compile_seconds
 
     def run(self, state: TrainState, start: int) -> tuple[TrainState, int]:
         """Trains to the end or to a stop; returns the state and the updates made."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -68,6 +69,7 @@ class Run:
         mask: Which of the parameters are trained, as of `trained.trained_mask`; None is all.
         frozen: Fingerprint of a frozen model's embeddings of the texts, where one is asked.
         encodings: Times that every text is encoded in a step, for the objective.
+        compile_seconds: Spent compiling steps to see whether they fit.
     """
 
     config: RunConfig
@@ -83,6 +85,7 @@ class Run:
     mask: Any = None
     frozen: str | None = None
     encodings: int = 1
+    compile_seconds: float = 0.0
 
     def encoder_of(self, parts: Mapping[str, Params]) -> SentenceEncoder:
         """The encoder, with its decoder if there is one, with other parameters."""
@@ -218,6 +221,7 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
     batch = memory.abstract_batch(source, mesh)
     free = memory.room(list(mesh.devices.flat))
     fit = memory.Fit(asked)
+    began = time.perf_counter()
     if free is not None:
         fit = memory.choose(
             share,
@@ -229,6 +233,8 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
             ),
             lambda blocks: memory.step_bytes(update.step(blocks), state, batch, free),
         )
+    # Where the formula leaves no doubt nothing is compiled.
+    compiling = 0.0 if fit.bytes is None else time.perf_counter() - began
     check_parts(config, meshes.batch_parts(mesh), fit.micro_blocks < share)
     step = update.step(fit.micro_blocks)
     micro_batch = None if fit.micro_blocks == asked else fit.micro_blocks * config.data.block
@@ -246,6 +252,7 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
         update.mask,
         None if told is None else told.fingerprint,
         update.system.encodings,
+        compiling,
     )
 
 

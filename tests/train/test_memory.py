@@ -139,6 +139,13 @@ def data(tmp_path_factory):
     return write_data(tmp_path_factory.mktemp("data"))
 
 
+def test_the_time_that_the_compiler_takes_is_told(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(memory, "most_bytes", lambda *_: 1000)
+    monkeypatch.setattr(memory, "room", lambda devices: 1000)
+    monkeypatch.setattr(memory, "step_bytes", lambda *_: 1000)
+    assert set_up(config_for(data, tmp_path / "run")).compile_seconds > 0
+
+
 @pytest.mark.slow
 def test_a_run_chooses_for_itself(data, tmp_path, monkeypatch):
     config = config_for(data, tmp_path / "run")
@@ -149,6 +156,7 @@ def test_a_run_chooses_for_itself(data, tmp_path, monkeypatch):
     )
     run = set_up(config)
     assert run.chosen_micro_batch is None and "micro" not in run.summary()
+    assert run.compile_seconds == 0
 
     state = abstract_state(run.params, run.tx, run.mesh)
     batch = memory.abstract_batch(run.source, run.mesh)
