@@ -306,7 +306,7 @@ class _Loop:
             return {}
         encoder = self.run_.encoder_of(parts)
         likelihood = None if encoder.decoder is None else Likelihood(encoder)
-        found = tasks.run(self.evaluation, encoder.encode, likelihood)
+        found = tasks.run(self.evaluation, encoder.encode, likelihood, encoder.for_retrieval)
         return agreement.scores_from_leader(found)
 
     def evaluate(self, state: TrainState, step: int, *, record: bool = True) -> dict[str, float]:

@@ -32,10 +32,11 @@ from simjax.models.tokenizer import check_same_ids, check_tokenizer, load_tokeni
 from simjax.objectives.config import ContrastiveConfig, frozen_model
 from simjax.processes import roll_call
 from simjax.sentence_encoder import SentenceEncoder
-from simjax.train import frozen, memory, trained
+from simjax.train import frozen, memory, prompts, trained
 from simjax.train.config import RunConfig
 from simjax.train.folder import has_checkpoints
 from simjax.train.requirements import check_examples
+from simjax.train.start import Start
 from simjax.train.state import TrainState, abstract_state, init_state
 from simjax.train.step import Step, blocks_per_device
 from simjax.train.system import Facts, make_heads, vocabulary_of
@@ -150,7 +151,7 @@ class Run:
         return (
             f"{len(store.examples):,} examples{left_out}, {self.total_steps:,} {steps} of "
             f"{data.batch_size:,} ({self.source.steps_per_epoch:,} an epoch); {parameters:,} "
-            f"parameters{part}; devices: {mesh}{portions}"
+            f"parameters{part}; devices: {mesh}{portions}{prompts.told(data, self.encoder)}"
         )
 
 
@@ -190,7 +191,8 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
     )
     _check_groups(config, share * config.data.block)
     tokenizer = make_tokenizer(config)
-    model, max_length = make_model(config, tokenizer)
+    start = make_model(config, tokenizer)
+    model = start.model
     check_tensor(config.mesh, model.config)
     store = corpus.prepare(config.data, tokenizer)
     asked_for = frozen_model(config.objective)
@@ -211,7 +213,7 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
         )
 
     heads = make_heads(config, model.config)
-    encoder = make_encoder(config, model, tokenizer, max_length, heads)
+    encoder = make_encoder(config, start, tokenizer, heads)
     _agree(config, encoder, store, told, total_steps)
 
     vocabulary = vocabulary_of(config.objective, tokenizer)
@@ -279,24 +281,26 @@ def _agree(
 
 def make_encoder(
     config: RunConfig,
-    model: SentenceModel,
+    start: Start,
     tokenizer: PreTrainedTokenizerFast,
-    max_length: int | None,
     heads: Mapping[str, LanguageModelHead],
 ) -> SentenceEncoder:
     """The model as it is used: unit vectors, since it is trained on cosines.
 
     A `cls_mlp` pooler keeps its dense layer after supervised training and drops it after
-    unsupervised, as SimCSE does. A head that learned to write paraphrases is used as well.
+    unsupervised, as SimCSE does. A head that learned to write paraphrases is used as well. Prompts
+    are those that it started with, and those of its sources where they agree.
     """
     decoder = None
     if config.objective.seq2seq is not None:
         decoder = Decoder(heads["lm_head"], config.data.max_length)
     return SentenceEncoder(
-        model,
+        start.model,
         tokenizer,
         normalize=True,
-        max_length=max_length,
+        max_length=start.max_length,
+        prompts={**start.prompts, **(prompts.of_sources(config.data) or {})},
+        default_prompt=start.default_prompt,
         training_head=config.data.views != "dropout",
         decoder=decoder,
     )
@@ -351,10 +355,8 @@ def _check_groups(config: RunConfig, share: int) -> None:
         )
 
 
-def make_model(
-    config: RunConfig, tokenizer: PreTrainedTokenizerFast
-) -> tuple[SentenceModel, int | None]:
-    """The model that training starts from, and the tokens per text that it is to be used with.
+def make_model(config: RunConfig, tokenizer: PreTrainedTokenizerFast) -> Start:
+    """The model that training starts from, and how it is to be used.
 
     Raises:
         SimjaxError: The folder is faulty, or the tokenizer does not fit the weights.
@@ -380,7 +382,7 @@ def make_model(
         if config.tokenizer.source is not None:
             check_same_ids(tokenizer, folder)
         check_shape(config, loaded.model.config)
-        return loaded.model, loaded.max_length
+        return Start(loaded.model, loaded.max_length, loaded.prompts, loaded.default_prompt)
     shape = dataclasses.replace(
         wanted.encoder, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id or 0
     )
@@ -392,4 +394,4 @@ def make_model(
         shape, wanted.pooling or "mean", dtype=dtype, rngs=nnx.Rngs(params=config.seed)
     )
     # Positions beyond the training length are as random as at the start.
-    return model, config.data.text_length
+    return Start(model, config.data.text_length)
