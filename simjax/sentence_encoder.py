@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -255,6 +256,21 @@ class SentenceEncoder(Searchable):
                 result[starts[part.window] + part.texts] = part.values
                 advance(len(part.texts))
         return result[0] if single else distinct.rows(result)
+
+    @property
+    def for_retrieval(self) -> tuple[Callable[..., Any], Callable[..., Any]]:
+        """`encode` as it is for queries, and as it is for documents.
+
+        Queries have the model's prompt `query`, documents `document`, `passage` or `corpus`,
+        whichever it has. With a prompt for one side alone the other has none; with neither, both
+        have the default prompt, if there is one.
+        """
+        names = (("query",), ("document", "passage", "corpus"))
+        chosen = [next((name for name in side if self.prompts.get(name)), "") for side in names]
+        queries, documents = (
+            partial(self.encode, prompt=name if any(chosen) else None) for name in chosen
+        )
+        return queries, documents
 
     def encode_stream(
         self,

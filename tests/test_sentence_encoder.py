@@ -189,6 +189,25 @@ def test_prompts_stand_before_the_text(folder):
     np.testing.assert_array_equal(named.encode("fish", prompt=""), plain.encode("fish"))
 
 
+@pytest.mark.parametrize(
+    ("prompts", "query", "document"),
+    [
+        ({"query": "the ", "document": "a "}, "the ", "a "),
+        ({"query": "the ", "document": "", "passage": "a "}, "the ", "a "),
+        ({"query": "the ", "other": "a "}, "the ", ""),
+        ({"corpus": "a ", "other": "the "}, "", "a "),
+        ({"query": "", "document": "", "other": "a "}, "a ", "a "),
+    ],
+)
+def test_retrieval_has_a_prompt_for_each_side(encoder, prompts, query, document):
+    default = "other" if "other" in prompts else None
+    named = SentenceEncoder(
+        encoder.model, encoder.tokenizer, normalize=False, prompts=prompts, default_prompt=default
+    )
+    for side, before in zip(named.for_retrieval, (query, document), strict=True):
+        np.testing.assert_array_equal(side("fish"), encoder.encode(f"{before}fish"))
+
+
 def test_long_texts_are_cut_and_keep_their_special_tokens(folder, encoder):
     text = "the cat runs " * 200
     np.testing.assert_allclose(encoder.encode(text), alone(encoder, text), atol=1e-5)

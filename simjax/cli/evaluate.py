@@ -171,8 +171,12 @@ def score(args: argparse.Namespace, loaded: Tasks, model: str | None = None) -> 
     if model is not None:
         args = argparse.Namespace(**{**vars(args), "model": model})
     encoder = load_model(args)
-    encode = partial(encoder.encode, batch_size=args.batch_size, show_progress_bar=True)
-    return tasks.evaluate(loaded, encode, keep=args.compare is not None)
+    encode, queries, documents = (
+        partial(encode, batch_size=args.batch_size, show_progress_bar=True)
+        for encode in (encoder.encode, *encoder.for_retrieval)
+    )
+    sides = (queries, documents)
+    return tasks.evaluate(loaded, encode, sides=sides, keep=args.compare is not None)
 
 
 def remarks(between: Mapping[str, float]) -> Iterator[str]:

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int
 from simjax.data.config import DataConfig
 from simjax.data.corpus import keys_of
 from simjax.data.disk_arrays import gather, release, slices
-from simjax.data.order import BatchOrder
+from simjax.data.order import WINDOW, BatchOrder
 from simjax.data.packing import Tokens, best_fit_decreasing, deal, ladder, pack
 from simjax.data.paraphrases import ORDERS, joined_lengths, pack_pairs
 from simjax.data.sources import Source, describe
@@ -34,6 +34,8 @@ ENDLESS = 2**31 - 1
 """Batches of a source: epochs follow each other without end."""
 _ROWS = 1 << 17
 """Examples that are looked at together."""
+_SAMPLE = 1 << 18
+"""Texts of the batches that the numbers of rows are chosen by."""
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,8 @@ class BatchSource:
         self._scores = store.scores if _any_score(store.scores) else None
         self.steps_per_epoch = self.order.steps_per_epoch
         """Batches that have as many examples as the sources."""
-        self.ladder = self._choose_ladder()
+        self.ladder, self.foreseen = self._choose_ladder()
+        """Rows that the blocks of a step may have, and the most that a sample of batches needs."""
 
     def __len__(self) -> int:
         return ENDLESS
@@ -245,8 +248,8 @@ class BatchSource:
             rows=self._groups * max(placement.rows for placement in placed),
         )
 
-    def _choose_ladder(self) -> tuple[int, ...]:
-        """Rows that the blocks of a step may have, from plans of the first batches.
+    def _choose_ladder(self) -> tuple[tuple[int, ...], int]:
+        """Rows that the blocks of a step may have, and the most that plans of a sample need.
 
         Each entry is compiled once it is needed, so there are few. They lie close together over
         the range that the sample needs, then grow geometrically to what the longest examples of
@@ -254,8 +257,10 @@ class BatchSource:
         """
         config, groups = self.config, self._groups
         texts_per_batch = config.batch_size * self.num_views
-        sample = min(64, max(4, 2**18 // texts_per_batch))
-        needed = [self._plan(n).rows // groups for n in range(sample)]
+        sample = min(64, max(4, _SAMPLE // texts_per_batch))
+        # Of few batches, a source with a small share may have none, and needs rows of its own.
+        firsts = {self.order.source_of(n): n for n in reversed(range(WINDOW))}
+        needed = [self._plan(n).rows // groups for n in {*range(sample), *firsts.values()}]
         longest = np.zeros(0, np.int64)
         for run in slices(self.num_examples, _ROWS):
             lengths = self._lengths(self._texts(np.arange(run.start, run.stop)))
@@ -266,7 +271,7 @@ class BatchSource:
         # Any two rows that best fit leaves hold more than one row's tokens between them.
         worst = math.ceil(2 * int(longest.sum()) / config.row_length)
         rungs = ladder(needed, min(worst, config.block * self.num_views // groups))
-        return tuple(groups * rung for rung in rungs)
+        return tuple(groups * rung for rung in rungs), groups * max(needed)
 
 
 def _rows(

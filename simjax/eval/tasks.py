@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -82,6 +82,8 @@ class EvalConfig:
 
 
 Data: TypeAlias = StsSet | RetrievalSet | ClassificationSet | ParaphraseSet
+Sides: TypeAlias = tuple[Encode, Encode]
+"""What encodes queries, and what encodes documents."""
 
 
 @dataclass(frozen=True)
@@ -267,8 +269,44 @@ def _retrieval_values(scores: RetrievalScores) -> list[float]:
     return [scores.ndcg_at_10, scores.mrr_at_10, *(scores.recall[k] for k in CUTOFFS)]
 
 
+def _by_side(task: LoadedTask) -> tuple[LoadedTask, int]:
+    """A retrieval task whose queries come before its documents, and how many they are.
+
+    A text that is both is there twice.
+    """
+    queries, query_of = np.unique(task.queries, return_inverse=True)
+    documents, document_of = np.unique(task.documents, return_inverse=True)
+    count = len(queries)
+    first = np.searchsorted(queries, task.positives[:, 0])
+    second = np.searchsorted(documents, task.positives[:, 1])
+    split = replace(
+        task,
+        texts=[task.texts[place] for place in (*queries, *documents)],
+        positives=np.stack([first, count + second], axis=1),
+        queries=query_of,
+        documents=count + document_of,
+    )
+    return split, count
+
+
+def _encoded(
+    task: LoadedTask, encode: Encode, sides: Sides | None
+) -> tuple[LoadedTask, Float[np.ndarray, "T D"]]:
+    """The embeddings of a task's texts, and the task that counts them as they stand there."""
+    if sides is None or not isinstance(task.data, RetrievalSet):
+        return task, encode(task.texts)
+    task, count = _by_side(task)
+    parts = (task.texts[:count], task.texts[count:])
+    return task, np.concatenate([side(part) for side, part in zip(sides, parts, strict=True)])
+
+
 def evaluate(
-    tasks: Tasks, encode: Encode, likelihood: Likelihood | None = None, *, keep: bool = False
+    tasks: Tasks,
+    encode: Encode,
+    likelihood: Likelihood | None = None,
+    sides: Sides | None = None,
+    *,
+    keep: bool = False,
 ) -> Results:
     """Run every task.
 
@@ -280,6 +318,8 @@ def evaluate(
         tasks: From `load`.
         encode: Texts to embeddings.
         likelihood: Of texts behind others, for paraphrases.
+        sides: What encodes the queries and what encodes the documents of retrieval, where they are
+            not encoded as other texts are; a text that is both then counts as two.
         keep: Give the embeddings back as well, for `comparison.compare_tasks`.
 
     Raises:
@@ -287,13 +327,13 @@ def evaluate(
         SimjaxError: It returned not one row per text; or there are paraphrases and no likelihood.
     """
     results = Results()
-    for task in tasks.loaded:
-        if isinstance(task.data, ParaphraseSet):
+    for loaded in tasks.loaded:
+        if isinstance(loaded.data, ParaphraseSet):
             if likelihood is None:
-                raise SimjaxError(f"{task.name}: the model predicts no texts; it has no decoder")
-            results.metrics[f"{task.name}/perplexity"] = perplexity(task.data, likelihood)
+                raise SimjaxError(f"{loaded.name}: the model predicts no texts; it has no decoder")
+            results.metrics[f"{loaded.name}/perplexity"] = perplexity(loaded.data, likelihood)
             continue
-        embeddings = encode(task.texts)
+        task, embeddings = _encoded(loaded, encode, sides)
         if len(embeddings) != len(task.texts):
             raise SimjaxError(
                 f"{task.name}: the encoder returned {len(embeddings)} embeddings for"
@@ -303,25 +343,25 @@ def evaluate(
             unit = geometry.unit_rows(embeddings)
         except SimjaxError as error:
             raise type(error)(f"{task.name}: {error}") from error
-        if isinstance(task.data, StsSet):
-            values = _sts_values(task.data, unit)
-        elif isinstance(task.data, ClassificationSet):
-            values = score_classification(task.data, unit, logistic=tasks.config.logistic)
+        if isinstance(loaded.data, StsSet):
+            values = _sts_values(loaded.data, unit)
+        elif isinstance(loaded.data, ClassificationSet):
+            values = score_classification(loaded.data, unit, logistic=tasks.config.logistic)
         else:
             values = _retrieval_values(
-                score_retrieval(task.data, unit[task.queries], task.documents, unit)
+                score_retrieval(loaded.data, unit[task.queries], task.documents, unit)
             )
         if len(task.positives):
             first, second = (unit[column] for column in task.positives.T)
             values.append(float(alignment(first, second)[0]))
         sample = unit[:: -(-len(unit) // GEOMETRY_TEXTS)]
         spectrum = geometry.singular_values(sample)
-        if len(task.texts) > 1:
+        if len(loaded.texts) > 1:
             values += [
                 float(align_uniform(sample, t=[tasks.config.uniformity_t]).uniformity[0]),
                 geometry.effective_rank(spectrum),
             ]
-        names = [f"{task.name}/{name}" for name in _names(task, tasks.config)]
+        names = [f"{task.name}/{name}" for name in _names(loaded, tasks.config)]
         results.metrics.update(zip(names, values, strict=True))
         results.spectra[task.name] = spectrum
         if keep:
@@ -329,9 +369,14 @@ def evaluate(
     return results
 
 
-def run(tasks: Tasks, encode: Encode, likelihood: Likelihood | None = None) -> dict[str, float]:
+def run(
+    tasks: Tasks,
+    encode: Encode,
+    likelihood: Likelihood | None = None,
+    sides: Sides | None = None,
+) -> dict[str, float]:
     """The scores of `evaluate`, under names such as `stsb-dev/spearman`."""
-    return evaluate(tasks, encode, likelihood).metrics
+    return evaluate(tasks, encode, likelihood, sides).metrics
 
 
 def baseline(tasks: Tasks) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import time
 from dataclasses import dataclass
 
@@ -11,10 +10,7 @@ import jax
 from simjax.errors import SimjaxError
 from simjax.plan.collectives import Collective, collectives
 from simjax.plan.program import Program
-from simjax.train.memory import ProgramBytes
-
-_USED = re.compile(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm")
-_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+from simjax.train.memory import ProgramBytes, needed_bytes
 
 
 @dataclass(frozen=True)
@@ -56,7 +52,7 @@ def compile_step(program: Program) -> Compiled:
     try:
         step = program.compile()
     except jax.errors.JaxRuntimeError as error:
-        needed = _needed(str(error))
+        needed = needed_bytes(str(error))
         if needed is None:
             raise SimjaxError(
                 f"the compiler fails on this step ({_first_line(error)}); --no_compile plans by "
@@ -83,12 +79,3 @@ def compile_step(program: Program) -> Compiled:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
-
-
-def _needed(message: str) -> int | None:
-    """Bytes that the compiler would have liked; None where memory is not what is amiss."""
-    found = _USED.search(message)
-    if found is None:
-        return None
-    number, unit = found.groups()
-    return int(float(number) * _UNITS[unit])

@@ -142,9 +142,9 @@ def export_run(
         if chosen is None:
             raise SimjaxError(f"{run}: has no checkpoint yet; train it first")
         tokenizer = load_run_tokenizer(config)
-        model, max_length = make_model(config, tokenizer)
-        heads = make_heads(config, model.config)
-        encoder = make_encoder(config, model, tokenizer, max_length, heads)
+        start = make_model(config, tokenizer)
+        heads = make_heads(config, start.model.config)
+        encoder = make_encoder(config, start, tokenizer, heads)
         parts = restore_parts(checkpoints, chosen, encoder, config)
         scores = {
             name.removeprefix(EVALUATION): value

@@ -231,7 +231,7 @@ class _Loop:
         self._peak = throughput.peak(list(run.mesh.devices.flat), run.config.model.dtype)
         self._window = throughput.Window()
         self._compiled: set[tuple[int, ...]] = set()
-        self._compile_seconds = 0.0
+        self._compile_seconds = run.compile_seconds
 
     def run(self, state: TrainState, start: int) -> tuple[TrainState, int]:
         """Trains to the end or to a stop; returns the state and the updates made."""
@@ -272,7 +272,7 @@ class _Loop:
             return {}
         encoder = self.run_.encoder_of(parts)
         likelihood = None if encoder.decoder is None else Likelihood(encoder)
-        found = tasks.run(self.evaluation, encoder.encode, likelihood)
+        found = tasks.run(self.evaluation, encoder.encode, likelihood, encoder.for_retrieval)
         return agreement.scores_from_leader(found)
 
     def evaluate(self, state: TrainState, step: int, *, record: bool = True) -> dict[str, float]:

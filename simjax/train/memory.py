@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,9 @@ from simjax.types import Batch
 _SURELY = 0.5
 # Where Linux says what a container may take.
 _GROUP = Path("/sys/fs/cgroup")
+# What the compiler for TPUs says of a program that is too large.
+_USED = re.compile(r"Used ([\d.]+)([KMGT]?) of [\d.]+[KMGT]? hbm")
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 
 
 def room(devices: Sequence[jax.Device]) -> int | None:
@@ -55,15 +59,40 @@ def _free_memory() -> int:
     return min(free, int(most) - used) if most.isdigit() else free
 
 
-def step_bytes(step: Any, state: TrainState, batch: Batch) -> int:
+def step_bytes(step: Any, state: TrainState, batch: Batch, free: int = 0) -> int:
     """Bytes of a device that a step takes once compiled, its state and its batch included.
+
+    Some compilers give no program that is too large, and say what it would take, or not even that:
+    it is then more than ``free``.
 
     Args:
         step: A jitted function of state and batch.
         state: Shapes and shardings.
         batch: Shapes and shardings.
+        free: Bytes that a device has left.
+
+    Raises:
+        JaxRuntimeError: The compiler fails, for another reason than that memory is too small.
     """
-    return program_bytes(step.lower(state, batch).compile())
+    lowered = step.lower(state, batch)
+    try:
+        taken = ProgramBytes.of(lowered.compile()).total
+    except jax.errors.JaxRuntimeError as error:
+        said = needed_bytes(str(error))
+        # Of a kernel's own memory, which on TPUs is `vmem`, smaller batches need no less.
+        if said is None and ("RESOURCE_EXHAUSTED" not in str(error) or "vmem" in str(error)):
+            raise
+        taken = max(said or 0, free + 1)
+    return _largest_of_all(taken)
+
+
+def needed_bytes(message: str) -> int | None:
+    """Bytes that the compiler would have liked; None where that is not what its message says."""
+    found = _USED.search(message)
+    if found is None:
+        return None
+    number, unit = found.groups()
+    return int(float(number) * _UNITS[unit])
 
 
 @dataclass(frozen=True)
@@ -96,7 +125,10 @@ class ProgramBytes:
 
 def program_bytes(program: Any) -> int:
     """Bytes of a device that a compiled step takes, its state and its batch included."""
-    taken = ProgramBytes.of(program).total
+    return _largest_of_all(ProgramBytes.of(program).total)
+
+
+def _largest_of_all(taken: int) -> int:
     # All processes must choose alike, and may have been given different programs.
     return int(of_all_processes(np.asarray([taken])).max())
 
@@ -133,15 +165,15 @@ def _shard_bytes(leaf: Any) -> int:
 def abstract_batch(source: BatchSource, mesh: jax.sharding.Mesh) -> Batch:
     """A global batch as large as they usually get, without its content."""
     first = source[0].batch
-    rows = first.block.tokens.shape[1]
-    # Most batches need what the first needs, or a little more.
-    rung = min(source.ladder.index(rows) + 1, len(source.ladder) - 1)
+    # In a long run some batch needs a little more than any of the sample.
+    larger = (rows for rows in source.ladder if rows > source.foreseen)
+    most = next(larger, source.ladder[-1])
     sharding, processes = meshes.batch_sharding(mesh), jax.process_count()
 
     def abstract(leaf: Any) -> jax.ShapeDtypeStruct:
         shape = (leaf.shape[0] * processes, *leaf.shape[1:])
         if leaf.ndim == 3 and leaf.shape[1:] == first.block.tokens.shape[1:]:
-            shape = (shape[0], source.ladder[rung], shape[2])
+            shape = (shape[0], most, shape[2])
         return jax.ShapeDtypeStruct(shape, leaf.dtype, sharding=sharding)
 
     return jax.tree.map(abstract, first)

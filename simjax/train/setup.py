@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,10 +32,11 @@ from simjax.models.tokenizer import check_same_ids, check_tokenizer, load_tokeni
 from simjax.objectives.config import ContrastiveConfig, frozen_model
 from simjax.processes import roll_call
 from simjax.sentence_encoder import SentenceEncoder
-from simjax.train import frozen, memory, trained
+from simjax.train import frozen, memory, prompts, trained
 from simjax.train.config import RunConfig
 from simjax.train.folder import has_checkpoints
 from simjax.train.requirements import check_examples
+from simjax.train.start import Start
 from simjax.train.state import TrainState, abstract_state, init_state
 from simjax.train.step import Step, blocks_per_device
 from simjax.train.system import Facts, make_heads, vocabulary_of
@@ -68,6 +70,7 @@ class Run:
         mask: Which of the parameters are trained, as of `trained.trained_mask`; None is all.
         frozen: Fingerprint of a frozen model's embeddings of the texts, where one is asked.
         encodings: Times that every text is encoded in a step, for the objective.
+        compile_seconds: Spent compiling steps to see whether they fit.
     """
 
     config: RunConfig
@@ -83,6 +86,7 @@ class Run:
     mask: Any = None
     frozen: str | None = None
     encodings: int = 1
+    compile_seconds: float = 0.0
 
     def encoder_of(self, parts: Mapping[str, Params]) -> SentenceEncoder:
         """The encoder, with its decoder if there is one, with other parameters."""
@@ -147,7 +151,7 @@ class Run:
         return (
             f"{len(store.examples):,} examples{left_out}, {self.total_steps:,} {steps} of "
             f"{data.batch_size:,} ({self.source.steps_per_epoch:,} an epoch); {parameters:,} "
-            f"parameters{part}; devices: {mesh}{portions}"
+            f"parameters{part}; devices: {mesh}{portions}{prompts.told(data, self.encoder)}"
         )
 
 
@@ -187,7 +191,8 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
     )
     _check_groups(config, share * config.data.block)
     tokenizer = make_tokenizer(config)
-    model, max_length = make_model(config, tokenizer)
+    start = make_model(config, tokenizer)
+    model = start.model
     check_tensor(config.mesh, model.config)
     store = corpus.prepare(config.data, tokenizer)
     asked_for = frozen_model(config.objective)
@@ -208,7 +213,7 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
         )
 
     heads = make_heads(config, model.config)
-    encoder = make_encoder(config, model, tokenizer, max_length, heads)
+    encoder = make_encoder(config, start, tokenizer, heads)
     _agree(config, encoder, store, told, total_steps)
 
     vocabulary = vocabulary_of(config.objective, tokenizer)
@@ -218,6 +223,7 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
     batch = memory.abstract_batch(source, mesh)
     free = memory.room(list(mesh.devices.flat))
     fit = memory.Fit(asked)
+    began = time.perf_counter()
     if free is not None:
         fit = memory.choose(
             share,
@@ -227,8 +233,10 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
             lambda blocks: memory.most_bytes(
                 model.config, state, batch, blocks, update.system.encodings
             ),
-            lambda blocks: memory.step_bytes(update.step(blocks), state, batch),
+            lambda blocks: memory.step_bytes(update.step(blocks), state, batch, free),
         )
+    # Where the formula leaves no doubt nothing is compiled.
+    compiling = 0.0 if fit.bytes is None else time.perf_counter() - began
     check_parts(config, meshes.batch_parts(mesh), fit.micro_blocks < share)
     step = update.step(fit.micro_blocks)
     micro_batch = None if fit.micro_blocks == asked else fit.micro_blocks * config.data.block
@@ -246,6 +254,7 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
         update.mask,
         None if told is None else told.fingerprint,
         update.system.encodings,
+        compiling,
     )
 
 
@@ -272,24 +281,26 @@ def _agree(
 
 def make_encoder(
     config: RunConfig,
-    model: SentenceModel,
+    start: Start,
     tokenizer: PreTrainedTokenizerFast,
-    max_length: int | None,
     heads: Mapping[str, LanguageModelHead],
 ) -> SentenceEncoder:
     """The model as it is used: unit vectors, since it is trained on cosines.
 
     A `cls_mlp` pooler keeps its dense layer after supervised training and drops it after
-    unsupervised, as SimCSE does. A head that learned to write paraphrases is used as well.
+    unsupervised, as SimCSE does. A head that learned to write paraphrases is used as well. Prompts
+    are those that it started with, and those of its sources where they agree.
     """
     decoder = None
     if config.objective.seq2seq is not None:
         decoder = Decoder(heads["lm_head"], config.data.max_length)
     return SentenceEncoder(
-        model,
+        start.model,
         tokenizer,
         normalize=True,
-        max_length=max_length,
+        max_length=start.max_length,
+        prompts={**start.prompts, **(prompts.of_sources(config.data) or {})},
+        default_prompt=start.default_prompt,
         training_head=config.data.views != "dropout",
         decoder=decoder,
     )
@@ -344,10 +355,8 @@ def _check_groups(config: RunConfig, share: int) -> None:
         )
 
 
-def make_model(
-    config: RunConfig, tokenizer: PreTrainedTokenizerFast
-) -> tuple[SentenceModel, int | None]:
-    """The model that training starts from, and the tokens per text that it is to be used with.
+def make_model(config: RunConfig, tokenizer: PreTrainedTokenizerFast) -> Start:
+    """The model that training starts from, and how it is to be used.
 
     Raises:
         SimjaxError: The folder is faulty, or the tokenizer does not fit the weights.
@@ -373,7 +382,7 @@ def make_model(
         if config.tokenizer.source is not None:
             check_same_ids(tokenizer, folder)
         check_shape(config, loaded.model.config)
-        return loaded.model, loaded.max_length
+        return Start(loaded.model, loaded.max_length, loaded.prompts, loaded.default_prompt)
     shape = dataclasses.replace(
         wanted.encoder, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id or 0
     )
@@ -385,4 +394,4 @@ def make_model(
         shape, wanted.pooling or "mean", dtype=dtype, rngs=nnx.Rngs(params=config.seed)
     )
     # Positions beyond the training length are as random as at the start.
-    return model, config.data.text_length
+    return Start(model, config.data.text_length)

@@ -235,6 +235,16 @@ def test_evaluate_retrieval_beside_a_baseline(simjax, model_folder, tmp_path) ->
     assert figures["scores"]["beir/ndcg@10"] == pytest.approx(100.0)
     assert figures["baseline"]["beir/ndcg@10"] == pytest.approx(100.0)
     assert "TF-IDF" in out
+    assert figures["scores"]["beir/alignment"] == pytest.approx(0.0, abs=1e-6)
+
+    encoder = SentenceEncoder.from_pretrained(model_folder, normalize=True)
+    encoder.prompts = {"query": f"{TEXTS[0]} "}
+    other = encoder.save_pretrained(tmp_path / "other")
+    arguments = ["--retrieval", folder, "--json", tmp_path / "x.json"]
+    assert simjax("evaluate", other, *arguments).status == 0
+    query, document = encoder.encode([f"{TEXTS[0]} {TEXTS[2]}", TEXTS[2]])
+    found = json.loads((tmp_path / "x.json").read_text())["scores"]["beir/alignment"]
+    assert found == pytest.approx(float(((query - document) ** 2).sum()), rel=1e-4) and found > 1e-3
 
 
 def test_evaluate_beside_another_model(simjax, model_folder, embeddings, tmp_path) -> None:

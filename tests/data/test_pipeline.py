@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import pytest
 
+from simjax.data import pipeline
 from simjax.data.config import DataConfig
 from simjax.data.corpus import prepare
 from simjax.data.packing import best_fit_decreasing, ladder
@@ -241,6 +242,25 @@ def test_no_batch_exceeds_the_ladder(seed):
     assert list(source.ladder) == sorted(set(source.ladder))
     for n in range(40):
         assert source[n].batch.block.tokens.shape[1] in source.ladder
+
+
+def test_what_is_foreseen_is_what_the_longest_source_needs(monkeypatch):
+    """Of the first batches all may be of another source."""
+    monkeypatch.setattr(pipeline, "_SAMPLE", 1)
+    lengths = np.repeat([3, 20], [900, 100])
+    examples = np.arange(1000, dtype=np.int32).reshape(-1, 2)
+    store = dataclasses.replace(
+        make_store(500, negatives=0),
+        tokens=np.ones(lengths.sum(), np.uint16),
+        offsets=np.concatenate([[0], np.cumsum(lengths)]),
+        examples=examples,
+        sizes=(450, 50),
+    )
+    parts = (Source(path="short", weight=19), Source(path="long", weight=1))
+    source = BatchSource(store, dataclasses.replace(CONFIG, sources=parts))
+    assert not any(source.order.source_of(n) for n in range(4))
+    rows = [source[n].batch.block.tokens.shape[1] for n in range(64)]
+    assert source.foreseen == max(rows) > 3 * rows[0]
 
 
 def test_sentence_lengths_fill_rows(store):

@@ -105,6 +105,30 @@ def test_each_distinct_text_is_encoded_once(root):
     assert scores["beir/alignment"] == 0.0
 
 
+def test_queries_and_documents_are_encoded_apart_where_they_differ(root):
+    seen = {"query": [], "document": []}
+
+    def side(name):
+        def encode(texts):
+            seen[name].extend(texts)
+            return hashed([f"{name}: {text}" for text in texts])
+
+        return encode
+
+    tasks = load(CONFIG, root)
+    scores = run(tasks, hashed, sides=(side("query"), side("document")))
+    # A text that is both is embedded as both.
+    assert seen == {"query": ["dog"], "document": ["dog", "cat"]}
+    query, *documents = hashed(["query: dog", "document: cat", "document: dog"])
+    cosines = [query @ one / np.linalg.norm(query) / np.linalg.norm(one) for one in documents]
+    assert scores["beir/recall@1"] == (100.0 if cosines[1] > cosines[0] else 0.0)
+    assert scores["beir/alignment"] == pytest.approx(2 - 2 * cosines[1], rel=1e-5)
+    assert list(scores) == metric_names(tasks)
+    alike = run(tasks, hashed)
+    assert scores["stsb-dev/spearman"] == alike["stsb-dev/spearman"]
+    assert run(tasks, hashed, sides=(hashed, hashed))["beir/ndcg@10"] == alike["beir/ndcg@10"]
+
+
 def test_uniformity_of_large_sets_is_sampled(root, monkeypatch):
     monkeypatch.setattr(tasks_module, "GEOMETRY_TEXTS", 2)
     rows = []

@@ -274,7 +274,14 @@ def test_nothing_is_lost_to_a_run_that_was_cut_off_before_its_first_checkpoint(
 def test_lines_are_written_every_so_many_steps(data, tmp_path):
     plan = TrainConfig(steps=TOTAL, micro_batch=BLOCK, log_every=5)
     config = config_for(data, tmp_path / "run", train=plan)
-    returned = train(config)
-    assert [line["step"] for line in lines(tmp_path / "run")] == [5, 10, TOTAL]
+
+    def prepare(config):
+        return dataclasses.replace(set_up(config), compile_seconds=1000.0)
+
+    returned = loop.train(config, console=Console(file=io.StringIO()), prepare=prepare)
+    found = lines(tmp_path / "run")
+    assert [line["step"] for line in found] == [5, 10, TOTAL]
+    # To see whether a step fits, before the first of them.
+    assert [line["compile_seconds"] > 1000 for line in found] == [True, False, False]
     assert returned == {"steps": TOTAL, "best_step": TOTAL, "before": {}, "after": {}}
     assert saved_steps(config) == {TOTAL}
