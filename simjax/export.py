@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import yaml
 from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
-from simjax import __version__, remote
+from simjax import __version__, model_card, remote
 from simjax.data.engine import serialisable
 from simjax.errors import SimjaxError
-from simjax.models import decoder as decoder_folder
+from simjax.model_card import ModelCard as ModelCard
+from simjax.models import decoder as decoders
+from simjax.models import module_folders
 from simjax.models.decoder import Decoder
 from simjax.models.heads import HeadWeights
 from simjax.models.hf import hf_config, state_dict
@@ -38,35 +37,6 @@ _MODULE = "sentence_transformers.models."
 _TORCH = "torch.nn.modules."
 _ACTIVATIONS = {"tanh": f"{_TORCH}activation.Tanh", "identity": f"{_TORCH}linear.Identity"}
 _METADATA = {"format": "pt"}
-
-WITHOUT_FLOW = (
-    "sentence-transformers and transformers load this folder without its flow, as the encoder that "
-    "the flow was fitted on; simjax applies the flow"
-)
-"""What whoever exports or loads a model with a flow has to know."""
-
-
-@dataclass(frozen=True)
-class ModelCard:
-    """What the README of an exported model says beside its use.
-
-    Attributes:
-        name: Title; by default the name of the folder.
-        base_model: What training started from.
-        recipe: The run's configuration, as nested dictionaries.
-        scores: Measured scores by name, such as `stsb-dev/spearman`.
-        language: Language codes of the training text.
-        license: Licence of the model.
-        notes: What else there is to say, in paragraphs.
-    """
-
-    name: str | None = None
-    base_model: str | None = None
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    scores: Mapping[str, float] = field(default_factory=dict)
-    language: tuple[str, ...] = ()
-    license: str | None = None
-    notes: tuple[str, ...] = ()
 
 
 def save(
@@ -104,9 +74,9 @@ def save(
         training_head: False drops the dense layer of `cls_mlp`, as after unsupervised SimCSE;
             the pooling is then the first token.
         flow: What the model's vectors go through before they are scaled. It gets a folder of its
-            own, which simjax alone reads (`WITHOUT_FLOW`).
-        decoder: What the model writes texts with. It gets a folder of its own, which simjax alone
-            reads.
+            own, which simjax alone reads (`model_card.WITHOUT_FLOW`).
+        decoder: What the model writes texts with, and its latents if it has some. They get folders
+            of their own, which simjax alone reads (`model_card.WITHOUT_LATENTS`).
         overwrite: Replace a model that was exported here before (never anything else).
 
     Returns:
@@ -154,23 +124,25 @@ def save(
             partial / "sentence_bert_config.json",
             {"max_seq_length": max_length, "do_lower_case": False},
         )
+        flows: tuple[module_folders.Own, ...] = () if flow is None else ("flow",)
+        own = (*flows, *decoders.folders(decoder))
         _write_json(
-            partial / "config_sentence_transformers.json",
+            partial / module_folders.SETTINGS,
             {
                 "model_type": "SentenceTransformer",
                 "__version__": {"simjax": __version__},
                 "prompts": dict(prompts or {}),
                 "default_prompt_name": default_prompt,
                 "similarity_fn_name": "cosine",
-                **({} if flow is None else {"flow": flow_folder.FOLDER}),
+                **module_folders.declared(own),
             },
         )
         if flow is not None:
-            flow_folder.write(partial / flow_folder.FOLDER, flow)
+            flow_folder.write(partial / "flow", flow)
         if decoder is not None:
-            decoder_folder.write(partial / decoder_folder.FOLDER, decoder)
+            decoders.write(partial, decoder)
         told = card or ModelCard()
-        readme = _readme(told, folder.name, model, modules, max_length, flow, decoder)
+        readme = model_card.readme(told, folder.name, model, modules, max_length, flow, decoder)
         (partial / "README.md").write_text(readme, "utf-8")
         drafts.move_into_place(partial, folder)
     except (OSError, SafetensorError) as error:  # the latter where the disk is full
@@ -209,7 +181,7 @@ def check_target(folder: Path, *, overwrite: bool) -> None:
 
 def _is_ours(folder: Path) -> bool:
     try:
-        config = json.loads((folder / "config_sentence_transformers.json").read_text("utf-8"))
+        config = json.loads((folder / module_folders.SETTINGS).read_text("utf-8"))
         return "simjax" in config["__version__"]
     except (OSError, ValueError, KeyError, TypeError):
         return False
@@ -307,70 +279,3 @@ def _write_tokenizer(folder: Path, tokenizer: PreTrainedTokenizerFast, max_lengt
     _write_json(path, config)
     # Releases of transformers before 5 look for the special tokens here.
     _write_json(folder / "special_tokens_map.json", dict(ours.special_tokens_map))
-
-
-def _readme(
-    card: ModelCard,
-    name: str,
-    model: SentenceModel,
-    modules: list[str],
-    max_length: int,
-    flow: Flow | None,
-    decoder: Decoder | None,
-) -> str:
-    title = card.name or name
-    size = model.embedding_size if flow is None else flow.config.rank
-    header: dict[str, Any] = {
-        "library_name": "sentence-transformers",
-        "pipeline_tag": "sentence-similarity",
-        "tags": ["sentence-transformers", "sentence-similarity", "feature-extraction", "simjax"],
-    }
-    if card.language:
-        header["language"] = list(card.language)
-    if card.license:
-        header["license"] = card.license
-    # The hub rejects a card whose base model is no model name; a folder is none.
-    if card.base_model and card.base_model.count("/") <= 1 and not Path(card.base_model).exists():
-        header["base_model"] = card.base_model
-    parts = [
-        f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---",
-        f"# {title}",
-        f"A sentence encoder trained with simjax {__version__}. It maps texts to"
-        f" {size} dimensions, in which cosine similarity stands for similarity of"
-        " meaning.",
-        f"* Encoder: {model.config.family}, {model.config.num_layers} layers of width"
-        f" {model.config.hidden_size}\n"
-        f"* Pooling: {model.pooling}\n"
-        f"* Modules: {', '.join(modules)}\n"
-        f"* Longest text: {max_length} tokens",
-        *card.notes,
-        *([] if flow is None else [f"**{WITHOUT_FLOW[0].upper()}{WITHOUT_FLOW[1:]}.**"]),
-        "## Use",
-        f"```python\nfrom sentence_transformers import SentenceTransformer\n\n"
-        f"model = SentenceTransformer({title!r})\n"
-        'embeddings = model.encode(["How do I remove a folder?", "Delete a directory tree"])\n```',
-        f"```python\nfrom simjax import SentenceEncoder\n\n"
-        f"encoder = SentenceEncoder.from_pretrained({title!r})\n"
-        'encoder.build_index(["Copy a file", "Delete a directory tree"])\n'
-        'encoder.search("How do I remove a folder?", top_k=1)\n```',
-    ]
-    if decoder is not None:
-        parts.append(
-            "It writes similar sentences as well, with a decoder that simjax alone reads;"
-            " sentence-transformers and transformers load the encoder without it:\n\n"
-            f'```\nsimjax generate {name} "How do I remove a folder?"\n```'
-        )
-    if card.scores:
-        rows = [
-            f"| {key} | {value:.2f} |" if math.isfinite(value) else f"| {key} | |"
-            for key, value in card.scores.items()
-        ]
-        parts += [
-            "## Scores",
-            "Correlations and retrieval scores are times 100; perplexity is of a token.",
-            "\n".join(["| score | value |", "|---|---|", *rows]),
-        ]
-    if card.recipe:
-        recipe = yaml.safe_dump(dict(card.recipe), sort_keys=False, allow_unicode=True)
-        parts += ["## Recipe", f"```yaml\n{recipe}```"]
-    return "\n\n".join(parts) + "\n"

@@ -6,7 +6,7 @@ import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from simjax.export import ModelCard
     from simjax.models.decoder import Decoder
+    from simjax.models.latents import Latents
 
 
 class SentenceEncoder(Searchable):
@@ -58,6 +59,7 @@ class SentenceEncoder(Searchable):
         training_head: bool = True,
         flow: Flow | None = None,
         decoder: Decoder | None = None,
+        of_latents: bool = False,
         devices: Sequence[jax.Device] | None = None,
     ) -> None:
         """Put an encoder together from its parts.
@@ -72,13 +74,19 @@ class SentenceEncoder(Searchable):
             training_head: False leaves out a head that is only there for training.
             flow: What the model's vectors go through before they are scaled.
             decoder: What the model writes texts with.
+            of_latents: `encode` gives the means of the decoder's latents, side by side.
             devices: Devices that share the work, such as `jax.local_devices()`; None takes the
                 one that the parameters are on.
 
         Raises:
             UsageError: `max_length` is more than the model's positions, or leaves no room beside
-                the special tokens.
+                the special tokens; or there are no latents.
         """
+        if of_latents and (decoder is None or decoder.latents is None):
+            raise UsageError(
+                "pooling latents: the model has none; objective.name vae trains them "
+                "(configs/univae_small.yaml)"
+            )
         self.tokenizer = tokenizer
         self.normalize = normalize
         self.prompts = dict(prompts or {})
@@ -91,11 +99,15 @@ class SentenceEncoder(Searchable):
         self._pooling = model.pooling
         self._dtype = model.dtype
         self._graphdef, params = split(model)
+        self._of_latents = of_latents
         self._size = model.embedding_size if flow is None else flow.config.rank
+        if (latents := self.latents) is not None:
+            self._size = latents.config.width
         self._embedder = Embedder(
             self._graphdef,
             model.config.hidden_size,
             training_head=training_head,
+            latents=None if latents is None else split(latents)[0],
             devices=devices,
         )
         self._placed: Weights | None = None
@@ -107,7 +119,7 @@ class SentenceEncoder(Searchable):
         cls,
         name_or_path: str | Path,
         *,
-        pooling: Pooling | None = None,
+        pooling: Pooling | Literal["latents"] | None = None,
         dtype: str = "float32",
         normalize: bool | None = None,
         max_length: int | None = None,
@@ -119,6 +131,8 @@ class SentenceEncoder(Searchable):
             name_or_path: A local Hugging Face or sentence-transformers folder, a run folder (its
                 `export`), or a name on the Hugging Face hub.
             pooling: Overrides the folder's; a plain Hugging Face folder has none, and gets mean.
+                `latents` are those of a model that writes texts again from them (UniVAE), their
+                means side by side, without the folder's flow.
             dtype: `float32` or `bfloat16`, the precision of the computation.
             normalize: Overrides the folder's modules.
             max_length: Overrides the folder's.
@@ -134,7 +148,10 @@ class SentenceEncoder(Searchable):
         if dtype not in ("float32", "bfloat16"):
             raise UsageError(f"dtype {dtype!r}: choose float32 or bfloat16")
         folder = hf.resolve(name_or_path)
-        loaded = hf.load(folder, pooling=pooling, dtype=jnp.dtype(dtype))
+        of_latents = pooling == "latents"
+        loaded = hf.load(
+            folder, pooling=None if pooling == "latents" else pooling, dtype=jnp.dtype(dtype)
+        )
         if loaded.random_head:
             raise SimjaxError(
                 f"{folder}: no dense layer for pooling {loaded.model.pooling}; choose cls or mean"
@@ -149,8 +166,9 @@ class SentenceEncoder(Searchable):
             max_length=loaded.max_length if max_length is None else max_length,
             prompts=loaded.prompts,
             default_prompt=loaded.default_prompt,
-            flow=None if loaded.flow is None else read_flow(loaded.flow, size),
+            flow=None if loaded.flow is None or of_latents else read_flow(loaded.flow, size),
             decoder=read_decoder(folder, loaded.model.config),
+            of_latents=of_latents,
             devices=devices,
         )
 
@@ -164,23 +182,33 @@ class SentenceEncoder(Searchable):
         """Precision of the computation."""
         return str(self._dtype)
 
+    @property
+    def latents(self) -> Latents | None:
+        """Those of the decoder, if they are what `encode` gives; None gives what is pooled."""
+        return self.decoder.latents if self._of_latents and self.decoder is not None else None
+
     def fingerprint(self) -> str:
-        """A digest of weights, architecture, pooling, flow and tokenizer."""
+        """A digest of weights, architecture, pooling (or latents), flow and tokenizer."""
         return fingerprint(
-            self.model, self.tokenizer, training_head=self.training_head, flow=self.flow
+            self.model,
+            self.tokenizer,
+            training_head=self.training_head,
+            flow=self.flow,
+            latents=self.latents,
         )
 
-    def replace(self, params: Params, head: Params | None = None) -> SentenceEncoder:
+    def replace(self, params: Params, heads: Mapping[str, Params] | None = None) -> SentenceEncoder:
         """The same encoder with other parameters; shares the compiled code.
 
         Args:
             params: Of the model.
-            head: Of its decoder, which it otherwise does without.
+            heads: Of its decoder's parts, by name, which it otherwise does without.
         """
         other = copy.copy(self)
-        other.decoder = None
-        if self.decoder is not None and head is not None:
-            other.decoder = self.decoder.with_params(head)
+        if self.decoder is not None and not self._of_latents:
+            other.decoder = None
+        if self.decoder is not None and heads is not None and "lm_head" in heads:
+            other.decoder = self.decoder.with_params(heads)
         other._index = None
         other._placed = None
         other.params = params
@@ -198,6 +226,7 @@ class SentenceEncoder(Searchable):
             training_head=self.training_head,
             flow=flow,
             decoder=self.decoder,
+            of_latents=self._of_latents,
             devices=self._devices,
         )
 
@@ -336,7 +365,10 @@ class SentenceEncoder(Searchable):
     def _weights(self) -> Weights:
         """The parameters on the devices, put there once."""
         if self._placed is None:
-            self._placed = self._embedder.place(self.params, self.flow)
+            params = self.params
+            if (latents := self.latents) is not None:
+                params = {"model": params, "latents": split(latents)[1]}
+            self._placed = self._embedder.place(params, self.flow)
         return self._placed
 
     def save_pretrained(

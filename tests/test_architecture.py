@@ -23,13 +23,13 @@ LAYERS = (
     {"eval"},
     {"postprocess"},
     {"checkpoint"},
-    {"sentence_encoder", "export", "inference", "index"},
+    {"sentence_encoder", "export", "model_card", "inference", "index"},
     {"train"},
     {"generate", "mine", "plan"},
     {"lab"},
     {"cli"},
 )
-PAIRED = ({"sentence_encoder", "export", "inference", "index"},)
+PAIRED = ({"sentence_encoder", "export", "model_card", "inference", "index"},)
 
 COLLECTIVES = {
     "all_gather",

@@ -46,7 +46,11 @@ def run(args: argparse.Namespace) -> None:
         from simjax.train.finish import export_run
 
         step = export_run(
-            Path(args.run_folder), args.output, step=args.step, overwrite=args.overwrite
+            Path(args.run_folder),
+            args.output,
+            step=args.step,
+            overwrite=args.overwrite,
+            warn=lambda line: print(line, file=sys.stderr),
         )
         print(f"{args.output}: the model of step {step}")
         return
@@ -57,5 +61,7 @@ def run(args: argparse.Namespace) -> None:
     encoder = SentenceEncoder.from_pretrained(args.run_folder)
     encoder.save_pretrained(args.output, overwrite=args.overwrite)
     print(f"{args.output}: the model of {args.run_folder}")
-    if encoder.flow is not None:
-        print(f"{args.output}: {export.WITHOUT_FLOW}", file=sys.stderr)
+    from simjax.model_card import left_out
+
+    for said in left_out(encoder.flow, encoder.decoder):
+        print(f"{args.output}: {said}", file=sys.stderr)

@@ -37,6 +37,12 @@ def add_model(parser: argparse.ArgumentParser) -> None:
         help="most rows of 64 tokens computed at a time, where memory is short; by default 16 on a "
         "CPU and 512 elsewhere",
     )
+    parser.add_argument(
+        "--latents",
+        action="store_true",
+        help="embed by the latents of a model that writes texts again from them (UniVAE), not by "
+        "its pooling",
+    )
 
 
 def load_model(args: argparse.Namespace) -> SentenceEncoder:
@@ -47,6 +53,7 @@ def load_model(args: argparse.Namespace) -> SentenceEncoder:
 
     return SentenceEncoder.from_pretrained(
         args.model,
+        pooling="latents" if args.latents else None,
         dtype=args.dtype,
         max_length=args.max_length,
         devices=jax.local_devices(),

@@ -107,7 +107,8 @@ def _flow_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run_flow(args: argparse.Namespace) -> None:
     """Fit a flow and write the model with it. A stopped fit goes on by the same command."""
-    from simjax.export import WITHOUT_FLOW, ModelCard, check_target
+    from simjax.export import ModelCard, check_target
+    from simjax.model_card import left_out
 
     if "-" in args.sentences:
         raise UsageError("flow reads the sentences more than once: give files, not -")
@@ -153,7 +154,8 @@ def run_flow(args: argparse.Namespace) -> None:
     done.encoder.save_pretrained(output, card=card, overwrite=args.overwrite)
     shutil.rmtree(work)
     print(f"{args.output}: {args.model} with a flow; {said}")
-    print(f"{args.output}: {WITHOUT_FLOW}", file=sys.stderr)
+    for said in left_out(done.encoder.flow, done.encoder.decoder):
+        print(f"{args.output}: {said}", file=sys.stderr)
 
 
 def _names(args: argparse.Namespace) -> str:

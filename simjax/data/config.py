@@ -15,6 +15,8 @@ from simjax.remote import check_local
 
 _SHORTEST_PAIR = 5
 """Tokens of two texts of one token each, and special tokens in front, between and behind."""
+_SHORTEST_TEXT = 3
+"""Tokens of a text of one token, and special tokens in front and behind."""
 LARGEST_BLOCK = 64
 """Of the blocks that are chosen by default: rows are as full as in larger ones (about 97 %)."""
 
@@ -38,12 +40,13 @@ class DataConfig:
     root: str | None = None
     """Folder that `source.path` is relative to; by default the variable SIMJAX_DATA, else the
     current folder."""
-    views: Literal["columns", "dropout", "single", "paraphrases"] = "columns"
+    views: Literal["columns", "dropout", "single", "paraphrases", "reconstruction"] = "columns"
     """`columns`: the views of an example are its columns. `dropout`: its first text, `num_views`
     times, told apart by dropout and by what `augment` changes. `single`: its first text, once, for
     objectives that compare two encoders. `paraphrases`: anchor and first positive stand one behind
     the other in one row, and the other way round in the second view (SimBERT); a view's embedding
-    is that of the text in front, from which the other one can be learned (`objective.seq2seq`)."""
+    is that of the text in front, from which the other one is learned (`objective.seq2seq`).
+    `reconstruction`: its first text, twice in one row, for `objective.name: vae` (UniVAE)."""
     num_views: int = 2
     """Times that a text is encoded with `views: dropout`."""
     augment: tuple[Change, ...] = ()
@@ -59,7 +62,7 @@ class DataConfig:
     """Examples of a block, the unit that micro-batches and devices share out; by default as many
     up to 64 as divide the batch. Part of a run's identity, because dropout follows the blocks."""
     row_length: int = 128
-    """Tokens of a packed row."""
+    """Tokens of a packed row; at least twice `max_length` with `views: reconstruction`."""
     max_length: int = 128
     """Tokens of a text, special tokens included; longer texts are cut. Of two paraphrases one
     behind the other, each of which is cut at half of it."""
@@ -100,21 +103,39 @@ class DataConfig:
                 f"data.max_length is {self.max_length} and data.views is paraphrases: two texts "
                 f"take {_SHORTEST_PAIR} tokens at least"
             )
-        if self.views == "paraphrases" and (self.augment or self.dropout_masks == "shared"):
-            key = "data.augment" if self.augment else "data.dropout_masks shared"
-            raise UsageError(
-                f"{key} does not go with data.views paraphrases, whose views are two texts each; "
-                "words in front are masked by objective.seq2seq.corrupted"
-            )
+        self._check_segments()
         if self.batch_size % self.block:
             raise UsageError(
                 f"data.batch_size {self.batch_size} is not a multiple of data.block_size "
                 f"{self.block_size}; leave the latter out, or give a divisor"
             )
-        if self.row_length < self.max_length:
+        times = 2 if self.views == "reconstruction" else 1
+        if self.row_length < times * self.max_length:
+            twice, fit = ("twice ", "fit twice") if times == 2 else ("", "fit")
             raise UsageError(
-                f"data.row_length {self.row_length} is below data.max_length {self.max_length}: "
-                "a text must fit into a row"
+                f"data.row_length {self.row_length} is below {twice}data.max_length "
+                f"{self.max_length}: a text must {fit} into a row"
+            )
+
+    def _check_segments(self) -> None:
+        """What does not go with views that are two texts in a row."""
+        if self.views not in ("paraphrases", "reconstruction"):
+            return
+        if self.augment or self.dropout_masks == "shared":
+            key = "data.augment" if self.augment else "data.dropout_masks shared"
+            masked = self.views == "paraphrases"
+            raise UsageError(
+                f"{key} does not go with data.views {self.views}, whose views are two texts each; "
+                + (
+                    "words in front are masked by objective.seq2seq.corrupted"
+                    if masked
+                    else "leave it out"
+                )
+            )
+        if self.views == "reconstruction" and self.max_length < _SHORTEST_TEXT:
+            raise UsageError(
+                f"data.max_length is {self.max_length} and data.views is reconstruction: a text "
+                f"takes {_SHORTEST_TEXT} tokens at least"
             )
 
     @property

@@ -14,7 +14,7 @@ from simjax.data.config import DataConfig
 from simjax.data.disk_arrays import release
 from simjax.data.identity import normalised, text_digest
 from simjax.data.mixture import join
-from simjax.data.paraphrases import check_tokenizer
+from simjax.data.paraphrases import check_ends, check_tokenizer
 from simjax.data.remote_files import copied
 from simjax.data.sources import prompted, read
 from simjax.data.token_store import TokenStore
@@ -48,6 +48,8 @@ def prepare(
     """
     if config.views == "paraphrases":
         check_tokenizer(tokenizer)
+    elif config.views == "reconstruction":
+        check_ends(tokenizer, config.views)
     stores: list[TokenStore] = []
     for index, source in enumerate(config.all_sources):
         done = sum(len(store.examples) for store in stores)

@@ -20,7 +20,7 @@ from simjax.data.corpus import keys_of
 from simjax.data.disk_arrays import gather, release, slices
 from simjax.data.order import WINDOW, BatchOrder
 from simjax.data.packing import Tokens, best_fit_decreasing, deal, ladder, pack
-from simjax.data.paraphrases import ORDERS, joined_lengths, pack_pairs
+from simjax.data.paraphrases import ORDERS, joined_lengths, pack_pairs, pair_lengths
 from simjax.data.sources import Source, describe
 from simjax.data.token_store import TokenStore
 from simjax.data.views import Augmenter
@@ -36,6 +36,10 @@ _ROWS = 1 << 17
 """Examples that are looked at together."""
 _SAMPLE = 1 << 18
 """Texts of the batches that the numbers of rows are chosen by."""
+
+
+_TWICE = np.asarray([[0, 0]])
+"""For the one view of a reconstruction, which text stands in front, and which behind."""
 
 
 @dataclass(frozen=True)
@@ -121,7 +125,7 @@ class BatchSource:
         self.num_positives: int
         if config.views == "dropout":
             self.num_views, self.num_positives = config.num_views, config.num_views - 1
-        elif config.views == "single":
+        elif config.views in ("single", "reconstruction"):
             self.num_views, self.num_positives = 1, 0
         elif config.views == "paraphrases":
             self.num_views, self.num_positives = 2, 1
@@ -201,25 +205,29 @@ class BatchSource:
         if self._groups > 1:
             row = row + np.arange(row.shape[1]) % self.num_views * (rows // self._groups)
         shape = {"rows": rows, "row_length": self.config.row_length}
-        if self.config.views == "paraphrases":
-            both = texts[..., ORDERS].reshape(*row.shape, 2)
+        if self.config.views in ("paraphrases", "reconstruction"):
+            whole = self.config.views == "reconstruction"
+            orders = _TWICE if whole else ORDERS
+            both = texts[..., orders].reshape(*row.shape, 2)
             there = (both != NO_TEXT).all(axis=-1, keepdims=True)
             lengths = np.where(there, store.lengths(np.maximum(both, 0)), 0)
             starts = gather(store.offsets, np.maximum(both, 0))
-            return pack_pairs(store.tokens, starts, lengths, row, column, **shape)
+            return pack_pairs(store.tokens, starts, lengths, row, column, **shape, whole=whole)
         starts, lengths = plan.starts[self._own], plan.lengths[self._own]
         return pack(plan.tokens, starts, lengths, row, column, **shape)
 
     def _texts(self, examples: Int[np.ndarray, "*B"]) -> Int[np.ndarray, "*B V"]:
         """Text numbers of each view of each example."""
         texts = gather(self.store.examples, examples)
-        if self.config.views in ("dropout", "single"):
+        if self.config.views in ("dropout", "single", "reconstruction"):
             return np.repeat(texts[..., :1], self.num_views, axis=-1)
         # Of paraphrases there are two, whatever else an example has.
         return texts[..., : self.num_views]
 
     def _lengths(self, texts: Int[np.ndarray, "*B V"]) -> Int[np.ndarray, "*B V"]:
         lengths = np.where(texts == NO_TEXT, 0, self.store.lengths(np.maximum(texts, 0)))
+        if self.config.views == "reconstruction":
+            return pair_lengths(lengths[..., _TWICE], whole=True)
         return joined_lengths(lengths) if self.config.views == "paraphrases" else lengths
 
     def _plan(self, n: int) -> _Plan:

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from simjax.data.records import plain_or_gzip
-from simjax.errors import SimjaxError
+from simjax.errors import NotFiniteError, SimjaxError
 from simjax.eval.lines import read_lines
 
 Likelihood: TypeAlias = Callable[
@@ -28,6 +28,11 @@ class ParaphraseSet:
     """Pairs of texts that mean the same."""
 
     pairs: list[tuple[str, str]]
+
+    @property
+    def behind(self) -> list[tuple[str, str]]:
+        """Each text behind the one that it is predicted from: both ways."""
+        return self.pairs + [(other, one) for one, other in self.pairs]
 
 
 def read_paraphrases(path: Path) -> ParaphraseSet:
@@ -74,8 +79,20 @@ def read_paraphrases(path: Path) -> ParaphraseSet:
     return ParaphraseSet(pairs)
 
 
-def perplexity(data: ParaphraseSet, likelihood: Likelihood) -> float:
-    """Exp of the mean -log p over the tokens of each text behind its paraphrase, both ways."""
-    both = data.pairs + [(other, one) for one, other in data.pairs]
-    losses, tokens = likelihood(both)
-    return math.exp(float(losses.sum(dtype=np.float64)) / int(tokens.sum()))
+def perplexity(pairs: Sequence[tuple[str, str]], likelihood: Likelihood) -> float:
+    """Exp of the mean -log p over the tokens of the second text of each pair.
+
+    Raises:
+        NotFiniteError: It is infinite, or no number.
+    """
+    losses, tokens = likelihood(pairs)
+    mean = float(losses.sum(dtype=np.float64)) / int(tokens.sum())
+    try:
+        found = math.exp(mean)
+    except OverflowError:
+        found = math.inf
+    if not math.isfinite(found):
+        raise NotFiniteError(
+            f"the perplexity is not finite (-log p of a token is {mean:g}); the model has diverged"
+        )
+    return found

@@ -10,11 +10,17 @@ from typing import Literal, TypeAlias
 import numpy as np
 from jaxtyping import Float, Int
 
-from simjax.errors import SimjaxError, UsageError
+from simjax.errors import NotFiniteError, SimjaxError, UsageError
 from simjax.eval import geometry
 from simjax.eval.classification import ClassificationSet, read_classification
 from simjax.eval.classification import score as score_classification
-from simjax.eval.paraphrases import Likelihood, ParaphraseSet, perplexity, read_paraphrases
+from simjax.eval.paraphrases import (
+    Likelihood,
+    ParaphraseSet,
+    perplexity,
+    read_paraphrases,
+)
+from simjax.eval.reconstruction import TextSet, read_text_set
 from simjax.eval.retrieval import (
     CUTOFFS,
     RetrievalScores,
@@ -38,9 +44,10 @@ class Task:
     Attributes:
         kind: `sts` (a TSV file of pairs with scores or labels 0 and 1, or a folder of them),
             `retrieval` (a folder in the layout of BEIR), `classification` (a TSV file of sentences
-            with labels), `paraphrases` (a TSV file of pairs, for models that predict texts) or
-            `builtin` (the built-in corpus: which text stands under which title, over the pairs that
-            no training sees; needs no path).
+            with labels), `paraphrases` (a TSV file of pairs, for models that predict texts),
+            `reconstruction` (a TSV file with columns of sentences, or a file of lines, for models
+            that predict a text from its latents) or `builtin` (the built-in corpus: which text
+            stands under which title, over the pairs that no training sees; needs no path).
         path: File or folder, relative to the data root.
         name: First part of the metric names; by default taken from the path, so that
             `en/sts12` is `sts12` and `en/stsb/dev.tsv` is `stsb-dev`.
@@ -50,7 +57,7 @@ class Task:
             Without it `path` is cross-validated.
     """
 
-    kind: Literal["sts", "retrieval", "classification", "paraphrases", "builtin"]
+    kind: Literal["sts", "retrieval", "classification", "paraphrases", "reconstruction", "builtin"]
     path: str | None = None
     name: str | None = None
     qrels: str | None = None
@@ -81,7 +88,7 @@ class EvalConfig:
     logistic: bool = False
 
 
-Data: TypeAlias = StsSet | RetrievalSet | ClassificationSet | ParaphraseSet
+Data: TypeAlias = StsSet | RetrievalSet | ClassificationSet | ParaphraseSet | TextSet
 Sides: TypeAlias = tuple[Encode, Encode]
 """What encodes queries, and what encodes documents."""
 
@@ -139,7 +146,7 @@ def task_name(task: Task) -> str:
     if task.path is None:
         return task.kind
     path = Path(task.path)
-    stem = path.name.removesuffix(".gz").removesuffix(".tsv")
+    stem = path.name.removesuffix(".gz").removesuffix(".tsv").removesuffix(".txt")
     if stem in ("train", "dev", "test", "validation"):
         return f"{path.parent.name}-{stem}"
     return stem
@@ -172,6 +179,8 @@ def _read(task: Task, root: Path | None) -> Data:
             return read_retrieval(path, task.qrels)
         case "paraphrases":
             return read_paraphrases(path)
+        case "reconstruction":
+            return read_text_set(path)
         case "classification":
             return read_classification(path, None if task.test is None else place / task.test)
 
@@ -208,7 +217,7 @@ def prepare(name: str, data: Data, config: EvalConfig) -> LoadedTask:
     nothing = np.zeros(0, np.int64)
     if isinstance(data, ClassificationSet):
         return LoadedTask(name, data, data.texts, nothing.reshape(0, 2), nothing, nothing)
-    if isinstance(data, ParaphraseSet):
+    if isinstance(data, ParaphraseSet | TextSet):
         return LoadedTask(name, data, [], nothing.reshape(0, 2), nothing, nothing)
     if isinstance(data, StsSet):
         above = 0.0 if set(np.unique(data.gold)) <= {0.0, 1.0} else config.alignment_above
@@ -223,7 +232,7 @@ def prepare(name: str, data: Data, config: EvalConfig) -> LoadedTask:
 
 
 def _names(task: LoadedTask, config: EvalConfig) -> list[str]:
-    if isinstance(task.data, ParaphraseSet):
+    if isinstance(task.data, ParaphraseSet | TextSet):
         return ["perplexity"]
     if isinstance(task.data, StsSet):
         names = ["spearman", "pearson"]
@@ -248,12 +257,15 @@ def metric_names(tasks: Tasks) -> list[str]:
 
 def sizes(tasks: Tasks) -> dict[str, str]:
     """How much each task has of what its scores are taken over, by the task's name."""
-    return {
-        task.name: f"{len(task.data.pairs)} paraphrases"
-        if isinstance(task.data, ParaphraseSet)
-        else f"{len(task.texts)} texts, {len(task.positives)} positives"
-        for task in tasks.loaded
-    }
+    found = {}
+    for task in tasks.loaded:
+        if isinstance(task.data, ParaphraseSet):
+            found[task.name] = f"{len(task.data.pairs)} paraphrases"
+        elif isinstance(task.data, TextSet):
+            found[task.name] = f"{len(task.data.texts)} texts"
+        else:
+            found[task.name] = f"{len(task.texts)} texts, {len(task.positives)} positives"
+    return found
 
 
 def _sts_values(data: StsSet, unit: Float[np.ndarray, "T D"]) -> list[float]:
@@ -317,21 +329,25 @@ def evaluate(
     Args:
         tasks: From `load`.
         encode: Texts to embeddings.
-        likelihood: Of texts behind others, for paraphrases.
+        likelihood: Of texts behind others, for paraphrases and reconstructions.
         sides: What encodes the queries and what encodes the documents of retrieval, where they are
             not encoded as other texts are; a text that is both then counts as two.
         keep: Give the embeddings back as well, for `comparison.compare_tasks`.
 
     Raises:
-        NotFiniteError: `encode` returned something that is not finite.
+        NotFiniteError: `encode` returned something that is not finite, or a perplexity is not.
         SimjaxError: It returned not one row per text; or there are paraphrases and no likelihood.
     """
     results = Results()
     for loaded in tasks.loaded:
-        if isinstance(loaded.data, ParaphraseSet):
+        if isinstance(loaded.data, ParaphraseSet | TextSet):
             if likelihood is None:
                 raise SimjaxError(f"{loaded.name}: the model predicts no texts; it has no decoder")
-            results.metrics[f"{loaded.name}/perplexity"] = perplexity(loaded.data, likelihood)
+            try:
+                found = perplexity(loaded.data.behind, likelihood)
+            except NotFiniteError as error:
+                raise NotFiniteError(f"{loaded.name}: {error}") from error
+            results.metrics[f"{loaded.name}/perplexity"] = found
             continue
         task, embeddings = _encoded(loaded, encode, sides)
         if len(embeddings) != len(task.texts):

@@ -1,4 +1,4 @@
-"""A text's paraphrases, token by token: one pass over the text, then a step for each token."""
+"""A text behind another one, token by token: one pass over what is in front, then a step each."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 
 from simjax.generate.sampling import draw
 from simjax.models.cache import Cache, extend
+from simjax.models.latents import Latents
 from simjax.models.lm_head import LanguageModelHead
 from simjax.models.sentence_model import GraphDef, SentenceModel, merge
 from simjax.types import Params
@@ -24,19 +25,39 @@ class Limits(NamedTuple):
     top_p: Float[Array, ""] | float
 
 
+class Drawing(NamedTuple):
+    """How tokens are drawn.
+
+    Attributes:
+        allowed: Tokens that may be drawn, the one that ends a text aside.
+        end: That one.
+        key: Of the draws.
+        limits: What distributions are cut to.
+        most: Tokens that a text may have, its end included.
+    """
+
+    allowed: Bool[Array, "V"]
+    end: Int[Array, ""] | int
+    key: Key[Array, ""]
+    limits: Limits
+    most: Int[Array, ""] | int
+
+
 class Front(NamedTuple):
-    """The text in front, read once.
+    """What stands in front of the texts that are written, read once.
 
     Attributes:
         cache: Keys and values of its places, and room for those of the texts behind.
         logits: Of the first token behind it.
-        length: Its tokens.
+        position: Of that token.
+        seen: Which places of the cache are seen from behind: in all layers, or in each.
         places: Places that it takes in the cache, padding included.
     """
 
     cache: Cache
-    logits: Float[Array, "1 V"]
-    length: Int[Array, ""]
+    logits: Float[Array, "N V"]
+    position: Int[Array, ""] | int
+    seen: Bool[Array, "S K"]
     places: int
 
 
@@ -64,7 +85,43 @@ def read_front(
     nothing = jnp.zeros_like(positions)
     states, cache = extend(model.encoder, tokens[None], positions, nothing, cache, 0, seen)
     last = jax.lax.dynamic_index_in_dim(states[0], length - 1)
-    return Front(cache, _logits(model, head, last), length, places)
+    return Front(cache, _logits(model, head, last), length, real[None], places)
+
+
+def read_latents(
+    model: SentenceModel,
+    head: LanguageModelHead,
+    latents: Latents,
+    values: Float[Array, "S N Z"],
+    start: Int[Array, ""] | int,
+    room: int,
+) -> Front:
+    """Puts latents in the place of texts in front, and reads the token that texts begin with.
+
+    Args:
+        model: The encoder.
+        head: Its head.
+        latents: Their way into its states.
+        values: Those of `N` texts.
+        start: The token.
+        room: Tokens that there shall be room for behind it.
+    """
+    config, count = model.config, values.shape[1]
+    nothing = jnp.zeros((count, 1), jnp.int32)
+    written = latents.written(values).astype(model.dtype)
+    cache = Cache.empty(config, count, 2 + room, model.dtype)
+    cache = cache.with_states(model.encoder, written, nothing)
+    slots, layers = jnp.arange(2 + room), jnp.arange(config.num_layers)
+    has_latent = layers >= config.num_layers - values.shape[0]
+    seen = (slots == 1) | ((slots == 0) & has_latent[:, None])
+    states, cache = extend(
+        model.encoder, nothing + start, nothing, nothing + 1, cache, 1, _to_all(seen, count)
+    )
+    return Front(cache, _logits(model, head, states[:, 0]), 1, seen, 2)
+
+
+def _to_all(seen: Bool[Array, "S K"], count: int) -> Bool[Array, "S N K 1"]:
+    return jnp.broadcast_to(seen[:, None, :, None], (seen.shape[0], count, seen.shape[1], 1))
 
 
 def write_on(
@@ -80,17 +137,15 @@ def write_on(
     Args:
         model: The encoder.
         head: Its head.
-        front: The text in front of all of them.
+        front: What is in front of them.
         cache: With all tokens before the newest ones.
         tokens: The newest ones.
         number: Of them in their texts, from 0.
     """
     slots = jnp.arange(cache.keys.shape[2])
     behind = (slots >= front.places) & (slots <= front.places + number)
-    seen = jnp.broadcast_to(
-        ((slots < front.length) | behind)[None, :, None], (tokens.shape[0], slots.shape[0], 1)
-    )
-    positions = jnp.broadcast_to(front.length + number, tokens.shape)[:, None]
+    seen = _to_all(front.seen | behind, tokens.shape[0])
+    positions = jnp.broadcast_to(front.position + number, tokens.shape)[:, None]
     segment = jnp.ones_like(positions)
     place = front.places + number
     states, cache = extend(model.encoder, tokens[:, None], positions, segment, cache, place, seen)
@@ -111,18 +166,12 @@ def write(
     head_params: Params,
     tokens: Int[Array, "P"],
     length: Int[Array, ""],
-    allowed: Bool[Array, "V"],
-    end: Int[Array, ""],
-    key: Key[Array, ""],
-    limits: Limits,
-    most: Int[Array, ""],
+    drawing: Drawing,
     *,
     count: int,
     room: int,
 ) -> Int[Array, "N G"]:
     """Draws `N` texts behind one.
-
-    The first token of a text is none that ends it. What is not reached is -1.
 
     Args:
         graphdef: Structure of the model.
@@ -131,28 +180,82 @@ def write(
         head_params: Parameters of the head.
         tokens: Of the text in front, with padding behind.
         length: How many are real.
-        allowed: Tokens that may be drawn, the one that ends a text aside.
-        end: That one.
-        key: Of the draws.
-        limits: What distributions are cut to.
-        most: Tokens that a text may have, its end included.
+        drawing: How tokens are drawn.
         count: `N`.
-        room: `G`, at least `most`.
+        room: `G`, at least `drawing.most`.
+
+    Returns:
+        As of `write_behind`.
     """
     model, head = merge(graphdef, params), merge(head_graph, head_params)
     front = read_front(model, head, tokens, length, room)
-    inner = jnp.where(allowed, 0.0, -jnp.inf)
-    anywhere = inner.at[end].set(0.0)
+    return write_behind(model, head, front, drawing, count=count, room=room)
+
+
+@partial(jax.jit, static_argnames=("graphs", "count", "room"))
+def write_from_latents(
+    graphs: tuple[GraphDef, GraphDef, GraphDef],
+    params: tuple[Params, Params, Params],
+    values: Float[Array, "S M Z"],
+    start: Int[Array, ""],
+    drawing: Drawing,
+    *,
+    count: int,
+    room: int,
+) -> Int[Array, "N G"]:
+    """Draws `count` texts from the latents of each of `M` texts, those of one text side by side.
+
+    Args:
+        graphs: Structures of the model, its head and its latents.
+        params: Their parameters.
+        values: The latents.
+        start: The token that texts begin with.
+        drawing: How tokens are drawn.
+        count: Texts from each.
+        room: `G`, at least `drawing.most`.
+
+    Returns:
+        As of `write_behind`.
+    """
+    model, head, latents = (merge(*part) for part in zip(graphs, params, strict=True))
+    front = read_latents(model, head, latents, values, start, room)
+    return write_behind(model, head, front, drawing, count=count, room=room)
+
+
+def write_behind(
+    model: SentenceModel,
+    head: LanguageModelHead,
+    front: Front,
+    drawing: Drawing,
+    *,
+    count: int,
+    room: int,
+) -> Int[Array, "N G"]:
+    """Draws `count` texts behind each of those in front.
+
+    The first token of a text is none that ends it. What is not reached is -1.
+
+    Args:
+        model: The encoder.
+        head: Its head.
+        front: What is in front.
+        drawing: How tokens are drawn.
+        count: Texts behind each.
+        room: `G`, at least `drawing.most`.
+    """
+    inner = jnp.where(drawing.allowed, 0.0, -jnp.inf)
+    anywhere = inner.at[drawing.end].set(0.0)
 
     def chosen(logits: Array, number: Array, done: Array) -> tuple[Array, Array]:
         bias = jnp.where(number == 0, inner, anywhere)
-        drawn = draw(jax.random.fold_in(key, number), logits + bias, *limits)
+        key = jax.random.fold_in(drawing.key, number)
+        drawn = draw(key, logits + bias, *drawing.limits)
         drawn = jnp.where(done, -1, drawn)
-        return drawn, done | (drawn == end)
+        return drawn, done | (drawn == drawing.end)
 
     def going_on(state: tuple[Array, Array, Array, Array, Cache]) -> Array:
         number, _, done, _, _ = state
-        return (number < most) & ~done.all()
+        return (number < drawing.most) & ~done.all()
 
     def step(
         state: tuple[Array, Array, Array, Array, Cache],
@@ -163,10 +266,11 @@ def write(
         logits, cache = write_on(model, head, front, cache, jnp.maximum(drawn, 0), number)
         return number + 1, written, done, logits, cache
 
+    texts = count * front.logits.shape[0]
     start = (
         jnp.zeros((), jnp.int32),
-        jnp.full((count, room), -1, jnp.int32),
-        jnp.zeros(count, bool),
+        jnp.full((texts, room), -1, jnp.int32),
+        jnp.zeros(texts, bool),
         jnp.repeat(front.logits, count, axis=0),
         front.cache.repeated(count),
     )

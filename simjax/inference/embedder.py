@@ -19,6 +19,7 @@ from simjax.inference.calls import Call, calls
 from simjax.inference.cutter import Cutter
 from simjax.inference.request import Distinct, Request
 from simjax.mesh import MeshConfig, batch_spec, make_mesh
+from simjax.models.latents import embed
 from simjax.models.sentence_model import GraphDef, merge
 from simjax.postprocess.flow import Flow
 from simjax.types import Block, Params
@@ -61,6 +62,7 @@ class Embedder:
         width: int,
         *,
         training_head: bool,
+        latents: GraphDef | None = None,
         devices: Sequence[jax.Device] | None = None,
     ) -> None:
         """Prepare; nothing is compiled before it is used.
@@ -69,6 +71,8 @@ class Embedder:
             graphdef: Structure of the model.
             width: Its hidden size.
             training_head: False leaves out a head that is only there for training.
+            latents: Structure of latents that are the embedding, in place of what the model pools.
+                Parameters are then of both, `model` and `latents`.
             devices: Devices that share the work; None takes the one that the parameters are on.
         """
         self.width = width
@@ -77,7 +81,11 @@ class Embedder:
         def forward(
             params: Params, block: Block, flow: Flow | None = None
         ) -> Float32[jax.Array, "*K T D"]:
-            vectors = merge(graphdef, params)(block, training_head=training_head)
+            if latents is None:
+                vectors = merge(graphdef, params)(block, training_head=training_head)
+            else:
+                encoder = merge(graphdef, params["model"]).encoder
+                vectors = embed(encoder, merge(latents, params["latents"]), block)
             return vectors if flow is None else flow.forward(vectors)[0]
 
         self.forward = jax.jit(forward)

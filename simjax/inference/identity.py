@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
 
 from simjax.data.engine import copy_engine, written
+from simjax.models.latents import Latents
 from simjax.models.sentence_model import SentenceModel, split
 from simjax.postprocess.flow import Flow
+from simjax.types import Params
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -22,9 +24,11 @@ def fingerprint(
     *,
     training_head: bool,
     flow: Flow | None = None,
+    latents: Latents | None = None,
 ) -> str:
-    """A digest of weights, architecture, pooling, flow and tokenizer; 32 hexadecimal digits.
+    """A digest of what makes embeddings; 32 hexadecimal digits.
 
+    That is weights, architecture, pooling, flow and tokenizer; where embeddings are latents, these.
     The precision of the computation, the longest length and the scaling are not in it.
     """
     _, params = split(model)
@@ -36,11 +40,24 @@ def fingerprint(
     )
     if flow is not None:
         what, params = (*what, flow.config), {**params, "flow": flow.tensors}
-    digest = hashlib.sha256(repr(what).encode())
+    if latents is not None:
+        what, params = (*what, latents.config), {**params, "latents": split(latents)[1]}
+    found = hashlib.sha256(repr(what).encode())
     # Not as it is: calls of the tokenizer switch padding and truncation on and off.
-    digest.update(written(copy_engine(tokenizer)).encode("utf-8", "surrogatepass"))
+    found.update(written(copy_engine(tokenizer)).encode("utf-8", "surrogatepass"))
+    _add(found, params)
+    return found.hexdigest()[:32]
+
+
+def digest(params: Params) -> str:
+    """A digest of arrays and their names; 32 hexadecimal digits."""
+    found = hashlib.sha256()
+    _add(found, params)
+    return found.hexdigest()[:32]
+
+
+def _add(found: Any, params: Params) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(params):
         array = np.ascontiguousarray(leaf)
-        digest.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
-        digest.update(array.reshape(-1).view(np.uint8).data)
-    return digest.hexdigest()[:32]
+        found.update(f"{jax.tree_util.keystr(path)} {array.dtype} {array.shape}".encode())
+        found.update(array.reshape(-1).view(np.uint8).data)

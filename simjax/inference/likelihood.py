@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
@@ -12,9 +12,10 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from simjax.data.packing import best_fit_decreasing
-from simjax.data.paraphrases import joined_lengths, pack_pairs
+from simjax.data.paraphrases import pack_pairs, pair_lengths
 from simjax.errors import SimjaxError
 from simjax.inference.cutter import Cutter
+from simjax.models import latents as latent_passes
 from simjax.models.lm_head import token_losses
 from simjax.models.sentence_model import GraphDef, merge, split
 from simjax.objectives.seq2seq import predicted
@@ -23,12 +24,17 @@ from simjax.types import Block, Params
 if TYPE_CHECKING:
     from simjax.sentence_encoder import SentenceEncoder
 
-_ROWS, _ROW_LENGTH, _SHORTEST = 16, 128, 5
-"""Rows computed at a time; tokens of one, if a pair has no more; tokens of the shortest pair."""
+_ROW_LENGTH = 128
+"""Tokens of a row, if no pair has more."""
+_PLACES, _PREDICTED = 2048, 512
+"""Places computed at a time, and tokens that there are logits of: each has the whole vocabulary."""
 
 
 class Likelihood:
-    """-log p of a text's tokens behind another text, by a model with a decoder."""
+    """-log p of a text's tokens behind another text, by a model with a decoder.
+
+    A decoder with latents knows of the text in front their means alone.
+    """
 
     def __init__(self, encoder: SentenceEncoder) -> None:
         """Take the model apart.
@@ -38,14 +44,21 @@ class Likelihood:
         """
         if encoder.decoder is None:
             raise SimjaxError(
-                "the model has no decoder; one is trained with objective.seq2seq, and lies in the "
-                "run's export"
+                "the model has no decoder; one is trained with objective.seq2seq or "
+                "objective.name vae, and lies in the run's export"
             )
-        self._decoder = encoder.decoder
-        self._model = split(encoder.model)
-        self._head = split(self._decoder.head)
-        self._cut = Cutter(encoder.tokenizer, self._decoder.text_length)
-        self._row_length = max(_ROW_LENGTH, self._decoder.max_tokens)
+        decoder = encoder.decoder
+        parts: dict[str, Any] = {
+            "model": encoder.model,
+            "lm_head": decoder.head,
+            "latents": decoder.latents,
+        }
+        taken = {name: split(part) for name, part in parts.items() if part is not None}
+        self._graphs = tuple((name, graph) for name, (graph, _) in taken.items())
+        self._params = {name: params for name, (_, params) in taken.items()}
+        self._cut = Cutter(encoder.tokenizer, decoder.text_length)
+        self._row_length = max(_ROW_LENGTH, decoder.max_tokens)
+        self._whole = decoder.latents is not None
 
     def __call__(
         self, pairs: Sequence[tuple[str, str]]
@@ -61,11 +74,14 @@ class Likelihood:
         tokens, lengths = self._cut(list(number))
         starts = (np.cumsum(lengths) - lengths)[both]
         lengths = lengths[both]
-        placed = best_fit_decreasing(joined_lengths(lengths)[:, 0], self._row_length)
+        placed = best_fit_decreasing(pair_lengths(lengths, whole=self._whole), self._row_length)
         found = np.zeros((2, len(pairs)))
-        most = _ROWS * self._row_length // _SHORTEST
-        for first_row in range(0, placed.rows, _ROWS):
-            here = np.flatnonzero((placed.row >= first_row) & (placed.row < first_row + _ROWS))
+        rows = max(1, _PLACES // self._row_length)
+        # No pair is shorter than two texts of special tokens alone.
+        shortest = int(pair_lengths(np.asarray([2, 2]), whole=self._whole))
+        most = rows * (self._row_length // shortest)
+        for first_row in range(0, placed.rows, rows):
+            here = np.flatnonzero((placed.row >= first_row) & (placed.row < first_row + rows))
             plan = np.zeros((6, 1, most), np.int64)
             plan[0:2, 0, : len(here)] = starts[here].T
             plan[2:4, 0, : len(here)] = lengths[here].T
@@ -76,28 +92,42 @@ class Likelihood:
                 np.moveaxis(plan[0:2], 0, -1),
                 np.moveaxis(plan[2:4], 0, -1),
                 *plan[4:],
-                rows=_ROWS,
+                rows=rows,
                 row_length=self._row_length,
+                whole=self._whole,
             )
-            sums = _sums(self._model[0], self._head[0], self._model[1], self._head[1], block)
+            sums = _sums(self._graphs, self._params, block)
             found[:, here] = np.asarray(sums)[:, : len(here)]
         return found[0], found[1].astype(np.int64)
 
 
-@partial(jax.jit, static_argnums=(0, 1))
+@partial(jax.jit, static_argnums=0)
 def _sums(
-    graphdef: GraphDef, head: GraphDef, params: Params, head_params: Params, block: Block
+    graphs: tuple[tuple[str, GraphDef], ...], params: dict[str, Params], block: Block
 ) -> Float[jax.Array, "2 T"]:
     """Of each text of a block, -log p of its second segment, and the number of tokens there."""
-    model = merge(graphdef, params)
-    states = model.token_states(block)
+    parts = {name: merge(graph, params[name]) for name, graph in graphs}
+    model = parts["model"]
+    if "latents" in parts:
+        passed = latent_passes.pass_through(
+            model.encoder, parts["latents"], block, latent_passes.means
+        )
+        states = passed.states[0]
+    else:
+        states = model.token_states(block)[0]
     one = jax.tree.map(lambda array: array[0], block)
-    where, targets = predicted(one, room=one.tokens.size)
+    size = one.tokens.size
+    where, targets = predicted(one, room=-(-size // _PREDICTED) * _PREDICTED)
+    picked = jnp.take(states, where, axis=0, mode="clip")
+    # As if they were places of blocks of their own, whose logits are made one after the other.
+    picked = picked.reshape(-1, _PREDICTED, states.shape[-1])
+    places = jnp.broadcast_to(jnp.arange(_PREDICTED), picked.shape[:2])
     table = model.encoder.embeddings.word.embedding[...]
-    losses, _ = token_losses(merge(head, head_params), table, states, where[None], targets[None])
+    parted = targets.reshape(places.shape)
+    losses, _ = token_losses(parts["lm_head"], table, picked, places, parted)
     real = targets >= 0
     text = jnp.where(real, jnp.take(one.text.reshape(-1), where, mode="clip"), -1)
     count = one.first.shape[0]
-    counted = jnp.stack([jnp.where(real, losses[0], 0.0), real.astype(jnp.float32)], axis=1)
+    counted = jnp.stack([jnp.where(real, losses.ravel(), 0.0), real.astype(jnp.float32)], axis=1)
     bucket = jnp.where(real, text, count)
     return jax.ops.segment_sum(counted, bucket, count + 1)[:count].T

@@ -24,6 +24,10 @@ from simjax.ops.operands import settle
 # Far below any score, far above float32's smallest number.
 MASKED = -1e30
 
+FRONT, BEHIND, HIDDEN = 0, 1, 2
+"""Segments as attention takes them: a token in front that all of its text sees, one behind that is
+seen from its place on by those behind, and one in front that those in front alone see."""
+
 
 def may_see(
     key_text: Int[Array, "N K"],
@@ -40,15 +44,17 @@ def may_see(
         query_text: The same of the queries.
         distance: Places from each query to each key; a text's tokens stand side by side.
         window: Largest distance that is seen, both ways; None sees the whole text.
-        segments: Those of keys and of queries, as `Block.segment` says; None where all is one.
+        segments: Those of keys and of queries, each `FRONT`, `BEHIND` or `HIDDEN`; None where all
+            is one.
     """
     seen = key_text[:, :, None] == query_text[:, None, :]
     if window is not None and distance is not None:
         seen &= jnp.abs(distance) <= window
     if segments is not None:
         assert distance is not None  # says which of two tokens comes first
-        first, second = segments[0] == 0, segments[1] == 1
-        seen &= first[:, :, None] | (second[:, None, :] & (distance <= 0))
+        key, query = segments[0][:, :, None], segments[1][:, None, :]
+        behind = (key == BEHIND) & (query == BEHIND) & (distance <= 0)
+        seen &= (key == FRONT) | behind | ((key == HIDDEN) & (query != BEHIND))
     return jnp.where(seen, 0.0, MASKED).astype(jnp.float32)
 
 

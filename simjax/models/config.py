@@ -117,6 +117,11 @@ class EncoderConfig:
         return ARCHITECTURES[self.family]
 
     @property
+    def two_segments(self) -> bool:
+        """Whether there are two token types, which say which of two texts stands in front."""
+        return self.architecture.token_types and self.type_vocab_size >= 2
+
+    @property
     def embedding_width(self) -> int:
         """Width of the token table."""
         return self.hidden_size if self.embedding_size is None else self.embedding_size

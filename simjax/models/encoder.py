@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from simjax.models import dropout as drop
 from simjax.models.attention import Heads, attend, attend_in_blocks
 from simjax.models.config import EncoderConfig as EncoderConfig
 from simjax.models.dense import PRODUCT, Dense, LayerNorm, gelu
+from simjax.models.embeddings import Embeddings, Table
 from simjax.models.families import Site
 from simjax.models.positions import BUCKETS, rotate
 from simjax.models.sight import Sight, look
@@ -38,57 +39,37 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 Remat: TypeAlias = Literal["layer", "products"]
 """What the backward pass computes anew: a layer from its input, or all of it but the outputs of its
 dense layers."""
+
 _POLICIES: dict[Remat, Any] = {
     "layer": None,
     "products": jax.checkpoint_policies.save_only_these_names(PRODUCT),
 }
 
 
-class Table(nnx.Module):
-    """Rows that are looked up by number."""
+class Before(NamedTuple):
+    """What states go through before each of some layers.
 
-    def __init__(self, rows: int, features: int, *, stddev: float, rngs: nnx.Rngs) -> None:
-        normal = jax.random.normal(rngs.params(), (rows, features), jnp.float32)
-        self.embedding = nnx.Param(stddev * normal)
+    Attributes:
+        change: States, and what is given to the layer, to states and what is to be known of them.
+        given: For each layer, stacked.
+    """
 
-    def __call__(self, index: Int[Array, "*B"]) -> Float[Array, "*B D"]:
-        """The rows, in float32."""
-        return jnp.take(self.embedding[...], index, axis=0, mode="clip")
+    change: Callable[[Array, Any], tuple[Array, Any]]
+    given: Any
 
 
-class Embeddings(nnx.Module):
-    """Token + position + token type, as far as the family has them, normalised."""
-
-    def __init__(self, config: EncoderConfig, *, rngs: nnx.Rngs) -> None:
-        own, width, stddev = config.architecture, config.embedding_width, config.initializer_range
-        self.word = Table(config.vocab_size, width, stddev=stddev, rngs=rngs)
-        if own.positions == "table":
-            positions = config.max_positions + config.position_offset
-            self.position = Table(positions, width, stddev=stddev, rngs=rngs)
-        if own.token_types:
-            self.token_type = Table(config.type_vocab_size, width, stddev=stddev, rngs=rngs)
-        self.norm = LayerNorm(width, epsilon=config.layer_norm_eps, use_bias=own.norm_bias)
-        if config.projected:
-            self.projection = Dense(width, config.hidden_size, stddev=stddev, rngs=rngs)
-        self.config = config
+class Run(Protocol):
+    """Runs states through the layers from one to another, counted from 0, the last excluded."""
 
     def __call__(
         self,
-        tokens: Int[Array, "N L"],
-        positions: Int[Array, "N L"],
-        keys: UInt32[Array, "N 2"] | None,
-        dtype: DTypeLike,
-        segment: Int[Array, "N L"] | None = None,
-    ) -> Float[Array, "N L D"]:
-        """Embed tokens, whose type is their segment."""
-        x, own = self.word(tokens), self.config.architecture
-        if own.positions == "table":
-            x = x + self.position(positions + self.config.position_offset)
-        if own.token_types:
-            kind = self.token_type.embedding[0] if segment is None else self.token_type(segment)
-            x = x + kind
-        x = drop.dropout(self.norm(x, dtype), keys, 0, self.config.hidden_dropout)
-        return self.projection(x) if self.config.projected else x
+        x: Float[Array, "N L D"],
+        sight: Sight,
+        start: int,
+        stop: int,
+        before: Before | None = None,
+    ) -> tuple[Float[Array, "N L D"], Any]:
+        """The states, and what `before` has found, stacked."""
 
 
 def tensor_axis(path: tuple[Any, ...], leaf: Any) -> int | None:
@@ -170,7 +151,7 @@ class Layer(nnx.Module):
 
         def attended(x: Array) -> Array:
             nonlocal grown
-            q, *new = self._project(x, sight, layer)
+            q, *new = self.project(x, sight, layer)
             keys, values = (
                 jax.lax.dynamic_update_slice_in_dim(old, own, place, axis=1)
                 for old, own in zip(past, new, strict=True)
@@ -221,7 +202,9 @@ class Layer(nnx.Module):
     def _is_local(self, layer: Array) -> Array:
         return (layer - 1) % self.config.global_every != 0
 
-    def _project(self, x: Array, sight: Sight, layer: Array) -> tuple[Array, Array, Array]:
+    def project(
+        self, x: Float[Array, "N L D"], sight: Sight, layer: Int[Array, ""]
+    ) -> tuple[Float[Array, "N L D"], Float[Array, "N L D"], Float[Array, "N L D"]]:
         """Queries, keys and values, turned by their places where the family does that."""
         q, k, v = jnp.split(self.qkv(x), 3, axis=-1)
         if sight.angles is not None:
@@ -237,7 +220,7 @@ class Layer(nnx.Module):
         self, x: Array, sight: Sight, keys: Array | None, layer: Array
     ) -> Float[Array, "N L D"]:
         config = self.config
-        q, k, v = self._project(x, sight, layer)
+        q, k, v = self.project(x, sight, layer)
         heads, local = self._heads(q), self._is_local(layer)
         rate = config.attention_dropout
         site = layer * _SITES_PER_LAYER + _ATTENTION
@@ -341,33 +324,51 @@ class Encoder(nnx.Module):
         sight = look(config, text, positions, relative, segment)
         if own.norm == "before":
             x = x.astype(jnp.float32)
-        graphdef, state = nnx.split(self.layers)
-        stacked = nnx.to_pure_dict(state)
-
-        def body(x: Array, scanned: tuple[Params, Array]) -> tuple[Array, None]:
-            params, layer = scanned
-            if own.shared:
-                params = jax.tree.map(lambda leaf: leaf[0], stacked)
-            if gather_layer is not None:
-                params = gather_layer(params)
-            return nnx.merge(graphdef, params)(x, sight, keys, layer, self.dtype), None
-
-        if remat is not None:
-            body = jax.checkpoint(body, policy=_POLICIES[remat], prevent_cse=False)
-
-        def run(x: Array, start: int, stop: int) -> Array:
-            if start == stop:
-                return x
-            layers = jnp.arange(start + 1, stop + 1)
-            own_params = None if own.shared else jax.tree.map(lambda p: p[start:stop], stacked)
-            return jax.lax.scan(body, x, (own_params, layers), unroll=config.unroll)[0]
+        run = self.runner(keys, gather_layer, remat)
 
         def finished(x: Array) -> Array:
             return self.norm(x, self.dtype) if own.norm == "before" else x
 
         if also is None:
-            return finished(run(x, 0, config.num_layers)), None
+            return finished(run(x, sight, 0, config.num_layers)[0]), None
         # transformers, too, lists the states of all layers but the last before the final norm.
-        middle = run(x, 0, also)
-        last = finished(run(middle, also, config.num_layers))
+        middle, _ = run(x, sight, 0, also)
+        last = finished(run(middle, sight, also, config.num_layers)[0])
         return last, last if also == config.num_layers else middle
+
+    def runner(
+        self,
+        keys: UInt32[Array, "N 2"] | None = None,
+        gather_layer: Callable[[Params], Params] | None = None,
+        remat: Remat | None = None,
+    ) -> Run:
+        """What runs states through some of the layers; arguments are those of `__call__`."""
+        config, own = self.config, self.config.architecture
+        graphdef, state = nnx.split(self.layers)
+        stacked = nnx.to_pure_dict(state)
+
+        def run(
+            x: Array, sight: Sight, start: int, stop: int, before: Before | None = None
+        ) -> tuple[Array, Any]:
+            if start == stop:
+                return x, None
+
+            def body(x: Array, scanned: tuple[Params, Array, Any]) -> tuple[Array, Any]:
+                params, layer, given = scanned
+                found = None
+                if before is not None:
+                    x, found = before.change(x, given)
+                if own.shared:
+                    params = jax.tree.map(lambda leaf: leaf[0], stacked)
+                if gather_layer is not None:
+                    params = gather_layer(params)
+                return nnx.merge(graphdef, params)(x, sight, keys, layer, self.dtype), found
+
+            if remat is not None:
+                body = jax.checkpoint(body, policy=_POLICIES[remat], prevent_cse=False)
+            layers = jnp.arange(start + 1, stop + 1)
+            own_params = None if own.shared else jax.tree.map(lambda p: p[start:stop], stacked)
+            given = None if before is None else before.given
+            return jax.lax.scan(body, x, (own_params, layers, given), unroll=config.unroll)
+
+        return run

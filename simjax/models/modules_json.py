@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from simjax.errors import SimjaxError
 from simjax.models.heads import HeadActivation, HeadConfig, HeadWeights
+from simjax.models.module_folders import SETTINGS, find, inside
 from simjax.models.pooling import Pooling
 from simjax.models.tensor_files import TensorFolder, read_json, read_json_object
 
@@ -80,7 +81,7 @@ def describe(folder: Path) -> Described:
         kind = module["type"].rsplit(".", 1)[-1]
         if not module["type"].startswith("sentence_transformers."):
             raise SimjaxError(f"{path}: module {module['type']} is custom code, which is never run")
-        place = _inside(folder, module.get("path") or "", path)
+        place = inside(folder, module.get("path") or "", path)
         if kind == "Transformer" and transformer is None:
             transformer = place
         elif kind == "WeightedLayerPooling" and pooling is None and transformer is not None:
@@ -109,20 +110,6 @@ def describe(folder: Path) -> Described:
         **_transformer_settings(transformer),
         **_use(folder),
     )
-
-
-def _inside(folder: Path, name: Any, path: Path) -> Path:
-    """The folder of a module; no name and no link in it leads out of the model's folder."""
-    if not isinstance(name, str) or "\0" in name:
-        raise SimjaxError(f"{path}: module path {name!r} is no name")
-    place = folder / name
-    try:
-        real = place.resolve()
-    except (OSError, RuntimeError) as error:
-        raise SimjaxError(f"{path}: module path {name!r} leads nowhere") from error
-    if not real.is_relative_to(folder.resolve()):
-        raise SimjaxError(f"{path}: module path {name!r} leaves the folder")
-    return place
 
 
 def _pooling(path: Path) -> Pooling:
@@ -213,8 +200,8 @@ def _transformer_settings(folder: Path) -> dict[str, Any]:
 
 
 def _use(folder: Path) -> dict[str, Any]:
-    """Prompts, and the flow, which is named where sentence-transformers ignores what is not its."""
-    path = folder / "config_sentence_transformers.json"
+    """Prompts, and the flow."""
+    path = folder / SETTINGS
     if not os.path.lexists(path):
         return {}
     config = read_json_object(path)
@@ -224,6 +211,8 @@ def _use(folder: Path) -> dict[str, Any]:
     default = config.get("default_prompt_name")
     if default is not None and not (isinstance(default, str) and default in prompts):
         raise SimjaxError(f"{path}: default_prompt_name {default!r} is not among its prompts")
-    named = config.get("flow")
-    flow = None if named is None else _inside(folder, named, path)
-    return {"prompts": dict(prompts), "default_prompt": default, "flow": flow}
+    return {
+        "prompts": dict(prompts),
+        "default_prompt": default,
+        "flow": find(folder).get("flow"),
+    }

@@ -19,6 +19,7 @@ from simjax.objectives.supervised_config import DistillationConfig as Distillati
 from simjax.objectives.supervised_config import RDropConfig as RDropConfig
 from simjax.objectives.supervised_config import SoftmaxConfig as SoftmaxConfig
 from simjax.objectives.supervised_config import TripletConfig as TripletConfig
+from simjax.objectives.vae_config import VaeConfig as VaeConfig
 
 ObjectiveConfig: TypeAlias = (
     ContrastiveConfig
@@ -31,6 +32,7 @@ ObjectiveConfig: TypeAlias = (
     | SoftmaxConfig
     | TripletConfig
     | DistillationConfig
+    | VaeConfig
 )
 """What is minimised."""
 

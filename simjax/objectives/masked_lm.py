@@ -81,7 +81,12 @@ class MaskedLm:
         return self.config.weight
 
     def sums(
-        self, params: Params, batch: Batch, key: Key[Array, ""], gather_layer: GatherLayer
+        self,
+        params: Params,
+        batch: Batch,
+        key: Key[Array, ""],
+        gather_layer: GatherLayer,
+        step: Int[Array, ""] | int = 0,
     ) -> Sums:
         """Over some blocks; what becomes of a block does not depend on the others."""
         mask_key, dropout_key = jax.random.split(key)

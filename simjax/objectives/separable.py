@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 import jax
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from simjax.types import Batch, Params
 
@@ -31,7 +31,7 @@ class Sums:
 
 
 class Separable(Protocol):
-    """A loss beside the coupled one."""
+    """A loss beside the coupled one, or in its place."""
 
     @property
     def name(self) -> str:
@@ -42,9 +42,14 @@ class Separable(Protocol):
         """What its mean over the global batch is multiplied by."""
 
     def sums(
-        self, params: Params, batch: Batch, key: Key[Array, ""], gather_layer: GatherLayer
+        self,
+        params: Params,
+        batch: Batch,
+        key: Key[Array, ""],
+        gather_layer: GatherLayer,
+        step: Int[Array, ""] | int = 0,
     ) -> Sums:
-        """Sums over some blocks."""
+        """Sums over some blocks, in the update after so many others."""
 
 
 class Alongside(Protocol):

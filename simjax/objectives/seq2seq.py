@@ -96,6 +96,8 @@ class Seq2Seq:
 def predicted(block: Block, room: int | None = None) -> tuple[Int[Array, "M"], Int[Array, "M"]]:
     """The tokens of second segments of one block, each predicted from the place before it.
 
+    A segment that is whole begins with a token that is known, at place 0, and not predicted.
+
     Args:
         block: Tokens and segments [R, L].
         room: `M`; None is half of the block's places. So many are enough where every text stands
@@ -109,6 +111,7 @@ def predicted(block: Block, room: int | None = None) -> tuple[Int[Array, "M"], I
     tokens = jnp.ravel(block.tokens)
     size = tokens.shape[0]
     room = size // 2 if room is None else room
-    (place,) = jnp.nonzero(jnp.ravel(block.segment) == 1, size=room, fill_value=size)
+    behind = (jnp.ravel(block.segment) == 1) & (jnp.ravel(block.positions) > 0)
+    (place,) = jnp.nonzero(behind, size=room, fill_value=size)
     targets = jnp.where(place < size, jnp.take(tokens, place, mode="clip"), -1)
     return jnp.where(place < size, place - 1, size), targets

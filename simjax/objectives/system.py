@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -103,6 +103,39 @@ class EmbeddingSystem:
     ) -> tuple[Float[Array, ""], Metrics]:
         """This device's part of the loss of the global batch, and the batch's metrics."""
         return self.objective.loss(params["objective"], Examples.of(embeddings, batch))
+
+
+@dataclass(frozen=True)
+class SeparableSystem:
+    """One tower that is learned by a sum over examples alone; nothing compares embeddings.
+
+    Attributes:
+        separable: The loss.
+    """
+
+    separable: Separable
+
+    encodings = 1
+
+    def init(self, model: Params, width: int, seed: int, **heads: Params) -> Params:
+        """All that is trained; arguments are those of `EmbeddingSystem.init`."""
+        return {"model": model} | heads
+
+    def layers(self, params: Any) -> Any:
+        """As of `EmbeddingSystem.layers`."""
+        return params["model"]["encoder"]["layers"]
+
+    def figures(self, params: Params) -> Metrics:
+        """None."""
+        return {}
+
+    def constrain(self, params: Params) -> Params:
+        """Nothing is bounded."""
+        return params
+
+
+AnySystem: TypeAlias = EmbeddingSystem | SeparableSystem
+"""What can be trained."""
 
 
 def _another(x: Any) -> Any:

@@ -9,7 +9,7 @@ from pathlib import Path
 import jax.numpy as jnp
 from flax import nnx
 
-from simjax.errors import SimjaxError
+from simjax.errors import SimjaxError, UsageError
 from simjax.models import hf
 from simjax.models.config import EncoderConfig
 from simjax.models.heads import HeadConfig
@@ -87,8 +87,11 @@ def abstract_model(config: RunConfig) -> Shapes:
     Raises:
         SimjaxError: The `config.json` of one of them can neither be read nor had, and it is none
             of those that are known.
+        UsageError: It has latents, whose steps are not known.
     """
     wanted = config.model
+    if wanted.latents is not None:
+        raise UsageError("objective.name vae is not planned for: only contrastive is")
     heads: tuple[HeadConfig, ...] = ()
     pooling: Pooling = wanted.pooling or "mean"
     if wanted.pretrained is None:

@@ -12,11 +12,9 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from simjax.errors import SimjaxError, UsageError
+from simjax.models.module_folders import CONFIG
 from simjax.models.tensor_files import SINGLE, TensorFolder, read_json_object
 from simjax.postprocess.flow import PERMUTATION, Flow, FlowConfig
-
-FOLDER = "flow"
-CONFIG = "config.json"
 
 
 def write(folder: Path, flow: Flow) -> None:

@@ -18,6 +18,7 @@ from simjax.eval.tasks import EvalConfig
 from simjax.mesh import MeshConfig
 from simjax.models.dropout import dropped_levels
 from simjax.models.encoder import EncoderConfig, Remat
+from simjax.models.latents import LatentsConfig
 from simjax.models.pooling import Pooling
 from simjax.objectives.config import ContrastiveConfig, ObjectiveConfig
 from simjax.remote import check_local
@@ -51,6 +52,8 @@ class ModelConfig:
         dropout: Rate that replaces the encoder's own two; null leaves them.
         random_head: Draw the dense layer of the pooling anew instead of taking the pretrained
             folder's, which for BERT is the one of its next-sentence task. SimCSE draws it.
+        latents: Latents in the last layers, from which `objective.name: vae` learns to write a text
+            again (UniVAE); null has none.
         lora: Adapters that are trained in place of the encoder's kernels, and merged into them
             where the model is evaluated and exported; null trains the encoder itself.
     """
@@ -61,6 +64,7 @@ class ModelConfig:
     dtype: Dtype = "float32"
     dropout: float | None = None
     random_head: bool = False
+    latents: LatentsConfig | None = None
     lora: LoraConfig | None = None
 
 

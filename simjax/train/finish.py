@@ -13,6 +13,7 @@ from simjax import export
 from simjax.checkpoint.manager import Checkpoints
 from simjax.checkpoint.mirror import Mirror
 from simjax.errors import SimjaxError
+from simjax.model_card import left_out
 from simjax.models.sentence_model import SentenceModel, split
 from simjax.remote import is_url, without_secrets
 from simjax.sentence_encoder import SentenceEncoder
@@ -20,8 +21,8 @@ from simjax.train import average, lora
 from simjax.train import config as run_config
 from simjax.train.config import RunConfig, evaluated_parameters
 from simjax.train.early_stopping import EarlyStopping
+from simjax.train.heads import make_heads
 from simjax.train.setup import load_run_tokenizer, make_encoder, make_model
-from simjax.train.system import make_heads
 from simjax.train.weights_and_biases import WandbRun
 from simjax.types import Params
 
@@ -123,7 +124,8 @@ def export_run(
         step: Which checkpoint; None takes the best by `evaluation.metric`, else the newest, of
             those that are whole.
         overwrite: Replace a model that was exported there before.
-        warn: Called with a line for each checkpoint that is left out because it is not whole.
+        warn: Called with a line for each checkpoint that is left out because it is not whole, and
+            for what other libraries leave out of the model.
 
     Returns:
         The step.
@@ -151,8 +153,10 @@ def export_run(
             for name, value in checkpoints.metrics(chosen).items()
             if name.startswith(EVALUATION)
         }
-    encoder = encoder.replace(parts["model"], parts.get("lm_head"))
+    encoder = encoder.replace(parts["model"], parts)
     export_model(config, encoder, folder, step=chosen, scores=scores, overwrite=overwrite)
+    for said in left_out(encoder.flow, encoder.decoder):
+        warn(f"{folder}: {said}")
     return chosen
 
 
@@ -167,9 +171,10 @@ def restore_parts(
     found = {"model": restore_model(checkpoints, step, encoder.model, config)}
     if (decoder := encoder.decoder) is not None:
         which = evaluated_parameters(config)
-        wanted = average.wanted(jax.eval_shape(lambda: decoder.params), which, "lm_head")
-        restored, _ = checkpoints.restore(step, wanted, partial=True)
-        found["lm_head"] = average.evaluated(restored, which, "lm_head")
+        for name, shapes in jax.eval_shape(lambda: decoder.params).items():
+            wanted = average.wanted(shapes, which, name)
+            restored, _ = checkpoints.restore(step, wanted, partial=True)
+            found[name] = average.evaluated(restored, which, name)
     return found
 
 

@@ -25,7 +25,7 @@ from simjax.data.pipeline import PackedBatch
 from simjax.errors import DivergedError
 from simjax.eval import report, tasks
 from simjax.inference.likelihood import Likelihood
-from simjax.objectives.config import ContrastiveConfig
+from simjax.model_card import left_out
 from simjax.processes import drafts, roll_call
 from simjax.train import config as run_config
 from simjax.train import finish, lora, resume, summary, throughput
@@ -157,6 +157,8 @@ def train(
         summary.write(folder, lines, scores=columns, exported=best, total_steps=run.total_steps)
         exported = f"the model of step {best} is in {folder / 'export'}"
         console.print(f"step {step} of {run.total_steps}: done; {exported}", soft_wrap=True)
+        for said in left_out(run.encoder.flow, run.encoder.decoder):
+            console.print(f"{folder / 'export'}: {said}", soft_wrap=True)
     mirror.finish()
     return scores
 
@@ -178,7 +180,7 @@ def _best(run: Run, checkpoints: Checkpoints, state: TrainState) -> tuple[int, d
 def local_params(run: Run, state: TrainState) -> dict[str, Params]:
     """What is evaluated, whole on this process's first device: model and, if any, decoder."""
     which = run_config.evaluated_parameters(run.config)
-    heads = () if run.encoder.decoder is None else ("lm_head",)
+    heads = () if run.encoder.decoder is None else tuple(run.encoder.decoder.params)
     whole = _evaluated(run.mesh, which, run.config.model.lora, heads)(state)
     return jax.tree.map(lambda x: x.addressable_data(0), whole)
 
@@ -320,13 +322,16 @@ class _Loop:
             DivergedError: Loss or gradient are not finite.
         """
         values = {name: float(value) for name, value in jax.device_get(pending.metrics).items()}
-        step, config = pending.step, self.run_.config
+        step, run, config = pending.step, self.run_, self.run_.config
         for name in ("loss", "grad_norm"):
             if not np.isfinite(values[name]):
                 raise DivergedError(self._not_finite(step, name, values[name]))
         packed = pending.packed
         self._window.add(packed.examples, packed.tokens, packed.fill)
-        figures = self._window.figures(self._operations(), self._peak)
+        operations = throughput.operations(
+            config, run.model, self._window, run.source.num_views, run.encodings
+        )
+        figures = self._window.figures(operations, self._peak)
         self.progress.update(
             step,
             loss=values["loss"],
@@ -340,26 +345,6 @@ class _Loop:
             self.writer.write(step, values | figures)
             self._window.start()
             self._compile_seconds = 0.0
-
-    def _operations(self) -> float:
-        """What the mathematics asks for in the steps of the window."""
-        run, window = self.run_, self._window
-        data = run.config.data
-        operations = throughput.encoder_operations(run.model.config, window.tokens, data.row_length)
-        operations *= run.encodings
-        objective, shape = run.config.objective, run.model.config
-        head = (shape.hidden_size, shape.embedding_width, shape.vocab_size)
-        if objective.mlm is not None:
-            masked = objective.mlm.rate * window.tokens
-            operations += operations / run.encodings + throughput.head_operations(*head, masked)
-        if objective.seq2seq is not None:
-            operations += throughput.head_operations(*head, window.tokens / 2)
-        if not isinstance(objective, ContrastiveConfig):
-            return operations
-        keys = data.batch_size * (run.source.num_views - 1)
-        return operations + window.steps * throughput.pair_operations(
-            data.batch_size, keys, run.model.embedding_size
-        )
 
     def _not_finite(self, step: int, name: str, value: float) -> str:
         self.checkpoints.wait()

@@ -24,9 +24,9 @@ from simjax.data.token_store import TokenStore
 from simjax.data.tokenizer import train_wordpiece
 from simjax.data.views import make_augmenter
 from simjax.errors import SimjaxError, UsageError
+from simjax.inference.identity import digest
 from simjax.models import hf
 from simjax.models.decoder import Decoder
-from simjax.models.lm_head import LanguageModelHead
 from simjax.models.sentence_model import SentenceModel
 from simjax.models.tokenizer import check_same_ids, check_tokenizer, load_tokenizer
 from simjax.objectives.config import ContrastiveConfig, frozen_model
@@ -35,11 +35,12 @@ from simjax.sentence_encoder import SentenceEncoder
 from simjax.train import frozen, memory, prompts, trained
 from simjax.train.config import RunConfig
 from simjax.train.folder import has_checkpoints
+from simjax.train.heads import HEAD, LATENTS, make_heads
 from simjax.train.requirements import check_examples
 from simjax.train.start import Start
 from simjax.train.state import TrainState, abstract_state, init_state
 from simjax.train.step import Step, blocks_per_device
-from simjax.train.system import Facts, make_heads, vocabulary_of
+from simjax.train.system import Facts, vocabulary_of
 from simjax.train.update import check_parts, check_shape, check_tensor, make_update
 from simjax.types import Params
 
@@ -90,7 +91,7 @@ class Run:
 
     def encoder_of(self, parts: Mapping[str, Params]) -> SentenceEncoder:
         """The encoder, with its decoder if there is one, with other parameters."""
-        return self.encoder.replace(parts["model"], parts.get("lm_head"))
+        return self.encoder.replace(parts["model"], parts)
 
     def init_state(self) -> TrainState:
         """The state before the first step."""
@@ -274,6 +275,8 @@ def _agree(
     mine: dict[str, Any] = {"token_store": store.fingerprint, "steps": steps}
     if config.model.pretrained is not None:
         mine["model.pretrained"] = encoder.fingerprint()
+        if encoder.decoder is not None:
+            mine["decoder of model.pretrained"] = digest(encoder.decoder.params)
     if told is not None:
         mine["embeddings of the texts"] = told.fingerprint
     roll_call.agree("data", mine)
@@ -283,17 +286,17 @@ def make_encoder(
     config: RunConfig,
     start: Start,
     tokenizer: PreTrainedTokenizerFast,
-    heads: Mapping[str, LanguageModelHead],
+    heads: Mapping[str, nnx.Module],
 ) -> SentenceEncoder:
     """The model as it is used: unit vectors, since it is trained on cosines.
 
     A `cls_mlp` pooler keeps its dense layer after supervised training and drops it after
-    unsupervised, as SimCSE does. A head that learned to write paraphrases is used as well. Prompts
-    are those that it started with, and those of its sources where they agree.
+    unsupervised, as SimCSE does. A head that learned to write texts is used as well. Prompts are
+    those that it started with, and those of its sources where they agree.
     """
     decoder = None
-    if config.objective.seq2seq is not None:
-        decoder = Decoder(heads["lm_head"], config.data.max_length)
+    if config.objective.seq2seq is not None or config.model.latents is not None:
+        decoder = Decoder(heads[HEAD], config.data.text_length, heads.get(LATENTS))
     return SentenceEncoder(
         start.model,
         tokenizer,

@@ -17,11 +17,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import P
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Int, Key
 
 from simjax import mesh as meshes
 from simjax.errors import UsageError
 from simjax.objectives.separable import Alongside, Separable, Sums
+from simjax.objectives.system import SeparableSystem
 from simjax.train import noise, optimizer, trained
 from simjax.train.average import moving_average
 from simjax.train.schedule import Schedule
@@ -30,6 +31,15 @@ from simjax.types import Batch, Params
 
 Metrics: TypeAlias = dict[str, Float[Array, ""]]
 Step: TypeAlias = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
+
+
+class ValueAndGrad(Protocol):
+    """Metrics and gradients of a global batch."""
+
+    def __call__(
+        self, params: Params, batch: Batch, key: Key[Array, ""], step: Int[Array, ""] | int = 0
+    ) -> tuple[Metrics, Params]:
+        """In the update after `step` others, whose key this is."""
 
 
 class System(Protocol):
@@ -173,6 +183,7 @@ def accumulate_separable(
     key: Key[Array, ""],
     micro_blocks: int | None,
     gather_layer: Any = None,
+    step: Int[Array, ""] | int = 0,
 ) -> tuple[Metrics, Params]:
     """Metrics of a separable loss over the global batch, and this device's part of its gradient.
 
@@ -187,12 +198,13 @@ def accumulate_separable(
         key: Of the step.
         micro_blocks: Blocks taken at a time; None, all at once.
         gather_layer: As of `Separable.sums`.
+        step: As of `Separable.sums`.
     """
     # No block has this number, nor any pass, so nothing else draws from the key.
     key = jax.random.fold_in(key, jnp.uint32(2**32 - 1))
 
     def loss(picked: Params, part: Batch) -> tuple[Float[Array, ""], Sums]:
-        sums = separable.sums(params_of(picked), part, key, gather_layer)
+        sums = separable.sums(params_of(picked), part, key, gather_layer, step)
         return sums.loss, jax.lax.stop_gradient(sums)
 
     def one(part: Batch) -> tuple[Sums, Params]:
@@ -217,8 +229,12 @@ def accumulate_separable(
 
 
 def value_and_grad(
-    system: System, specs: Any, mesh: meshes.AnyMesh, options: StepOptions, mask: Any = None
-) -> Callable[[Params, Batch, Key[Array, ""]], tuple[Metrics, Params]]:
+    system: System | SeparableSystem,
+    specs: Any,
+    mesh: meshes.AnyMesh,
+    options: StepOptions,
+    mask: Any = None,
+) -> ValueAndGrad:
     """Metrics and gradients of a global batch, computed in one `shard_map` over the whole mesh.
 
     Args:
@@ -236,38 +252,20 @@ def value_and_grad(
         lambda path, _: by_layer and is_stacked(path), specs, is_leaf=meshes.is_spec
     )
 
-    def local(params: Params, batch: Batch, key: Key[Array, ""]) -> tuple[Metrics, Params]:
+    def local(
+        params: Params, batch: Batch, key: Key[Array, ""], step: Int[Array, ""]
+    ) -> tuple[Metrics, Params]:
         whole = meshes.gather_params(params, specs, late)
         gather = meshes.gather_layer(system.layers(specs)) if by_layer else None
 
         def all_of(picked: Params) -> Params:
             return trained.put_back(picked, mask, whole)
 
-        measured = noise.tap(lambda grads: trained.hold_layers(grads, mask))
-
-        def loss(picked: Params, probe: noise.Probe | None) -> tuple[Float[Array, ""], Metrics]:
-            def params_of(given: tuple[Params, noise.Probe | None]) -> Params:
-                picked, probe = given
-                return all_of(picked if probe is None else measured(picked, probe))
-
-            embeddings, sums = encode_in_micro_batches(
-                system, (picked, probe), batch, key, options.micro_blocks, gather, params_of
-            )
-            value, metrics = system.loss(all_of(picked), embeddings, batch)
-            if system.alongside is None or sums is None:
-                return value, metrics
-            total = meshes.global_sum(jax.lax.stop_gradient(sums))
-            share = system.alongside.weight / jnp.maximum(total.weight, 1.0)
-            means = _means(system.alongside, total)
-            return value + share * sums.loss, _with(metrics, system.alongside, means)
-
         picked = trained.pick(whole, mask)
-        probe = noise.probe(picked) if options.noise else None
-        (_, metrics), (grads, squares) = jax.value_and_grad(loss, (0, 1), has_aux=True)(
-            picked, probe
-        )
-        if options.noise:
-            metrics |= {"contributions": noise.contributions(squares)}
+        metrics: Metrics = {}
+        grads: Params | None = None
+        if not isinstance(system, SeparableSystem):
+            metrics, grads = _coupled(system, all_of, picked, mask, batch, key, options, gather)
         if (separable := system.separable) is not None:
             part, addend = accumulate_separable(
                 separable,
@@ -277,19 +275,78 @@ def value_and_grad(
                 key,
                 options.micro_blocks,
                 gather,
+                step,
             )
-            metrics = _with(metrics, separable, part)
-            grads = jax.tree.map(jnp.add, grads, addend)
+            alone = part | {"loss": separable.weight * part[f"{separable.name}_loss"]}
+            metrics = _with(metrics, separable, part) if metrics else alone
+            grads = addend if grads is None else jax.tree.map(jnp.add, grads, addend)
         grads = trained.hold_layers(grads, mask)
         return metrics, meshes.reduce_grads(grads, trained_specs, trained.pick(late, mask))
 
-    return jax.shard_map(
-        local, mesh=mesh, in_specs=(specs, meshes.batch_spec(), P()), out_specs=(P(), trained_specs)
+    shared = jax.shard_map(
+        local,
+        mesh=mesh,
+        in_specs=(specs, meshes.batch_spec(), P(), P()),
+        out_specs=(P(), trained_specs),
     )
+
+    def whole_batch(
+        params: Params, batch: Batch, key: Key[Array, ""], step: Int[Array, ""] | int = 0
+    ) -> tuple[Metrics, Params]:
+        return shared(params, batch, key, jnp.asarray(step, jnp.int32))
+
+    return whole_batch
+
+
+def _coupled(
+    system: System,
+    all_of: Callable[[Params], Params],
+    picked: Params,
+    mask: Any,
+    batch: Batch,
+    key: Key[Array, ""],
+    options: StepOptions,
+    gather: Any,
+) -> tuple[Metrics, Params]:
+    """Metrics of the loss of embeddings, and of one alongside; this device's part of its gradient.
+
+    Args:
+        system: What is trained.
+        all_of: All parameters from those that are differentiated.
+        picked: The latter.
+        mask: As of `value_and_grad`.
+        batch: This device's blocks.
+        key: Of the step.
+        options: How.
+        gather: Gathers a layer, where parameters are gathered by layer.
+    """
+    measured = noise.tap(lambda grads: trained.hold_layers(grads, mask))
+
+    def loss(picked: Params, probe: noise.Probe | None) -> tuple[Float[Array, ""], Metrics]:
+        def params_of(given: tuple[Params, noise.Probe | None]) -> Params:
+            picked, probe = given
+            return all_of(picked if probe is None else measured(picked, probe))
+
+        embeddings, sums = encode_in_micro_batches(
+            system, (picked, probe), batch, key, options.micro_blocks, gather, params_of
+        )
+        value, metrics = system.loss(all_of(picked), embeddings, batch)
+        if system.alongside is None or sums is None:
+            return value, metrics
+        total = meshes.global_sum(jax.lax.stop_gradient(sums))
+        share = system.alongside.weight / jnp.maximum(total.weight, 1.0)
+        means = _means(system.alongside, total)
+        return value + share * sums.loss, _with(metrics, system.alongside, means)
+
+    probe = noise.probe(picked) if options.noise else None
+    (_, metrics), (grads, squares) = jax.value_and_grad(loss, (0, 1), has_aux=True)(picked, probe)
+    if options.noise:
+        metrics |= {"contributions": noise.contributions(squares)}
+    return metrics, grads
 
 
 def make_step(
-    system: System,
+    system: System | SeparableSystem,
     tx: optax.GradientTransformation,
     schedule: Schedule,
     specs: TrainState,
@@ -307,7 +364,7 @@ def make_step(
 
     def step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(seed, state.step)
-        metrics, grads = grad(state.params, batch, key)
+        metrics, grads = grad(state.params, batch, key, state.step)
         params, opt_state, norm = optimizer.apply(
             tx, grads, state.opt_state, state.params, options.clip_norm
         )

@@ -12,10 +12,10 @@ from flax import nnx
 
 from simjax.data.augment import Change, FeatureCutoff, TokenCutoff, changed_views
 from simjax.errors import UsageError
-from simjax.models import hf
+from simjax.models import latents as latent_passes
 from simjax.models.cutoff import Cutoff
-from simjax.models.decoder import read as read_decoder
 from simjax.models.encoder import EncoderConfig, Remat
+from simjax.models.latents import Latents
 from simjax.models.lm_head import LanguageModelHead, token_losses
 from simjax.models.sentence_model import SentenceModel, merge, split
 from simjax.objectives.classification import SoftmaxClassification
@@ -33,6 +33,7 @@ from simjax.objectives.config import (
     SoftmaxConfig,
     TensionConfig,
     TripletConfig,
+    VaeConfig,
 )
 from simjax.objectives.contrastive import Contrastive
 from simjax.objectives.distillation import Distillation
@@ -43,12 +44,14 @@ from simjax.objectives.ranking import Ranking
 from simjax.objectives.regression import CosineRegression
 from simjax.objectives.seq2seq import Seq2Seq
 from simjax.objectives.sigmoid import Sigmoid
-from simjax.objectives.system import EmbeddingSystem
+from simjax.objectives.system import AnySystem, EmbeddingSystem, SeparableSystem
 from simjax.objectives.tension import InBatchTension, Tension
 from simjax.objectives.triplet import Triplet
 from simjax.objectives.uniformity import Views
+from simjax.objectives.vae import Vae
 from simjax.train import lora
 from simjax.train.config import RunConfig
+from simjax.train.heads import HEAD, LATENTS
 from simjax.types import Batch, Params
 
 if TYPE_CHECKING:
@@ -75,8 +78,8 @@ def make_system(
     graphdef: Any,
     encoder: EncoderConfig,
     facts: Facts,
-    heads: Mapping[str, LanguageModelHead],
-) -> EmbeddingSystem:
+    heads: Mapping[str, nnx.Module],
+) -> AnySystem:
     """The system of a configuration: one tower and its objective.
 
     Args:
@@ -107,13 +110,24 @@ def make_system(
             cutoff_key=dropout_key,
         )
 
+    if isinstance(config.objective, VaeConfig):
+        return SeparableSystem(
+            vae(
+                config.objective,
+                model_of,
+                heads[HEAD],
+                heads[LATENTS],
+                dropout=dropout,
+                remat=config.train.remat,
+            )
+        )
     separable = None
     if config.objective.mlm is not None:
         assert facts.vocabulary is not None  # of the tokenizer
         separable = masked_lm(
             config.objective.mlm,
             model_of,
-            heads["lm_head"],
+            heads[HEAD],
             facts.vocabulary,
             dropout=dropout,
             remat=config.train.remat,
@@ -123,7 +137,7 @@ def make_system(
         alongside = seq2seq(
             config.objective.seq2seq,
             model_of,
-            heads["lm_head"],
+            heads[HEAD],
             facts.vocabulary,
             dropout=dropout,
             remat=config.train.remat,
@@ -172,6 +186,8 @@ def _plain_objective(config: RunConfig, facts: Facts) -> Objective:
             return Triplet(wanted)
         case DistillationConfig():
             return Distillation(wanted)
+        case VaeConfig():
+            raise AssertionError("it compares no embeddings")
 
 
 def cutoffs_of(
@@ -198,7 +214,7 @@ def masked_lm(
     dropout: bool,
     remat: Remat | None = None,
 ) -> MaskedLm:
-    """The auxiliary loss of an encoder whose parameters are `model` and its head's `lm_head`."""
+    """The auxiliary loss of an encoder whose parameters are `model` and its head's `HEAD`."""
     head_graph, _ = split(head)
 
     def predict(
@@ -218,7 +234,7 @@ def masked_lm(
             remat=remat,
         )
         table = model.encoder.embeddings.word.embedding[...]
-        return token_losses(merge(head_graph, params["lm_head"]), table, states, where, targets)
+        return token_losses(merge(head_graph, params[HEAD]), table, states, where, targets)
 
     return MaskedLm(config, vocabulary, predict, dropout)
 
@@ -232,7 +248,7 @@ def seq2seq(
     dropout: bool,
     remat: Remat | None = None,
 ) -> Seq2Seq:
-    """The loss alongside of an encoder whose parameters are `model` and its head's `lm_head`."""
+    """The loss alongside of an encoder whose parameters are `model` and its head's `HEAD`."""
     head_graph, _ = split(head)
 
     def embed_and_predict(
@@ -251,7 +267,7 @@ def seq2seq(
             gather_layer=gather_layer,
             remat=remat,
         )
-        table, own = model.encoder.embeddings.word.embedding[...], params["lm_head"]
+        table, own = model.encoder.embeddings.word.embedding[...], params[HEAD]
         losses, right = token_losses(merge(head_graph, own), table, states, where, targets)
         return vectors, losses, right
 
@@ -259,27 +275,45 @@ def seq2seq(
     return Seq2Seq(config, embed_and_predict, dropout, corrupted)
 
 
-def make_heads(config: RunConfig, encoder: EncoderConfig) -> dict[str, LanguageModelHead]:
-    """Heads that are trained with the encoder.
+def vae(
+    config: VaeConfig,
+    model_of: Callable[[Params], SentenceModel],
+    head: LanguageModelHead,
+    latents: Latents,
+    *,
+    dropout: bool,
+    remat: Remat | None = None,
+) -> Vae:
+    """The loss of an encoder with a head and latents: `model`, `HEAD` and `LATENTS`."""
+    head_graph, latents_graph = split(head)[0], split(latents)[0]
+    settings = latents.config
 
-    They start from the pretrained folder's where it has them, at random otherwise.
-    """
-    if config.objective.mlm is None and config.objective.seq2seq is None:
-        return {}
-    # The encoder draws from the seed's own key.
-    key = jax.random.fold_in(jax.random.key(config.seed), 1)
-    head = LanguageModelHead(encoder, rngs=nnx.Rngs(params=key))
-    name = config.model.pretrained
-    if name is None:
-        return {"lm_head": head}
-    folder = hf.resolve(name)
-    decoder = read_decoder(folder, encoder)
-    if decoder is not None:
-        return {"lm_head": decoder.head}
-    params = hf.load_lm_head(folder, encoder)
-    if params is not None:
-        head = merge(split(head)[0], jax.tree.map(jnp.asarray, params))
-    return {"lm_head": head}
+    def reconstruct(
+        params: Params,
+        batch: Batch,
+        where: jax.Array,
+        targets: jax.Array,
+        latent_key: Any,
+        dropout_key: Any,
+        gather_layer: Any,
+    ) -> tuple[jax.Array, jax.Array, jax.Array]:
+        encoder, place = model_of(params["model"]).encoder, jnp.asarray(batch.place)
+        passed = latent_passes.pass_through(
+            encoder,
+            merge(latents_graph, params[LATENTS]),
+            batch.block,
+            latent_passes.drawn(settings, latent_key, place),
+            dropout_key=dropout_key,
+            place=place,
+            gather_layer=gather_layer,
+            remat=remat,
+        )
+        table = encoder.embeddings.word.embedding[...]
+        own = merge(head_graph, params[HEAD])
+        losses, right = token_losses(own, table, passed.states, where, targets)
+        return losses, right, passed.divergence
+
+    return Vae(config, reconstruct, dropout, settings.kind == "von_mises_fisher")
 
 
 def masks(objective: ObjectiveConfig) -> str | None:

@@ -18,6 +18,10 @@ import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
 
+from simjax.models.sentence_model import SentenceModel
+from simjax.objectives.config import ContrastiveConfig, VaeConfig
+from simjax.train.config import RunConfig
+
 
 class EncoderShape(Protocol):
     """What the count needs to know of an encoder."""
@@ -246,3 +250,29 @@ class Window:
             "data_wait": self.waited / seconds,
             "mfu": mfu(operations, seconds, peak),
         }
+
+
+def operations(
+    config: RunConfig, model: SentenceModel, window: Window, views: int, encodings: int
+) -> float:
+    """What the mathematics asks for in the steps of a window.
+
+    Args:
+        config: Of the run.
+        model: Its encoder.
+        window: The steps.
+        views: Texts of an example.
+        encodings: Times that every text is encoded, for the objective.
+    """
+    objective, data, shape = config.objective, config.data, model.config
+    found = encodings * encoder_operations(shape, window.tokens, data.row_length)
+    head = (shape.hidden_size, shape.embedding_width, shape.vocab_size)
+    if objective.mlm is not None:
+        masked = objective.mlm.rate * window.tokens
+        found += found / encodings + head_operations(*head, masked)
+    if objective.seq2seq is not None or isinstance(objective, VaeConfig):
+        found += head_operations(*head, window.tokens / 2)
+    if not isinstance(objective, ContrastiveConfig):
+        return found
+    keys = data.batch_size * (views - 1)
+    return found + window.steps * pair_operations(data.batch_size, keys, model.embedding_size)

@@ -8,13 +8,13 @@ from typing import Any
 
 import jax
 import optax
+from flax import nnx
 
 from simjax.errors import UsageError
 from simjax.mesh import AnyMesh, MeshConfig
 from simjax.models.config import EncoderConfig
-from simjax.models.lm_head import LanguageModelHead
 from simjax.models.sentence_model import SentenceModel, split
-from simjax.objectives.system import EmbeddingSystem
+from simjax.objectives.system import AnySystem
 from simjax.train import lora, optimizer, trained
 from simjax.train.config import RunConfig
 from simjax.train.schedule import Schedule
@@ -42,7 +42,7 @@ class Update:
 
     config: RunConfig
     mesh: AnyMesh
-    system: EmbeddingSystem
+    system: AnySystem
     params: Params
     tx: optax.GradientTransformation
     schedule: Schedule
@@ -88,8 +88,8 @@ def check_shape(config: RunConfig, shape: EncoderConfig) -> None:
     """What `train.config` asks of a random encoder, of a pretrained one that is now known.
 
     Raises:
-        UsageError: It has too few positions for the texts, no dropout to tell views apart, or no
-            token types to tell one of two paraphrases from the other.
+        UsageError: It has too few positions for the texts, no dropout to tell views apart, no
+            token types to tell one of two texts from the other, or too few layers for latents.
     """
     name, longest = config.model.pretrained, config.data.max_length
     if name is None:
@@ -101,8 +101,9 @@ def check_shape(config: RunConfig, shape: EncoderConfig) -> None:
         )
     if told_apart_by_dropout(config.data):
         check_dropout(name, shape.hidden_dropout, shape.attention_dropout)
-    if config.data.views == "paraphrases":
-        check_segments(name, shape)
+    check_segments(config.data.views, name, shape)
+    if config.model.latents is not None:
+        config.model.latents.check(shape)
 
 
 def check_parts(config: RunConfig, parts: int, several: bool) -> None:
@@ -127,7 +128,7 @@ def make_update(
     config: RunConfig,
     mesh: AnyMesh,
     model: SentenceModel,
-    heads: Mapping[str, LanguageModelHead],
+    heads: Mapping[str, nnx.Module],
     facts: Facts,
     total_steps: int,
 ) -> Update:

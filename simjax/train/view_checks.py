@@ -13,10 +13,14 @@ from simjax.objectives.config import (
     InBatchTensionConfig,
     SoftmaxConfig,
     TensionConfig,
+    VaeConfig,
 )
 
 if TYPE_CHECKING:
     from simjax.train.config import RunConfig
+
+SEGMENTED = ("paraphrases", "reconstruction")
+"""Views that are two texts in a row."""
 
 
 def check_views(config: RunConfig) -> None:
@@ -40,6 +44,9 @@ def check_views(config: RunConfig) -> None:
     if two and config.mesh.gather == "layer":
         raise UsageError("mesh.gather layer does not go with objectives of two encoders; use step")
     _check_paraphrases(config)
+    _check_latents(config)
+    if model.pretrained is None:
+        check_segments(data.views, "model.encoder", model.encoder)
     if isinstance(objective, SoftmaxConfig):
         _check_softmax(objective, rates)
     if (
@@ -56,8 +63,13 @@ def check_views(config: RunConfig) -> None:
 
 
 def _check_paraphrases(config: RunConfig) -> None:
-    model, data, objective = config.model, config.data, config.objective
+    data, objective = config.data, config.objective
     if objective.seq2seq is None:
+        if data.views == "paraphrases":
+            raise UsageError(
+                "data.views is paraphrases and objective.seq2seq is null: nothing is learned of "
+                "the texts behind; give objective.seq2seq, or data.views columns"
+            )
         if any(task.kind == "paraphrases" for task in config.evaluation.tasks):
             raise UsageError(
                 "evaluation.tasks has one of kind paraphrases and objective.seq2seq is null: no "
@@ -77,8 +89,36 @@ def _check_paraphrases(config: RunConfig) -> None:
             "objective.seq2seq does not go with objective.r_drop, for which texts are encoded "
             "twice; remove one"
         )
-    if data.views == "paraphrases" and model.pretrained is None:
-        check_segments("model.encoder", model.encoder)
+
+
+def _check_latents(config: RunConfig) -> None:
+    """Latents, the loss that learns them, and the rows that it learns them from need each other."""
+    latents, objective = config.model.latents, config.objective
+    parts = {
+        f"objective.name is {objective.name}": isinstance(objective, VaeConfig),
+        f"data.views is {config.data.views}": config.data.views == "reconstruction",
+        f"model.latents is {'null' if latents is None else 'given'}": latents is not None,
+    }
+    if latents is None and not any(parts.values()):
+        if any(task.kind == "reconstruction" for task in config.evaluation.tasks):
+            raise UsageError(
+                "evaluation.tasks has one of kind reconstruction and model.latents is null: no "
+                "text is written again; remove the task, or give objective.name vae"
+            )
+        return
+    if latents is None or not all(parts.values()):
+        raise UsageError(
+            f"{' and '.join(parts)}: objective.name vae, data.views reconstruction and "
+            "model.latents go together; give all three or none"
+        )
+    if config.model.pretrained is None:
+        latents.check(config.model.encoder)
+    for key, given in {
+        "mesh.gather layer": config.mesh.gather == "layer",
+        "mesh.tensor above 1": config.mesh.tensor != 1,
+    }.items():
+        if given:
+            raise UsageError(f"objective.name vae does not go with {key}; use mesh.fsdp, by step")
 
 
 def _check_softmax(objective: SoftmaxConfig, rates: list[float | None]) -> None:
@@ -110,15 +150,15 @@ def _check_contrastive(config: RunConfig, objective: ContrastiveConfig) -> None:
         )
 
 
-def check_segments(name: str, shape: EncoderConfig) -> None:
-    """Refuses an encoder that cannot tell the text in front from the one behind.
+def check_segments(views: str, name: str, shape: EncoderConfig) -> None:
+    """Refuses an encoder that cannot tell the text in front from the one behind, where views have.
 
     Raises:
         UsageError: It has no two token types.
     """
-    if not shape.architecture.token_types or shape.type_vocab_size < 2:
+    if views in SEGMENTED and not shape.two_segments:
         raise UsageError(
-            f"data.views is paraphrases and {name} ({shape.family}) has no two token types, which "
+            f"data.views is {views} and {name} ({shape.family}) has no two token types, which "
             "say which text stands in front; choose bert, roformer, electra or albert"
         )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from simjax.export import WITHOUT_FLOW
+from simjax.model_card import WITHOUT_FLOW
 from simjax.postprocess.flow_fit import FlowFit
 from simjax.sentence_encoder import SentenceEncoder
 

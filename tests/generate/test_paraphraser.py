@@ -8,6 +8,7 @@ import pytest
 from simjax.errors import SimjaxError, UsageError
 from simjax.generate.paraphraser import Paraphraser
 from simjax.generate.sampling import SamplingConfig
+from simjax.generate.spelling import Spelling
 from tests.cli.conftest import simjax as simjax
 from tests.generate.writers import COUNT, MAX_TOKENS, writer
 
@@ -51,18 +52,21 @@ def test_without_ranking_they_come_as_they_were_drawn():
 
 
 def test_what_is_written_without_spaces_is_read_without_them():
-    paraphraser = Paraphraser(writer())
     words = {5: "怎", 6: "么", 7: "?", 8: "old", 9: "iphone", 10: "换"}
 
     class Joined:
         all_special_ids = ()
+        sep_token_id = cls_token_id = 0
+
+        def get_vocab(self):
+            return {}
 
         def decode(self, tokens, skip_special_tokens):
             return " ".join(words[token] for token in tokens)
 
-    paraphraser.encoder = type("E", (), {"tokenizer": Joined()})()
-    assert paraphraser._read([5, 6, 10, 7, -1])[0] == "怎么换?"
-    assert paraphraser._read([8, 9, 10, 5])[0] == "old iphone换怎"
+    spelling = Spelling(Joined(), 11, 9)
+    assert spelling.read([5, 6, 10, 7, -1])[0] == "怎么换?"
+    assert spelling.read([8, 9, 10, 5])[0] == "old iphone换怎"
 
 
 def test_a_model_comes_back_from_its_folder_with_its_decoder(folder):
@@ -94,6 +98,10 @@ def test_the_command_prints_each_sentence_with_its_cosine(simjax, folder, tmp_pa
     ("arguments", "says"),
     [
         (["  "], "TEXT: one is empty"),
+        ([], "the following arguments are required: TEXT"),
+        (["a", "--sample"], "--sample writes from latents of the prior: leave TEXT out"),
+        (["a", "--interpolate", "2"], "--interpolate: give two TEXTs, not 1"),
+        (["a", "--latent_layers", "1"], "--latent_layers is for --interpolate"),
         (["a", "--top_p", "1.5"], "--top_p is 1.5: give a number above 0, up to 1"),
         (["a", "--temperature", "0"], "--temperature is 0.0: give a number above 0"),
         (["a", "--max_length", "30"], "--max_length is 30: the model was trained on texts of at"),

@@ -53,14 +53,15 @@ def test_a_folder_without_one_says_so(folder):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (lambda c: c.pop("max_tokens"), r"config\.json: max_tokens is missing"),
+        (lambda c: c.pop("text_length"), r"config\.json: text_length is missing"),
         (lambda c: c.update(layers=2), r"config\.json: 'layers' is no setting of a decoder"),
         (lambda c: c.update(hidden_size=25), "hidden_size is 25, and for the encoder beside it"),
         (lambda c: c.update(vocab_size=True), "vocab_size is True, and for the encoder"),
         (lambda c: c.update(predicts="masked tokens"), "predicts is 'masked tokens', and"),
-        (lambda c: c.update(max_tokens=33), "max_tokens is 33: a whole number from 5 to"),
-        (lambda c: c.update(max_tokens=4), "max_tokens is 4: a whole number from 5"),
-        (lambda c: c.update(max_tokens="9"), "max_tokens is '9': a whole number from 5"),
+        (lambda c: c.update(text_length=17), "text_length is 17, which takes 33 places, and the"),
+        (lambda c: c.update(text_length=2), "text_length is 2: a whole number of at least 3"),
+        (lambda c: c.update(text_length="9"), "text_length is '9': a whole number of at least 3"),
+        (lambda c: c.update(predicts="reconstruction"), "and the model names no latents"),
     ],
 )
 def test_faulty_settings_are_refused(folder, change, says):
@@ -99,5 +100,16 @@ def test_faulty_tensors_are_refused(folder, change, says):
 def test_a_link_is_not_followed(folder, tmp_path):
     (folder / "decoder").rename(tmp_path / "elsewhere")
     (folder / "decoder").symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(SimjaxError, match="is a link, which is not followed"):
+    with pytest.raises(SimjaxError, match="module path 'decoder' leaves the folder"):
+        SentenceEncoder.from_pretrained(folder)
+
+
+def test_only_a_folder_that_the_model_names_is_a_decoder(folder):
+    settings = folder / "config_sentence_transformers.json"
+    content = json.loads(settings.read_text())
+    assert content.pop("decoder") == "decoder"
+    settings.write_text(json.dumps(content))
+    assert SentenceEncoder.from_pretrained(folder).decoder is None
+    settings.write_text(json.dumps(content | {"decoder": "elsewhere"}))
+    with pytest.raises(SimjaxError, match="decoder is 'elsewhere', and there is no such folder"):
         SentenceEncoder.from_pretrained(folder)

@@ -10,10 +10,10 @@ import pytest
 from sentence_transformers import SentenceTransformer
 
 from simjax.errors import SimjaxError, UsageError
-from simjax.export import WITHOUT_FLOW
 from simjax.inference.bulk import encode_to_file
 from simjax.inference.embedder import Embedder
 from simjax.inference.whitened import whitened
+from simjax.model_card import WITHOUT_FLOW
 from simjax.sentence_encoder import SentenceEncoder
 from simjax.train.config import ModelConfig, RunConfig
 from simjax.train.setup import make_model

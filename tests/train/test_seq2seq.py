@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import jax.numpy as jnp
@@ -31,10 +32,12 @@ from simjax.objectives.config import (
     SoftmaxConfig,
 )
 from simjax.objectives.seq2seq import predicted
+from simjax.processes import roll_call
 from simjax.sentence_encoder import SentenceEncoder
-from simjax.train import loop
+from simjax.train import loop, setup
 from simjax.train.config import ModelConfig, TokenizerConfig, TrainConfig, validate
 from simjax.train.finish import export_run
+from simjax.train.heads import make_heads
 from simjax.train.setup import set_up
 from simjax.train.state import shardings
 from simjax.train.step import StepOptions, value_and_grad
@@ -150,15 +153,15 @@ def test_the_perplexity_of_paraphrases_falls_and_names_the_best_step(whole):
     best = min(found, key=found.get)
     exported = SentenceEncoder.from_pretrained(whole.output).decoder
     state = state_at(whole, best).params["lm_head"]
-    jax.tree.map(np.testing.assert_array_equal, exported.params, state)
-    assert exported.max_tokens == 16
+    jax.tree.map(np.testing.assert_array_equal, exported.params["lm_head"], state)
+    assert exported.text_length == 8
 
 
 def test_an_export_of_a_checkpoint_has_its_decoder(whole, tmp_path):
     assert export_run(Path(whole.output), tmp_path / "x", step=TOTAL - 3) == TOTAL - 3
     exported = SentenceEncoder.from_pretrained(tmp_path / "x").decoder
     state = state_at(whole, TOTAL - 3).params["lm_head"]
-    jax.tree.map(np.testing.assert_array_equal, exported.params, state)
+    jax.tree.map(np.testing.assert_array_equal, exported.params["lm_head"], state)
 
 
 def test_a_second_stage_starts_from_the_decoder_of_the_first(data, whole, tmp_path):
@@ -170,8 +173,41 @@ def test_a_second_stage_starts_from_the_decoder_of_the_first(data, whole, tmp_pa
         tokenizer=TokenizerConfig(),
     )
     head = set_up(config).params["lm_head"]
-    first = SentenceEncoder.from_pretrained(whole.output).decoder.params
+    first = SentenceEncoder.from_pretrained(whole.output).decoder.params["lm_head"]
     jax.tree.map(np.testing.assert_array_equal, head, first)
+
+
+def test_masked_tokens_do_not_start_from_what_says_the_next_one(data, whole, tmp_path):
+    config = config_for(
+        data,
+        tmp_path / "run",
+        model=ModelConfig(pretrained=whole.output),
+        objective=ContrastiveConfig(mlm=MaskedLmConfig()),
+    )
+    loaded = SentenceEncoder.from_pretrained(whole.output)
+    shape, seed = loaded.model.config, config.seed
+    (head,) = make_heads(config, shape).values()
+    drawn = LanguageModelHead(
+        shape, rngs=nnx.Rngs(params=jax.random.fold_in(jax.random.key(seed), 1))
+    )
+    jax.tree.map(np.testing.assert_array_equal, split(head)[1], split(drawn)[1])
+    kernel = split(head)[1]["dense"]["kernel"]
+    assert np.abs(kernel - loaded.decoder.params["lm_head"]["dense"]["kernel"]).max() > 0.01
+
+
+def test_processes_compare_the_decoders_that_they_start_from(data, whole, tmp_path, monkeypatch):
+    config = paraphrases(data, tmp_path / "run", model=ModelConfig(pretrained=whole.output))
+    encoder = SentenceEncoder.from_pretrained(whole.output)
+    head = jax.tree.map(lambda leaf: leaf * 1.01, encoder.decoder.params)
+    told = []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(roll_call, "agree", lambda subject, mine: told.append(mine))
+    for one in (encoder, encoder, encoder.replace(encoder.params, head)):
+        setup._agree(config, one, SimpleNamespace(fingerprint="x"), None, 3)
+    assert told[0] == told[1] != told[2]
+    assert {key for key in told[0] if told[0][key] != told[2][key]} == {
+        "decoder of model.pretrained"
+    }
 
 
 def test_both_losses_fall(whole):
@@ -264,6 +300,10 @@ def test_the_gradient_depends_neither_on_the_devices_nor_on_the_micro_batch(data
     ("changes", "says"),
     [
         ({"views": "columns"}, r"objective\.seq2seq is given and data\.views is columns"),
+        (
+            {"objective": ContrastiveConfig()},
+            r"data\.views is paraphrases and objective\.seq2seq is null: nothing is learned of",
+        ),
         ({"family": "distilbert"}, r"data\.views is paraphrases and model\.encoder \(distilbert\)"),
         ({"type_vocab_size": 1}, "has no two token types"),
         ({"noise": True}, r"train\.noise_scale does not go with objective\.seq2seq"),

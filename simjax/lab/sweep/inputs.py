@@ -11,6 +11,7 @@ from simjax.errors import UsageError
 from simjax.eval import tasks
 from simjax.eval.classification import ClassificationSet
 from simjax.eval.paraphrases import ParaphraseSet
+from simjax.eval.reconstruction import TextSet
 from simjax.eval.sts import StsSet
 from simjax.eval.tasks import Tasks
 from simjax.lab.folder import STUDY
@@ -70,6 +71,8 @@ def _fingerprint(store: str, evaluation: Tasks) -> str:
             judged = [part.tolist() for part in (data.examples, data.labels, data.held_out)]
         elif isinstance(data, ParaphraseSet):
             judged = data.pairs
+        elif isinstance(data, TextSet):
+            judged = data.texts
         else:
             judged = data.relevant
         text = repr((task.name, task.texts, judged))
