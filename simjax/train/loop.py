@@ -73,94 +73,101 @@ def train(
     platform = jax.default_backend()
     roll_call.agree("devices", {"local devices": f"{jax.local_device_count()} {platform}"})
     folder = open_folder(config.output)
-    with ExitStack() as stack:
-        stack.enter_context(locked(folder))
+    # The folder is this run's, and a signal no sudden end, until the export is there.
+    with locked(folder), ExitStack() as until_exported:
         check_shared(folder)
-        mirror = stack.enter_context(resume.open_mirror(folder, config, _lines(console)))
-        mirror.fetch()
+        with ExitStack() as stack:
+            mirror = stack.enter_context(resume.open_mirror(folder, config, _lines(console)))
+            mirror.fetch()
+            if jax.process_index() == 0:
+                drafts.recover(folder / "export", alone=True)
+            evaluation = tasks.load(config.evaluation, config.data.root_path)
+            roll_call.agree("evaluation", {"evaluation": tasks.sizes(evaluation)})
+            run = prepare(config)
+            checkpoints = stack.enter_context(
+                finish.open_checkpoints(folder, config, mirror=mirror)
+            )
+            changed = resume.changed(folder, config)
+            mirror.identify(run.identity, changed)
+            checkpoints.identify(run.identity, changed)
+            if jax.process_index() == 0:
+                write_text(folder / resume.CONFIG, run_config.dump(config))
+            state, start = resume.restore(run, checkpoints, _lines(console))
+            watch = finish.early_stopping(config)
+            if start:
+                watch = watch.restored(checkpoints.metrics(start))
+                mirror.offer(start, checkpoints.best())  # if it is not there
+            wandb = finish.open_wandb(folder, config)
+            writer = stack.enter_context(
+                MetricsWriter(folder, resume_step=start or None, wandb=wandb)
+            )
+            profiler = stack.enter_context(
+                Profiler(folder / metrics_file.EVENTS, config.train.profile)
+            )
+            progress = stack.enter_context(
+                Progress(
+                    run.total_steps,
+                    start_step=start,
+                    log_every=config.train.log_every,
+                    console=console,
+                    enabled=jax.process_index() == 0,
+                )
+            )
+            stop = until_exported.enter_context(StopRequest())
+            loop = _Loop(run, evaluation, checkpoints, writer, progress, stop, watch, profiler)
+            progress.print(run.summary())
+            if start:
+                progress.print(f"going on from step {start} of {run.total_steps}")
+                if changed:
+                    progress.print(f"changed since the last start: {', '.join(changed.values())}")
+            else:
+                loop.evaluate(state, 0)
+            state, step = loop.run(state, start)
+            checkpoints.wait()
+            if step < run.total_steps and not loop.watch.reached:
+                progress.print(
+                    f"{loop.stopped}: saved at step {step} of {run.total_steps}; "
+                    "the same command goes on from there"
+                )
+                mirror.finish()
+                return {"steps": step, "stopped": loop.stopped}
+            if step < run.total_steps:
+                progress.print(
+                    f"step {step} of {run.total_steps}: stopping early, {config.evaluation.metric} "
+                    f"has been no better for {loop.watch.stale} evaluations"
+                )
+            best, parts = _best(run, checkpoints, state)
+            after = loop.scores(parts) if best != step else loop.last_scores
+        lines = metrics_file.read(folder / metrics_file.FILE)
+        before = {
+            name.removeprefix(finish.EVALUATION): value
+            for line in lines
+            if line["step"] == 0
+            for name, value in line.items()
+            if name.startswith(finish.EVALUATION)
+        }
+        scores = {"steps": step, "best_step": best, "before": before, "after": after}
         if jax.process_index() == 0:
-            drafts.recover(folder / "export", alone=True)
-        evaluation = tasks.load(config.evaluation, config.data.root_path)
-        roll_call.agree("evaluation", {"evaluation": tasks.sizes(evaluation)})
-        run = prepare(config)
-        checkpoints = stack.enter_context(finish.open_checkpoints(folder, config, mirror=mirror))
-        changed = resume.changed(folder, config)
-        mirror.identify(run.identity, changed)
-        checkpoints.identify(run.identity, changed)
-        if jax.process_index() == 0:
-            write_text(folder / resume.CONFIG, run_config.dump(config))
-        state, start = resume.restore(run, checkpoints, _lines(console))
-        watch = finish.early_stopping(config)
-        if start:
-            watch = watch.restored(checkpoints.metrics(start))
-            mirror.offer(start, checkpoints.best())  # if it is not there
-        wandb = finish.open_wandb(folder, config)
-        writer = stack.enter_context(MetricsWriter(folder, resume_step=start or None, wandb=wandb))
-        profiler = stack.enter_context(Profiler(folder / metrics_file.EVENTS, config.train.profile))
-        progress = stack.enter_context(
-            Progress(
-                run.total_steps,
-                start_step=start,
-                log_every=config.train.log_every,
-                console=console,
-                enabled=jax.process_index() == 0,
+            finish.export_model(
+                config,
+                run.encoder_of(parts),
+                folder / "export",
+                step=best,
+                scores=after,
+                overwrite=True,
             )
-        )
-        stop = stack.enter_context(StopRequest())
-        loop = _Loop(run, evaluation, checkpoints, writer, progress, stop, watch, profiler)
-        progress.print(run.summary())
-        if start:
-            progress.print(f"going on from step {start} of {run.total_steps}")
-            if changed:
-                progress.print(f"changed since the last start: {', '.join(changed.values())}")
-        else:
-            loop.evaluate(state, 0)
-        state, step = loop.run(state, start)
-        checkpoints.wait()
-        if step < run.total_steps and not loop.watch.reached:
-            progress.print(
-                f"{loop.stopped}: saved at step {step} of {run.total_steps}; "
-                "the same command goes on from there"
-            )
-            mirror.finish()
-            return {"steps": step, "stopped": loop.stopped}
-        if step < run.total_steps:
-            progress.print(
-                f"step {step} of {run.total_steps}: stopping early, {config.evaluation.metric} "
-                f"has been no better for {loop.watch.stale} evaluations"
-            )
-        best, parts = _best(run, checkpoints, state)
-        after = loop.scores(parts) if best != step else loop.last_scores
-    lines = metrics_file.read(folder / metrics_file.FILE)
-    before = {
-        name.removeprefix(finish.EVALUATION): value
-        for line in lines
-        if line["step"] == 0
-        for name, value in line.items()
-        if name.startswith(finish.EVALUATION)
-    }
-    scores = {"steps": step, "best_step": best, "before": before, "after": after}
-    if jax.process_index() == 0:
-        finish.export_model(
-            config,
-            run.encoder_of(parts),
-            folder / "export",
-            step=best,
-            scores=after,
-            overwrite=True,
-        )
-        columns = {"before": before, f"step {best}": after} if after else {}
-        if columns:
-            baseline = tasks.baseline(evaluation)
-            columns |= {"TF-IDF": baseline} if baseline else {}
-            console.print(report.table(columns, title=config.output))
-        summary.write(folder, lines, scores=columns, exported=best, total_steps=run.total_steps)
-        exported = f"the model of step {best} is in {folder / 'export'}"
-        console.print(f"step {step} of {run.total_steps}: done; {exported}", soft_wrap=True)
-        for said in left_out(run.encoder.flow, run.encoder.decoder):
-            console.print(f"{folder / 'export'}: {said}", soft_wrap=True)
-    mirror.finish()
-    return scores
+            columns = {"before": before, f"step {best}": after} if after else {}
+            if columns:
+                baseline = tasks.baseline(evaluation)
+                columns |= {"TF-IDF": baseline} if baseline else {}
+                console.print(report.table(columns, title=config.output))
+            summary.write(folder, lines, scores=columns, exported=best, total_steps=run.total_steps)
+            exported = f"the model of step {best} is in {folder / 'export'}"
+            console.print(f"step {step} of {run.total_steps}: done; {exported}", soft_wrap=True)
+            for said in left_out(run.encoder.flow, run.encoder.decoder):
+                console.print(f"{folder / 'export'}: {said}", soft_wrap=True)
+        mirror.finish()
+        return scores
 
 
 def _lines(console: Console) -> Callable[[str], None]:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import io
 import math
+import os
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +16,13 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from simjax.errors import UsageError
+from simjax.errors import SimjaxError, UsageError
 from simjax.mesh import MeshConfig, make_mesh
 from simjax.sentence_encoder import SentenceEncoder
 from simjax.train import config as run_config
-from simjax.train import loop
+from simjax.train import finish, loop
 from simjax.train.config import RunConfig, TokenizerConfig, TrainConfig
+from simjax.train.folder import locked
 from simjax.train.setup import set_up
 from simjax.train.signals import StopRequest
 from simjax.train.stop_agreement import StopAgreement
@@ -108,6 +111,21 @@ def test_every_step_has_its_line_of_metrics(whole):
     # Two steps of warm-up to 0.02, then linearly to 0.
     rates = [0, 0.01, *(0.02 * (TOTAL - n) / (TOTAL - 2) for n in range(2, TOTAL))]
     np.testing.assert_allclose([line["learning_rate"] for line in steps], rates, rtol=1e-6)
+
+
+def test_an_export_has_the_folder_for_itself_and_outlives_a_signal(whole, tmp_path, monkeypatch):
+    config, exported = copied(whole[0], tmp_path / "run"), finish.export_model
+
+    def disturbed(*args: Any, **options: Any) -> None:
+        with pytest.raises(SimjaxError, match="another process"), locked(tmp_path / "run"):
+            pass
+        os.kill(os.getpid(), signal.SIGTERM)
+        exported(*args, **options)
+
+    monkeypatch.setattr(finish, "export_model", disturbed)
+    shutil.rmtree(tmp_path / "run" / "export")
+    assert train(config)["steps"] == TOTAL
+    assert (tmp_path / "run" / "export" / "model.safetensors").exists()
 
 
 def test_the_loss_falls(whole):
