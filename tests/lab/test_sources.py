@@ -19,7 +19,8 @@ STUDIES = [
 ]
 TOLD_BY = {"command", "page", "plots", "reading", "statistics"}
 """Shared modules that measure nothing."""
-KEPT_BY = {"checkpoint", "errors.py", "export.py", "index", "processes", "lab", "remote.py"}
+KEPT_BY = {"checkpoint", "errors.py", "export.py", "index", "model_card.py", "processes", "lab"}
+KEPT_BY |= {"remote.py"}
 """Parts of simjax that what measures imports, and that decide no figure: they keep and refuse."""
 
 

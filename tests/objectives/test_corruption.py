@@ -34,7 +34,8 @@ def block(seed=0, texts=TEXTS):
     segment = np.broadcast_to(np.arange(FRONT + BEHIND) >= FRONT, tokens.shape).astype(np.int32)
     segment = np.where(text == NO_TEXT, 0, segment).astype(np.int32)
     first = np.arange(texts, dtype=np.int32) * (FRONT + BEHIND)
-    return Block(tokens, np.zeros_like(tokens), text, first, segment)
+    places = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
+    return Block(tokens, places, text, first, segment)
 
 
 def words(tokens):

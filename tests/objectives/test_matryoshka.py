@@ -11,6 +11,7 @@ from simjax.objectives.uniformity import Views
 from tests.objectives.drawn import assert_sharded_is_whole, examples, value_and_grad
 
 
+@pytest.mark.slow
 def test_each_width_has_its_own_loss_and_gradient():
     rng = np.random.default_rng(7)
     vectors = rng.normal(size=(16, 2, 8)).astype(np.float32)

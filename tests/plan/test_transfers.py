@@ -20,10 +20,13 @@ SMALL = {"batch_size": 128, "hidden_size": 64, "num_layers": 2, "intermediate_si
 @pytest.mark.parametrize(
     "config",
     [
-        recipe(
-            **SMALL,
-            mesh=MeshConfig(fsdp=2, tensor=2),
-            objective={"mlm": MaskedLmConfig(), "directions": "symmetric"},
+        pytest.param(
+            recipe(
+                **SMALL,
+                mesh=MeshConfig(fsdp=2, tensor=2),
+                objective={"mlm": MaskedLmConfig(), "directions": "symmetric"},
+            ),
+            marks=pytest.mark.slow,
         ),
         recipe(
             **SMALL,

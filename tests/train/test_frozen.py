@@ -151,6 +151,7 @@ def test_batches_carry_the_vectors_of_their_texts(data, tmp_path):
     np.testing.assert_array_equal(source[0].batch.guide[:, :, :2], 1)
 
 
+@pytest.mark.slow
 def test_a_run_goes_by_its_guide_and_keeps_to_it(data, tmp_path, model, whole):
     """A margin that few keys keep leaves some anchors without negatives."""
     objective = ContrastiveConfig(guide=GuideConfig(model, margin=0.99), loss="dcl")

@@ -39,6 +39,7 @@ def whole(data, tmp_path_factory):
     return config
 
 
+@pytest.mark.slow
 def test_the_head_learns_and_is_not_exported(whole):
     steps = [line for line in figures(Path(whole.output)) if "mlm_loss" in line]
     assert len(steps) == TOTAL

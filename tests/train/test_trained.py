@@ -121,6 +121,7 @@ def with_lora(config, **changes):
     return dataclasses.replace(config, model=model)
 
 
+@pytest.mark.slow
 def test_adapters_start_as_nothing_and_learn_by_the_chain_rule(data, tmp_path):
     """With K = K0 + s A B: dA = s dK B', dB = s A' dK, where dK is the whole kernel's gradient."""
     from simjax.train.optimizer_config import SGD

@@ -75,6 +75,7 @@ def whole(data, tmp_path_factory):
     return config
 
 
+@pytest.mark.slow
 def test_the_perplexity_of_held_out_texts_falls_and_names_the_best_step(whole):
     found = {
         line["step"]: line["eval/dev/perplexity"]
@@ -92,6 +93,7 @@ def test_the_perplexity_of_held_out_texts_falls_and_names_the_best_step(whole):
     assert (exported.text_length, exported.latents.config) == (16, SPHERE)
 
 
+@pytest.mark.slow
 def test_the_loss_is_what_its_parts_say(whole):
     steps = [line for line in figures(Path(whole.output)) if "vae_loss" in line]
     assert len(steps) == TOTAL
@@ -103,12 +105,14 @@ def test_the_loss_is_what_its_parts_say(whole):
         assert 0 <= step["vae_accuracy"] <= 1 and "contrastive_loss" not in step
 
 
+@pytest.mark.slow
 def test_the_export_embeds_as_sentence_transformers_does(whole):
     ours = SentenceEncoder.from_pretrained(whole.output).encode(TEXTS)
     theirs = SentenceTransformer(f"{whole.output}/export", device="cpu").encode(TEXTS)
     np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_the_export_writes_and_embeds_by_its_latents(whole, capsys, tmp_path):
     said = []
     assert export_run(Path(whole.output), tmp_path / "x", step=9, warn=said.append) == 9
@@ -125,6 +129,7 @@ def test_the_export_writes_and_embeds_by_its_latents(whole, capsys, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_ends_with_the_same_bits(tmp_path, whole, monkeypatch):
     config = dataclasses.replace(whole, output=str(tmp_path / "run"))
     with monkeypatch.context() as patch:
@@ -134,6 +139,7 @@ def test_a_run_that_was_stopped_ends_with_the_same_bits(tmp_path, whole, monkeyp
     assert_same_bits(state_at(config), state_at(whole))
 
 
+@pytest.mark.slow
 def test_another_stage_starts_from_the_latents_of_the_first(data, whole, tmp_path):
     (tmp_path / "run").mkdir()
     config = reconstructing(data, tmp_path / "run")

@@ -247,7 +247,7 @@ ROWS = [
         with_use("{}", '{"pooling_mode": [["cls"]]}'),
         "1_Pooling/config.json: pooling ['cls'] is not supported; one of cls, ",
     ),
-    model("a flow that is not there", with_a_flow("flow"), "{}/model/flow/config.json: cannot be"),
+    model("a flow that is not there", with_a_flow("flow"), "transformers.json: flow is 'flow',"),
     model("a flow elsewhere", with_a_flow("../flow"), "path '../flow' leaves the folder"),
     flow("behind other vectors", "config.json: a flow over 24 dimensions, behind 16", width=24),
     flow("without a depth", "config.json: depth is None, not a whole number", depth=None),
