@@ -199,6 +199,8 @@ class Mirror:
     def _fetch(self) -> int | None:
         place = Place(self._url)
         place.check_apart(self.folder)
+        # Of a start that was cut off, perhaps behind what it had fetched.
+        shutil.rmtree(self.folder / _STAGED, ignore_errors=True)
         with remote.complaints(self._url, "be read"):
             names = place.names()
             if names and MARK not in names:
@@ -260,7 +262,6 @@ class Mirror:
         A start that is cut off begins anew: the step itself comes last, and at one stroke.
         """
         staged, best = self.folder / _STAGED, found[step].best
-        shutil.rmtree(staged, ignore_errors=True)
         if not self._got(place, step, found[step].sums):
             return False
         (self.folder / STEPS).mkdir(exist_ok=True)
