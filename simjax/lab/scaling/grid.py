@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args, get_type_hints
+from typing import Literal, NamedTuple, TypeAlias, get_args, get_type_hints
 
 from simjax.errors import UsageError
+from simjax.lab.sweep.grid import SeededGrid
 from simjax.objectives.config import ContrastiveConfig
 
 LrRule: TypeAlias = Literal["constant", "sqrt", "linear"]
@@ -64,7 +64,7 @@ class RunKey:
 
 
 @dataclass(frozen=True)
-class Grid:
+class Grid(SeededGrid):
     """The runs of a command.
 
     Attributes:
@@ -73,23 +73,12 @@ class Grid:
             None is the whole batch.
         objectives: Losses, as `objective.loss`.
         lr_rules: As `LrRule`.
-        seeds: Of parameters and the order of the data.
     """
 
     batch_sizes: tuple[int, ...] = (128, 512, 2048)
     negative_groups: tuple[int | None, ...] = (64, None)
     objectives: tuple[str, ...] = ("infonce", "dcl")
     lr_rules: tuple[str, ...] = LR_RULES
-    seeds: tuple[int, ...] = (0, 1, 2)
-
-    @classmethod
-    def of(cls, values: dict[str, Any]) -> Grid:
-        """From what JSON has made of one.
-
-        Raises:
-            TypeError: They are of something else.
-        """
-        return cls(**{name: tuple(value) for name, value in values.items()})
 
 
 def check(grid: Grid, examples: int) -> None:
@@ -105,9 +94,7 @@ def check(grid: Grid, examples: int) -> None:
         for word in given:
             if word not in known:
                 raise UsageError(f"--{option} {word}: give one of {', '.join(known)}")
-    for name, values in dataclasses.asdict(grid).items():
-        if not values:
-            raise UsageError(f"--{name}: give at least one")
+    grid.check_values()
     for batch in grid.batch_sizes:
         if batch < 2:
             raise UsageError(f"--batch_sizes {batch}: give at least 2, to have a negative")
@@ -134,9 +121,6 @@ def check(grid: Grid, examples: int) -> None:
                 f"--negative_groups: none is as small as the batch of {batch}; add batch, which "
                 "is all of it"
             )
-    for seed in grid.seeds:
-        if not 0 <= seed < 2**32:
-            raise UsageError(f"--seeds {seed}: give whole numbers from 0 to {2**32 - 1}")
 
 
 def _groups(grid: Grid, batch: int) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, TypeAlias
@@ -19,6 +18,7 @@ from simjax.data.augment import (
     TokenCutoff,
 )
 from simjax.errors import UsageError
+from simjax.lab.sweep.grid import SeededGrid
 
 Table: TypeAlias = Literal["augmentation", "dropout", "temperature"]
 TABLES: dict[Table, str] = {
@@ -130,25 +130,14 @@ class RunKey:
 
 
 @dataclass(frozen=True)
-class Grid:
+class Grid(SeededGrid):
     """The runs of a command.
 
     Attributes:
         arms: Names of arms.
-        seeds: Of parameters, of the order of the data and of what is changed of it.
     """
 
     arms: tuple[str, ...] = tuple(name for name in ARMS if name != SYNONYMS)
-    seeds: tuple[int, ...] = (0, 1, 2)
-
-    @classmethod
-    def of(cls, values: dict[str, Any]) -> Grid:
-        """From what JSON has made of one.
-
-        Raises:
-            TypeError: They are of something else.
-        """
-        return cls(**{name: tuple(value) for name, value in values.items()})
 
 
 def check(grid: Grid, synonyms: object) -> None:
@@ -161,9 +150,7 @@ def check(grid: Grid, synonyms: object) -> None:
     Raises:
         UsageError: With the option at fault.
     """
-    for name, values in dataclasses.asdict(grid).items():
-        if not values:
-            raise UsageError(f"--{name}: give at least one")
+    grid.check_values()
     for arm in grid.arms:
         if arm not in ARMS:
             raise UsageError(f"--arms {arm}: give one of {', '.join(ARMS)}")
@@ -171,9 +158,6 @@ def check(grid: Grid, synonyms: object) -> None:
         raise UsageError("--arms synonyms: needs a table; give --synonyms FILE")
     if BASELINE not in grid.arms:
         raise UsageError(f"--arms: all are compared with {BASELINE}; add it")
-    for seed in grid.seeds:
-        if not 0 <= seed < 2**32:
-            raise UsageError(f"--seeds {seed}: give whole numbers from 0 to {2**32 - 1}")
 
 
 def run_keys(grid: Grid) -> Iterator[RunKey]:

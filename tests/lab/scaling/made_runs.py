@@ -11,7 +11,7 @@ from simjax.lab.scaling.study import Study
 from simjax.lab.scaling.tables import Outcomes
 
 METRIC = "dev/spearman"
-GRID = Grid((64, 256), (32, None), ("infonce", "dcl"), ("constant", "sqrt"), (0, 1, 2))
+GRID = Grid((64, 256), (32, None), ("infonce", "dcl"), ("constant", "sqrt"), seeds=(0, 1, 2))
 STUDY = Study(
     ["simjax"], {"device": "cpu"}, "x.yaml",
     {"base_batch": 64, "micro_batch": 32, "parts": 1,

@@ -153,7 +153,7 @@ def test_a_run_that_a_signal_ends_has_no_record(config, tmp_path, capfd, monkeyp
 @pytest.mark.parametrize("examples", [pytest.param(96, marks=pytest.mark.slow), 32])
 def test_a_run_that_diverges_is_a_record(config, tmp_path, examples):
     """The loss of a later step is not finite, or the model that the one step leaves."""
-    grid = Grid((32,), (None,), ("infonce",), ("constant",), (0,))
+    grid = Grid((32,), (None,), ("infonce",), ("constant",), seeds=(0,))
     plan = recipe.plan(
         config, ["--optimizer.learning_rate=1.0e+38", "--optimizer.warmup=0"], grid,
         tmp_path / "study", examples=examples, base_batch=32, micro_batch=8,
@@ -214,7 +214,7 @@ def test_a_report_alone_takes_no_other_option(tmp_path):
 
 
 def test_the_runs_of_a_grid():
-    grid = Grid((16, 64), (8, 32, None), ("dcl",), ("constant", "linear"), (3, 5))
+    grid = Grid((16, 64), (8, 32, None), ("dcl",), ("constant", "linear"), seeds=(3, 5))
     found = list(settings(grid, 16))
     # At the base batch the rules are one, and a group of 32 is no part of a batch of 16.
     assert found == [
@@ -231,7 +231,7 @@ def test_the_runs_of_a_grid():
 
 
 def test_a_plan_puts_in_what_the_study_varies(config, tmp_path):
-    grid = Grid((16, 32), (None,), ("dcl",), ("sqrt",), (7,))
+    grid = Grid((16, 32), (None,), ("dcl",), ("sqrt",), seeds=(7,))
     plan = recipe.plan(
         config, [], grid, tmp_path, examples=64, base_batch=16, micro_batch=8
     )  # fmt: skip

@@ -94,7 +94,7 @@ def test_where_less_is_better():
 
 
 def test_one_seed_tells_nothing():
-    grid = Grid(GRID.batch_sizes, GRID.negative_groups, GRID.objectives, GRID.lr_rules, (0,))
+    grid = Grid(GRID.batch_sizes, GRID.negative_groups, GRID.objectives, GRID.lr_rules, seeds=(0,))
     found = outcomes(records({"whole": 5.0}, grid=grid), grid)
     assert "cannot tell: one seed" in said(found)[NEGATIVES]
     assert "(one seed: no interval)" in said(found)[NEGATIVES]

@@ -13,7 +13,7 @@ from simjax.lab.views.arms import Grid, RunKey, run_keys
 from simjax.lab.views.tables import Outcomes
 
 METRIC = "sts-dev/spearman"
-GRID = Grid(("dropout", "crop20", "delete10", "none", "temperature0.1"), (0, 1, 2))
+GRID = Grid(("dropout", "crop20", "delete10", "none", "temperature0.1"), seeds=(0, 1, 2))
 SPREAD = 0.3
 """Standard deviation of what runs differ by beside their arm."""
 

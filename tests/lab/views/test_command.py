@@ -135,7 +135,7 @@ def test_synonyms_are_an_arm_where_a_table_is_given(config, tmp_path, capfd, no_
 def test_every_arm_is_a_valid_run(config, tmp_path):
     table = tmp_path / "table.tsv"
     table.write_text("a\tb\n")
-    grid = Grid(tuple(ARMS), (7,))
+    grid = Grid(tuple(ARMS), seeds=(7,))
     plan = recipe.plan(config, [], grid, tmp_path, examples=96, synonyms=table)
     for key in run_keys(grid):
         found, arm = plan.config(key), ARMS[key.arm]
