@@ -20,6 +20,8 @@ from simjax.inference.embedder import Embedder, Weights
 from simjax.inference.identity import fingerprint
 from simjax.inference.progress import progress
 from simjax.inference.request import Distinct, Request, check_several, default_batch_size
+from simjax.models.decoder import HEAD, LATENTS, Decoder
+from simjax.models.decoder import read as read_decoder
 from simjax.models.pooling import Pooling
 from simjax.models.sentence_model import SentenceModel, merge, split
 from simjax.postprocess.flow import Flow
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
     from simjax.export import ModelCard
-    from simjax.models.decoder import Decoder
     from simjax.models.latents import Latents
 
 
@@ -142,7 +143,6 @@ class SentenceEncoder(Searchable):
             SimjaxError: There is no such model, or something in it is missing or does not fit.
         """
         from simjax.models import hf
-        from simjax.models.decoder import read as read_decoder
         from simjax.models.tokenizer import check_tokenizer, load_tokenizer
 
         if dtype not in ("float32", "bfloat16"):
@@ -207,7 +207,7 @@ class SentenceEncoder(Searchable):
         other = copy.copy(self)
         if self.decoder is not None and not self._of_latents:
             other.decoder = None
-        if self.decoder is not None and heads is not None and "lm_head" in heads:
+        if self.decoder is not None and heads is not None and HEAD in heads:
             other.decoder = self.decoder.with_params(heads)
         other._index = None
         other._placed = None
@@ -367,7 +367,7 @@ class SentenceEncoder(Searchable):
         if self._placed is None:
             params = self.params
             if (latents := self.latents) is not None:
-                params = {"model": params, "latents": split(latents)[1]}
+                params = {"model": params, LATENTS: split(latents)[1]}
             self._placed = self._embedder.place(params, self.flow)
         return self._placed
 

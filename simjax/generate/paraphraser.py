@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from simjax.data.identity import normalised
 from simjax.errors import SimjaxError, UsageError
+from simjax.generate.pretrained import Writer
 from simjax.generate.sampling import SamplingConfig
 from simjax.generate.spelling import Spelling
 from simjax.generate.writing import write
@@ -32,7 +32,7 @@ class Similar:
     finished: bool
 
 
-class Paraphraser:
+class Paraphraser(Writer):
     """A model that writes sentences similar to a given one."""
 
     def __init__(self, encoder: SentenceEncoder) -> None:
@@ -56,23 +56,6 @@ class Paraphraser:
         self._cut = Cutter(tokenizer, self._decoder.text_length)
         vocabulary = encoder.model.config.vocab_size
         self._spelling = Spelling(tokenizer, vocabulary, self._decoder.text_length)
-
-    @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, *, dtype: str = "float32") -> Paraphraser:
-        """Load a model.
-
-        Args:
-            name_or_path: A folder that simjax exported, or a run folder.
-            dtype: `float32` or `bfloat16`, the precision of the computation.
-
-        Raises:
-            SimjaxError: As of `SentenceEncoder.from_pretrained`, or it has no decoder.
-        """
-        encoder = SentenceEncoder.from_pretrained(name_or_path, dtype=dtype)
-        try:
-            return cls(encoder)
-        except SimjaxError as error:
-            raise SimjaxError(f"{name_or_path}: {error}") from error
 
     @property
     def longest(self) -> int:

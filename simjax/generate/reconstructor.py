@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from simjax.errors import SimjaxError, UsageError
+from simjax.generate.pretrained import Writer
 from simjax.generate.sampling import SamplingConfig
 from simjax.generate.spelling import Spelling
 from simjax.generate.writing import write_from_latents
@@ -36,7 +36,7 @@ class Written:
     finished: bool
 
 
-class Reconstructor:
+class Reconstructor(Writer):
     """A model that writes texts from latents (UniVAE)."""
 
     def __init__(self, encoder: SentenceEncoder) -> None:
@@ -60,23 +60,6 @@ class Reconstructor:
         self._cut = Cutter(encoder.tokenizer, self._length)
         vocabulary = encoder.model.config.vocab_size
         self._spelling = Spelling(encoder.tokenizer, vocabulary, self._length)
-
-    @classmethod
-    def from_pretrained(cls, name_or_path: str | Path, *, dtype: str = "float32") -> Reconstructor:
-        """Load a model.
-
-        Args:
-            name_or_path: A folder that simjax exported, or a run folder.
-            dtype: `float32` or `bfloat16`, the precision of the computation.
-
-        Raises:
-            SimjaxError: As of `SentenceEncoder.from_pretrained`, or it has no latents.
-        """
-        encoder = SentenceEncoder.from_pretrained(name_or_path, dtype=dtype)
-        try:
-            return cls(encoder)
-        except SimjaxError as error:
-            raise SimjaxError(f"{name_or_path}: {error}") from error
 
     def latents(self, text: str) -> Float[np.ndarray, "S Z"]:
         """The means of a text's latents, the lowest layer's first.

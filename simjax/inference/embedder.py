@@ -19,6 +19,7 @@ from simjax.inference.calls import Call, calls
 from simjax.inference.cutter import Cutter
 from simjax.inference.request import Distinct, Request
 from simjax.mesh import MeshConfig, batch_spec, make_mesh
+from simjax.models.decoder import LATENTS
 from simjax.models.latents import embed
 from simjax.models.sentence_model import GraphDef, merge
 from simjax.postprocess.flow import Flow
@@ -85,7 +86,7 @@ class Embedder:
                 vectors = merge(graphdef, params)(block, training_head=training_head)
             else:
                 encoder = merge(graphdef, params["model"]).encoder
-                vectors = embed(encoder, merge(latents, params["latents"]), block)
+                vectors = embed(encoder, merge(latents, params[LATENTS]), block)
             return vectors if flow is None else flow.forward(vectors)[0]
 
         self.forward = jax.jit(forward)

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from simjax.data.engine import copy_engine, written
+from simjax.models.decoder import LATENTS
 from simjax.models.latents import Latents
 from simjax.models.sentence_model import SentenceModel, split
 from simjax.postprocess.flow import Flow
@@ -41,7 +42,7 @@ def fingerprint(
     if flow is not None:
         what, params = (*what, flow.config), {**params, "flow": flow.tensors}
     if latents is not None:
-        what, params = (*what, latents.config), {**params, "latents": split(latents)[1]}
+        what, params = (*what, latents.config), {**params, LATENTS: split(latents)[1]}
     found = hashlib.sha256(repr(what).encode())
     # Not as it is: calls of the tokenizer switch padding and truncation on and off.
     found.update(written(copy_engine(tokenizer)).encode("utf-8", "surrogatepass"))

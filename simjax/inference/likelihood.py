@@ -16,6 +16,7 @@ from simjax.data.paraphrases import pack_pairs, pair_lengths
 from simjax.errors import SimjaxError
 from simjax.inference.cutter import Cutter
 from simjax.models import latents as latent_passes
+from simjax.models.decoder import HEAD, LATENTS
 from simjax.models.lm_head import token_losses
 from simjax.models.sentence_model import GraphDef, merge, split
 from simjax.objectives.seq2seq import predicted
@@ -50,8 +51,8 @@ class Likelihood:
         decoder = encoder.decoder
         parts: dict[str, Any] = {
             "model": encoder.model,
-            "lm_head": decoder.head,
-            "latents": decoder.latents,
+            HEAD: decoder.head,
+            LATENTS: decoder.latents,
         }
         taken = {name: split(part) for name, part in parts.items() if part is not None}
         self._graphs = tuple((name, graph) for name, (graph, _) in taken.items())
@@ -108,9 +109,9 @@ def _sums(
     """Of each text of a block, -log p of its second segment, and the number of tokens there."""
     parts = {name: merge(graph, params[name]) for name, graph in graphs}
     model = parts["model"]
-    if "latents" in parts:
+    if LATENTS in parts:
         passed = latent_passes.pass_through(
-            model.encoder, parts["latents"], block, latent_passes.means
+            model.encoder, parts[LATENTS], block, latent_passes.means
         )
         states = passed.states[0]
     else:
@@ -124,7 +125,7 @@ def _sums(
     places = jnp.broadcast_to(jnp.arange(_PREDICTED), picked.shape[:2])
     table = model.encoder.embeddings.word.embedding[...]
     parted = targets.reshape(places.shape)
-    losses, _ = token_losses(parts["lm_head"], table, picked, places, parted)
+    losses, _ = token_losses(parts[HEAD], table, picked, places, parted)
     real = targets >= 0
     text = jnp.where(real, jnp.take(one.text.reshape(-1), where, mode="clip"), -1)
     count = one.first.shape[0]

@@ -27,6 +27,8 @@ from simjax.models.tensor_files import SINGLE, TensorFolder, read_json_object
 from simjax.types import Params
 
 Predicts: TypeAlias = Literal["paraphrases", "reconstruction"]
+HEAD, LATENTS = "lm_head", "latents"
+"""What the parameters of a decoder's parts are called, in training, too."""
 _SHORTEST = 3
 """Tokens of a text of one token, with those in front and behind."""
 
@@ -58,15 +60,15 @@ class Decoder:
     @property
     def params(self) -> dict[str, Params]:
         """The parameters of its parts, by the names that they have in training."""
-        parts = {"lm_head": self.head, "latents": self.latents}
+        parts = {HEAD: self.head, LATENTS: self.latents}
         return {name: split(part)[1] for name, part in parts.items() if part is not None}
 
     def with_params(self, params: Mapping[str, Params]) -> Decoder:
         """The same with other parameters."""
-        head = merge(split(self.head)[0], params["lm_head"])
+        head = merge(split(self.head)[0], params[HEAD])
         if self.latents is None:
             return replace(self, head=head)
-        return replace(self, head=head, latents=merge(split(self.latents)[0], params["latents"]))
+        return replace(self, head=head, latents=merge(split(self.latents)[0], params[LATENTS]))
 
 
 def write(folder: Path, decoder: Decoder) -> None:
@@ -80,7 +82,7 @@ def write(folder: Path, decoder: Decoder) -> None:
     shape = decoder.head.config
     settings = {"text_length": decoder.text_length, **_fixed(decoder.predicts, shape)}
     (place / module_folders.CONFIG).write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
-    tensors = names.lm_head_tensors(shape, decoder.params["lm_head"])
+    tensors = names.lm_head_tensors(shape, decoder.params[HEAD])
     save_file(tensors, place / SINGLE, {"format": "pt"})
     if decoder.latents is not None:
         latents_folder.write(folder / "latents", decoder.latents)

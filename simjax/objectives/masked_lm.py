@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from simjax.objectives.config import MaskedLmConfig
-from simjax.objectives.separable import GatherLayer, Sums
+from simjax.objectives.separable import GatherLayer, Sums, token_sums
 from simjax.types import NO_TEXT, Batch, Block, Params
 
 MASKED, RANDOM = 0.8, 0.1
@@ -104,12 +104,7 @@ class MaskedLm:
             dropout_key if self.dropout else None,
             gather_layer,
         )
-        chosen = targets >= 0
-        return Sums(
-            loss=jnp.where(chosen, losses, 0.0).sum(),
-            weight=chosen.sum(dtype=jnp.float32),
-            metrics={"accuracy": (right & chosen).sum(dtype=jnp.float32)},
-        )
+        return token_sums(losses, right, targets)
 
     def _corrupt(
         self, key: Key[Array, ""], block: Block

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeAlias
 
 import jax
-from jaxtyping import Array, Float, Int, Key
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from simjax.types import Batch, Params
 
@@ -28,6 +29,24 @@ class Sums:
     loss: Float[Array, ""]
     weight: Float[Array, ""]
     metrics: dict[str, Float[Array, ""]] = field(default_factory=dict)
+
+
+def token_sums(
+    losses: Float[Array, "K M"], right: Bool[Array, "K M"], targets: Int[Array, "K M"]
+) -> Sums:
+    """The sums over predicted tokens, and how many of them are the likeliest.
+
+    Args:
+        losses: -log p of each target.
+        right: Whether it is the likeliest token.
+        targets: The tokens; -1 is room that is left.
+    """
+    chosen = targets >= 0
+    return Sums(
+        loss=jnp.where(chosen, losses, 0.0).sum(),
+        weight=chosen.sum(dtype=jnp.float32),
+        metrics={"accuracy": (right & chosen).sum(dtype=jnp.float32)},
+    )
 
 
 class Separable(Protocol):

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, Key
 from simjax.objectives.config import Seq2SeqConfig
 from simjax.objectives.corruption import corrupt_front
 from simjax.objectives.masked_lm import Vocabulary
-from simjax.objectives.separable import GatherLayer, Sums
+from simjax.objectives.separable import GatherLayer, Sums, token_sums
 from simjax.types import Batch, Block, Params
 
 
@@ -79,13 +79,7 @@ class Seq2Seq:
             key if self.dropout else None,
             gather_layer,
         )
-        chosen = targets >= 0
-        sums = Sums(
-            loss=jnp.where(chosen, losses, 0.0).sum(),
-            weight=chosen.sum(dtype=jnp.float32),
-            metrics={"accuracy": (right & chosen).sum(dtype=jnp.float32)},
-        )
-        return vectors, sums
+        return vectors, token_sums(losses, right, targets)
 
     def _corrupt(self, key: Key[Array, ""], block: Block) -> Block:
         assert self.vocabulary is not None  # asked for

@@ -7,7 +7,7 @@ UniVAE has it, kexue.fm 8475).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import jax
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key
 
 from simjax.objectives.config import VaeConfig
-from simjax.objectives.separable import GatherLayer, Sums
+from simjax.objectives.separable import GatherLayer, Sums, token_sums
 from simjax.objectives.seq2seq import predicted
 from simjax.types import Batch, Params
 
@@ -76,17 +76,13 @@ class Vae:
             dropout_key if self.dropout else None,
             gather_layer,
         )
-        chosen = targets >= 0
-        reconstruction, kl = jnp.where(chosen, losses, 0.0).sum(), divergence.sum()
+        predicted_tokens, kl = token_sums(losses, right, targets), divergence.sum()
         share = 0.0 if self.constant else kl_weight(self.config, step)
-        return Sums(
-            loss=reconstruction + share * kl,
-            weight=chosen.sum(dtype=jnp.float32),
-            metrics={
-                "reconstruction": reconstruction,
-                "kl": kl,
-                "accuracy": (right & chosen).sum(dtype=jnp.float32),
-            },
+        told = {"reconstruction": predicted_tokens.loss, "kl": kl}
+        return replace(
+            predicted_tokens,
+            loss=predicted_tokens.loss + share * kl,
+            metrics=predicted_tokens.metrics | told,
         )
 
 

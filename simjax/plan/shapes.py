@@ -12,6 +12,7 @@ from flax import nnx
 from simjax.errors import SimjaxError, UsageError
 from simjax.models import hf
 from simjax.models.config import EncoderConfig
+from simjax.models.decoder import HEAD
 from simjax.models.heads import HeadConfig
 from simjax.models.hf_config import config_from_hf
 from simjax.models.lm_head import LanguageModelHead
@@ -127,7 +128,7 @@ def abstract_heads(config: RunConfig, encoder: EncoderConfig) -> dict[str, Langu
     """What is trained beside the model, as shapes."""
     if config.objective.mlm is None and config.objective.seq2seq is None:
         return {}
-    return {"lm_head": nnx.eval_shape(lambda: LanguageModelHead(encoder, rngs=nnx.Rngs(0)))}
+    return {HEAD: nnx.eval_shape(lambda: LanguageModelHead(encoder, rngs=nnx.Rngs(0)))}
 
 
 def assumed_vocabulary(config: RunConfig, encoder: EncoderConfig) -> Vocabulary | None:

@@ -10,16 +10,13 @@ from flax import nnx
 
 from simjax.errors import UsageError
 from simjax.models import hf
-from simjax.models.decoder import Decoder
+from simjax.models.decoder import HEAD, LATENTS, Decoder
 from simjax.models.decoder import read as read_decoder
 from simjax.models.encoder import EncoderConfig
 from simjax.models.latents import Latents, LatentsConfig
 from simjax.models.lm_head import LanguageModelHead
 from simjax.models.sentence_model import merge, split
 from simjax.train.config import RunConfig
-
-HEAD, LATENTS = "lm_head", "latents"
-"""What their parameters are called."""
 
 
 def make_heads(config: RunConfig, encoder: EncoderConfig) -> dict[str, nnx.Module]:

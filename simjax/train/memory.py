@@ -17,6 +17,7 @@ from simjax.checkpoint.agreement import of_all_processes
 from simjax.data.pipeline import BatchSource
 from simjax.errors import UsageError
 from simjax.models.config import EncoderConfig
+from simjax.models.decoder import HEAD
 from simjax.train.state import TrainState
 from simjax.types import Batch
 
@@ -152,7 +153,7 @@ def most_bytes(
     # Parameters that are split are gathered, and have whole gradients before these are scattered.
     whole = sum(4 * leaf.size for leaf in jax.tree.leaves(state.params))
     # A head over the vocabulary makes logits for the tokens of one block at a time.
-    logits = 12 * rows * length * shape.vocab_size if "lm_head" in state.params else 0
+    logits = 12 * rows * length * shape.vocab_size if HEAD in state.params else 0
     guide = 0 if batch.guide is None else 8 * batch.guide.size
     return 2 * (3 * own + 4 * whole + activations + embeddings + guide + logits)
 

@@ -26,7 +26,7 @@ from simjax.data.views import make_augmenter
 from simjax.errors import SimjaxError, UsageError
 from simjax.inference.identity import digest
 from simjax.models import hf
-from simjax.models.decoder import Decoder
+from simjax.models.decoder import HEAD, LATENTS, Decoder
 from simjax.models.sentence_model import SentenceModel
 from simjax.models.tokenizer import check_same_ids, check_tokenizer, load_tokenizer
 from simjax.objectives.config import ContrastiveConfig, frozen_model
@@ -35,7 +35,7 @@ from simjax.sentence_encoder import SentenceEncoder
 from simjax.train import frozen, memory, prompts, trained
 from simjax.train.config import RunConfig
 from simjax.train.folder import has_checkpoints
-from simjax.train.heads import HEAD, LATENTS, make_heads
+from simjax.train.heads import make_heads
 from simjax.train.requirements import check_examples
 from simjax.train.start import Start
 from simjax.train.state import TrainState, abstract_state, init_state

@@ -14,6 +14,7 @@ from simjax.data.augment import Change, FeatureCutoff, TokenCutoff, changed_view
 from simjax.errors import UsageError
 from simjax.models import latents as latent_passes
 from simjax.models.cutoff import Cutoff
+from simjax.models.decoder import HEAD, LATENTS
 from simjax.models.encoder import EncoderConfig, Remat
 from simjax.models.latents import Latents
 from simjax.models.lm_head import LanguageModelHead, token_losses
@@ -51,7 +52,6 @@ from simjax.objectives.uniformity import Views
 from simjax.objectives.vae import Vae
 from simjax.train import lora
 from simjax.train.config import RunConfig
-from simjax.train.heads import HEAD, LATENTS
 from simjax.types import Batch, Params
 
 if TYPE_CHECKING:
