@@ -42,7 +42,7 @@ _TILE = 512
 _VMEM = 64 * 2**20
 """Bytes that a kernel may ask for, of 128 MiB on a v5e or v6e and 64 MiB on a v5p."""
 
-_MOST_COLUMN_BYTES = 8 * 2**20
+MOST_COLUMN_BYTES = 8 * 2**20
 """Of VMEM for what is reduced of all columns."""
 
 _WIDEST = 2048
@@ -62,7 +62,7 @@ def tile_shape(num_anchors: int, num_keys: int, on_gpu: bool = False) -> tuple[i
 def supports(rows: Rows, cols: Cols, tiling: Tiling) -> bool:
     """Whether what the kernels keep on the chip fits there."""
     per_key = len(jax.tree.leaves((cols.biases, *_empty(tiling)[1])))
-    columns = 4 * per_key * len(cols.y) <= _MOST_COLUMN_BYTES
+    columns = 4 * per_key * len(cols.y) <= MOST_COLUMN_BYTES
     facts = len(jax.tree.leaves((rows.ids, *_empty(tiling)[0]))) <= LANES
     vectors = rows.x.shape[1] + (0 if rows.guide is None else rows.guide.vectors.shape[1])
     return columns and facts and vectors <= _WIDEST

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from simjax.ops import strips, tiled
+from simjax.ops.pallas_tpu import MOST_COLUMN_BYTES
 from simjax.ops.reductions import BOUNDED_SCALE
 from simjax.ops.sharded import bytes_held
 from simjax.plan.layout import Layout, Platform
@@ -22,8 +23,6 @@ PHASES: tuple[Phase, ...] = ("encode", "loss", "update")
 _FLOAT = 4
 _ON_CHIP = 128 * 2**20
 """Bytes of VMEM of a v5e or v6e, in which small arrays come and go."""
-_MOST_COLUMN_BYTES = 8 * 2**20
-"""Of VMEM for what is reduced of all keys, see `simjax.ops.pallas_tpu`."""
 
 
 @dataclass(frozen=True)
@@ -237,7 +236,7 @@ def _tiles(layout: Layout, platform: Platform) -> int:
     largest = objective.max_scale if objective.learnable_temperature else 1 / objective.temperature
     bounded = largest <= BOUNDED_SCALE  # whose exponentials are held as operands
     of_a_key = 0 if layout.directions == "forward" else _FLOAT * (1 if bounded else 2)
-    if platform == "tpu" and of_a_key * keys <= _MOST_COLUMN_BYTES:
+    if platform == "tpu" and of_a_key * keys <= MOST_COLUMN_BYTES:
         return 0
     if layout.directions != "forward" or not gathered:
         rows, columns = tiled.tile_shape(anchors, keys, platform == "gpu")
