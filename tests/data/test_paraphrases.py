@@ -66,9 +66,11 @@ def test_both_orders_of_anchor_and_first_positive_stand_in_rows(store):
     assert packed.tokens == int((block.text != NO_TEXT).sum())
 
 
-def test_processes_share_the_rows_out(store):
-    whole = BatchSource(store, CONFIG)[2].batch
-    parts = [BatchSource(store, CONFIG, process_index=i, process_count=2)[2].batch for i in (0, 1)]
+@pytest.mark.parametrize("views", ["paraphrases", "reconstruction"])
+def test_processes_share_the_rows_out(store, views):
+    config = dataclasses.replace(CONFIG, views=views, max_length=32)
+    whole = BatchSource(store, config)[2].batch
+    parts = [BatchSource(store, config, process_index=i, process_count=2)[2].batch for i in (0, 1)]
     for name, array in vars(whole.block).items():
         joined = np.concatenate([getattr(part.block, name) for part in parts])
         np.testing.assert_array_equal(joined, array)

@@ -53,14 +53,6 @@ def test_every_text_stands_twice_in_its_row(store):
     assert packed.tokens == int((packed.batch.block.text != NO_TEXT).sum())
 
 
-def test_processes_share_the_rows_out(store):
-    whole = BatchSource(store, CONFIG)[2].batch
-    parts = [BatchSource(store, CONFIG, process_index=i, process_count=2)[2].batch for i in (0, 1)]
-    for name, array in vars(whole.block).items():
-        joined = np.concatenate([getattr(part.block, name) for part in parts])
-        np.testing.assert_array_equal(joined, array)
-
-
 def test_rows_never_run_out(store):
     source = BatchSource(store, dataclasses.replace(CONFIG, row_length=70))
     for n in range(20):

@@ -16,7 +16,8 @@ def edit_json(path, change):
 def edit_tensors(folder, change):
     tensors = load_file(folder / "model.safetensors")
     changed = change(tensors)
-    save_file(tensors if changed is None else changed, folder / "model.safetensors")
+    # What is changed in place comes with any other result, such as what was taken out.
+    save_file(changed if isinstance(changed, dict) else tensors, folder / "model.safetensors")
 
 
 def old_layout(bert, pooling="pooling_mode_cls_token", transformer="0_Transformer"):

@@ -5,13 +5,13 @@ import json
 import jax
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
 from simjax.errors import SimjaxError
 from simjax.models import decoder
 from simjax.sentence_encoder import SentenceEncoder
 from tests.generate.writers import writer
+from tests.models.edits import edit_json, edit_tensors
 
 BIAS = "cls.predictions.bias"
 
@@ -65,10 +65,7 @@ def test_a_folder_without_one_says_so(folder):
     ],
 )
 def test_faulty_settings_are_refused(folder, change, says):
-    path = folder / "decoder" / "config.json"
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
+    edit_json(folder / "decoder" / "config.json", change)
     with pytest.raises(SimjaxError, match=says):
         SentenceEncoder.from_pretrained(folder)
 
@@ -89,10 +86,7 @@ def test_faulty_settings_are_refused(folder, change, says):
     ],
 )
 def test_faulty_tensors_are_refused(folder, change, says):
-    path = folder / "decoder" / "model.safetensors"
-    tensors = load_file(path)
-    change(tensors)
-    save_file(tensors, path)
+    edit_tensors(folder / "decoder", change)
     with pytest.raises(SimjaxError, match=says):
         SentenceEncoder.from_pretrained(folder)
 

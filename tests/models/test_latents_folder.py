@@ -5,13 +5,13 @@ import json
 import jax
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
 from sentence_transformers import SentenceTransformer
 
 from simjax.errors import SimjaxError, UsageError
 from simjax.models.latents import LatentsConfig
 from simjax.sentence_encoder import SentenceEncoder
 from tests.generate.writers import writer
+from tests.models.edits import edit_json, edit_tensors
 
 SPHERE = LatentsConfig(layers=2, size=5, kappa=20.0)
 KERNEL = "layers.inward.kernel"
@@ -78,10 +78,7 @@ def test_a_model_without_them_has_no_such_embedding(tmp_path):
     ],
 )
 def test_faulty_settings_are_refused(folder, change, says):
-    path = folder / "latents" / "config.json"
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
+    edit_json(folder / "latents" / "config.json", change)
     with pytest.raises(SimjaxError, match=says):
         SentenceEncoder.from_pretrained(folder)
 
@@ -98,10 +95,7 @@ def test_faulty_settings_are_refused(folder, change, says):
     ],
 )
 def test_faulty_tensors_are_refused(folder, change, says):
-    path = folder / "latents" / "model.safetensors"
-    tensors = load_file(path)
-    change(tensors)
-    save_file(tensors, path)
+    edit_tensors(folder / "latents", change)
     with pytest.raises(SimjaxError, match=says):
         SentenceEncoder.from_pretrained(folder)
 
