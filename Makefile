@@ -1,7 +1,7 @@
 # make quickstart   install, train a small encoder on the built-in corpus, evaluate, export, search
 # make test         lint, types and the fast tests
 # make test-full    lint, types and every test
-# make torture      kill runs of one and of two processes, and with a mirror, again and again, and compare
+# make torture      kill runs of one and of two processes, with a mirror, and of every system, and compare
 # make fuzz         what must hold for any input, on many thousand random ones
 PYTHON ?= python3
 VENV ?= .venv
@@ -43,6 +43,7 @@ torture: $(VENV)/.installed-test
 	JAX_PLATFORMS=cpu $(BIN)/python -m tests.torture.torment --processes 1 $(ARGS)
 	JAX_PLATFORMS=cpu $(BIN)/python -m tests.torture.torment --processes 2 $(ARGS)
 	JAX_PLATFORMS=cpu $(BIN)/python -m tests.torture.torment --processes 1 --mirror $(ARGS)
+	JAX_PLATFORMS=cpu $(BIN)/python -m tests.torture.systems
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -189,8 +189,8 @@ def test_all_minilm_l6_v2_follows_step_by_step_on_nli_triples(data_root, tmp_pat
         file,
         tmp_path,
         steps=12,
-        batch_size=64,
-        block_size=32,
+        batch_size=32,
+        block_size=16,
         max_length=128,
         learning_rate=2e-5,
     )

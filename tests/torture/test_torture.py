@@ -1,4 +1,4 @@
-"""The torture at its shortest, `make torture` is the whole of it; and a kill of every system."""
+"""The torture at its shortest, `make torture` is the whole of it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
-from tests.train.systems import SYSTEMS
 
 pytestmark = [pytest.mark.slow, pytest.mark.faults]
 
@@ -30,7 +28,7 @@ def survived(folder: Path, *command: str) -> str:
 
 @pytest.mark.multiprocess
 @pytest.mark.parametrize(
-    ("processes", "kills", "more"), [(1, 4, ()), (2, 3, ()), (1, 4, ("--mirror",))]
+    ("processes", "kills", "more"), [(1, 3, ()), (2, 2, ()), (1, 3, ("--mirror",))]
 )
 def test_a_run_that_is_killed_again_and_again(processes, kills, more, tmp_path):
     counts = ("--processes", str(processes), "--kills", str(kills), *more)
@@ -38,9 +36,7 @@ def test_a_run_that_is_killed_again_and_again(processes, kills, more, tmp_path):
     assert f"survived {kills} kills of {processes} processes" in told
 
 
-# Each call imports once for all its systems; they are shared out to two workers.
-@pytest.mark.parametrize("first", [0, 1])
-def test_a_run_of_every_system_that_is_killed(first, tmp_path):
-    names = list(SYSTEMS)[first::2]
+def test_a_run_of_a_system_that_is_killed(tmp_path):
+    names = ("tension", "reconstruction")
     told = survived(tmp_path, "tests.torture.systems", *names)
-    assert [line.split()[0] for line in told.splitlines()] == names
+    assert tuple(line.split()[0] for line in told.splitlines()) == names

@@ -11,6 +11,7 @@ import numpy as np
 from simjax.data.augment import Delete
 from simjax.data.sources import Source
 from simjax.mesh import MeshConfig
+from simjax.models.latents import LatentsConfig
 from simjax.objectives.config import (
     AngleConfig,
     ContrastiveConfig,
@@ -27,6 +28,7 @@ from simjax.objectives.config import (
     SoftmaxConfig,
     TensionConfig,
     TripletConfig,
+    VaeConfig,
 )
 from simjax.train.config import RunConfig, TrainConfig
 from tests.train.tiny_run import config_for
@@ -68,6 +70,7 @@ VARIANTS: dict[str, tuple[Any, Source]] = {
         ContrastiveConfig(directions="views", seq2seq=Seq2SeqConfig(corrupted=0.5)),
         LABELLED,
     ),
+    "reconstruction": (VaeConfig(), TRIPLES),
 }
 """Those that differ from the default in what they take or learn beside it."""
 SYSTEMS = OBJECTIVES | VARIANTS
@@ -111,13 +114,18 @@ def config_of(name: str, data: Path, output: Path, teacher: str, **changes: Any)
         }
         | changes,
     )
-    views, augment, pooling = "columns", (), config.model.pooling
+    model = config.model
+    views, augment, row_length = "columns", (), config.data.row_length
     if name.startswith("tension"):
         views = "single"
     elif name == "augmented":
         views, augment = "dropout", (Delete(rate=0.2),)
     elif name == "paraphrases":
-        views, pooling = "paraphrases", "cls_linear"
+        views, model = "paraphrases", dataclasses.replace(model, pooling="cls_linear")
+    elif name == "reconstruction":
+        views, row_length = "reconstruction", 32
+        latents = LatentsConfig(layers=1, size=4, kappa=20.0)
+        model = dataclasses.replace(model, latents=latents)
     found = dataclasses.replace(
         config.data,
         source=source,
@@ -125,6 +133,6 @@ def config_of(name: str, data: Path, output: Path, teacher: str, **changes: Any)
         augment=augment,
         batch_size=BATCH,
         block_size=BLOCK,
+        row_length=row_length,
     )
-    model = dataclasses.replace(config.model, pooling=pooling)
     return dataclasses.replace(config, data=found, model=model)

@@ -96,9 +96,9 @@ def test_two_processes_give_the_losses_of_one(alone, tmp_path):
 
 
 @pytest.mark.multiprocess
-@pytest.mark.parametrize("name", ["similarity", "paraphrases"])
+@pytest.mark.parametrize("name", ["similarity", "paraphrases", "reconstruction"])
 def test_two_processes_train_a_system_as_one_does(name, data, whole, tmp_path):
-    """With a teacher's vectors, and a decoder beside the encoder."""
+    """With a teacher's vectors; with a decoder beside the encoder; with latents under it."""
     systems.write_scored(data)
     teacher = str(Path(whole[0].output) / "export")
     alone = systems.config_of(name, data, tmp_path / "alone", teacher)
