@@ -10,6 +10,9 @@ WORKERS ?= 2
 # Arguments for `simjax quickstart`, for pytest, or for the torture.
 ARGS ?=
 
+# Programs of the fast tests run once or twice: compiling them costs more than they gain by it.
+QUICK := XLA_FLAGS="--xla_backend_optimization_level=0 $(XLA_FLAGS)"
+
 BIN := $(VENV)/bin
 # The TPU compiler lies apart: found beside JAX, it complains in every program that there is no TPU.
 TPU := $(VENV)/tpu
@@ -31,7 +34,7 @@ types: $(VENV)/.installed-test
 	$(BIN)/mypy
 
 test: lint types $(VENV)/.installed-tpu
-	PYTHONPATH=$(abspath $(TPU)) $(BIN)/pytest -n $(WORKERS) -m "not slow and not multiprocess and not tpu_aot and not faults" $(ARGS)
+	$(QUICK) PYTHONPATH=$(abspath $(TPU)) $(BIN)/pytest -n $(WORKERS) -m "not slow and not multiprocess and not tpu_aot and not faults" $(ARGS)
 
 test-full: lint types $(VENV)/.installed-tpu
 	PYTHONPATH=$(abspath $(TPU)) $(BIN)/pytest -n $(WORKERS) $(ARGS)
