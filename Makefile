@@ -10,7 +10,10 @@ WORKERS ?= 2
 # Arguments for `simjax quickstart`, for pytest, or for the torture.
 ARGS ?=
 
-# Programs of the fast tests run once or twice: compiling them costs more than they gain by it.
+# Tests of what is computed, which the full tier compiles as users do. Programs of all others, and of
+# the fast tier, run once or twice: optimising them costs more than they gain by it.
+COMPUTED := $(addprefix tests/,cli/test_published_scores.py data eval index inference models objectives \
+	ops parity postprocess tpu_aot)
 QUICK := XLA_FLAGS="--xla_backend_optimization_level=0 $(XLA_FLAGS)"
 
 BIN := $(VENV)/bin
@@ -37,7 +40,8 @@ test: lint types $(VENV)/.installed-tpu
 	$(QUICK) PYTHONPATH=$(abspath $(TPU)) $(BIN)/pytest -n $(WORKERS) -m "not slow and not multiprocess and not tpu_aot and not faults" $(ARGS)
 
 test-full: lint types $(VENV)/.installed-tpu
-	PYTHONPATH=$(abspath $(TPU)) $(BIN)/pytest -n $(WORKERS) $(ARGS)
+	PYTHONPATH=$(abspath $(TPU)) $(BIN)/pytest -n $(WORKERS) $(COMPUTED) $(ARGS)
+	$(QUICK) PYTHONPATH=$(abspath $(TPU)) $(BIN)/pytest -n $(WORKERS) $(addprefix --ignore=,$(COMPUTED)) $(ARGS)
 
 fuzz: $(VENV)/.installed-test
 	$(BIN)/pytest -n $(WORKERS) -m hypothesis --hypothesis-profile=fuzz $(ARGS)

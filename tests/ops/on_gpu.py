@@ -3,6 +3,7 @@
 JAX_PLATFORMS=cuda python -m tests.ops.on_gpu
 """
 
+import argparse
 import sys
 
 import jax
@@ -11,11 +12,18 @@ import jax.numpy as jnp
 from tests.ops import test_reduce_pairs as held
 from tests.ops.cases import CASES, PLANS
 
+IMPLEMENTATIONS = ["tiled", "pallas_gpu"]
 
-def main(implementations: list[str]) -> int:
+
+def main() -> int:
     """Prints what was held; raises where it does not hold."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("implementations", nargs="*", help=", ".join(IMPLEMENTATIONS))
+    parser.add_argument("--cases", type=int, default=len(CASES), help="how many, by default all")
+    args = parser.parse_args()
+    implementations = args.implementations or IMPLEMENTATIONS
     print(f"on {jax.devices()[0].device_kind}")
-    for case in CASES:
+    for case in CASES[: args.cases]:
         for plan in PLANS:
             expected = held.run(case, plan, "reference", tile=None)
             held.assert_defined(expected[0], case, plan)
@@ -36,4 +44,4 @@ def main(implementations: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:] or ["tiled", "pallas_gpu"]))
+    sys.exit(main())

@@ -14,9 +14,9 @@ needs_a_gpu = pytest.mark.skipif(
 )
 
 
-def held(platform: str, *implementations: str) -> list[str]:
+def held(platform: str, *arguments: str) -> list[str]:
     done = subprocess.run(
-        [sys.executable, "-m", "tests.ops.on_gpu", *implementations],
+        [sys.executable, "-m", "tests.ops.on_gpu", *arguments],
         capture_output=True,
         text=True,
         env=os.environ | {"JAX_PLATFORMS": platform, "XLA_PYTHON_CLIENT_PREALLOCATE": "false"},
@@ -34,6 +34,6 @@ def test_an_implementation_on_a_gpu_gives_the_reference(implementation):
 
 @pytest.mark.slow
 def test_what_a_gpu_is_held_to_is_held_here():
-    assert held("cpu", "tiled") == [
-        f"tiled: {case.name}, {plan}" for case in CASES for plan in PLANS
+    assert held("cpu", "tiled", "--cases=2") == [
+        f"tiled: {case.name}, {plan}" for case in CASES[:2] for plan in PLANS
     ]
