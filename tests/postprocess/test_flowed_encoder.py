@@ -74,7 +74,9 @@ def test_everything_that_embeds_goes_through_the_flow(encoder, expected, tmp_pat
     hits = encoder.search(TEXTS[3], top_k=5)
     scores = unit(expected) @ unit(expected)[3]
     np.testing.assert_allclose([hit.score for hit in hits], np.sort(scores)[::-1][:5], **close)
-    assert hits[0].sentence == TEXTS[3]
+    # Numbers are unknown words here, so that several texts share a vector: any of them may lead.
+    found = [scores[TEXTS.index(hit.sentence)] for hit in hits]
+    np.testing.assert_allclose([hit.score for hit in hits], found, **close)
 
 
 def test_devices_share_the_flow(folder, encoder, expected):
