@@ -14,7 +14,7 @@ ARGS ?=
 # the fast tier, run once or twice: optimising them costs more than they gain by it.
 COMPUTED := $(addprefix tests/,cli/test_published_scores.py data eval index inference models objectives \
 	ops parity postprocess tpu_aot)
-QUICK := XLA_FLAGS="--xla_backend_optimization_level=0 $(XLA_FLAGS)"
+QUICK := XLA_FLAGS="--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false $(XLA_FLAGS)"
 
 BIN := $(VENV)/bin
 # The TPU compiler lies apart: found beside JAX, it complains in every program that there is no TPU.
