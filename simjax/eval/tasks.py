@@ -10,17 +10,15 @@ from typing import Literal, TypeAlias
 import numpy as np
 from jaxtyping import Float, Int
 
-from simjax.errors import NotFiniteError, SimjaxError, UsageError
+from simjax.errors import SimjaxError, UsageError
 from simjax.eval import geometry
 from simjax.eval.classification import ClassificationSet, read_classification
 from simjax.eval.classification import score as score_classification
-from simjax.eval.paraphrases import (
-    Likelihood,
-    ParaphraseSet,
-    perplexity,
-    read_paraphrases,
-)
-from simjax.eval.reconstruction import TextSet, read_text_set
+from simjax.eval.labels import read_labelled
+from simjax.eval.paraphrases import read_paraphrases
+from simjax.eval.predictions import NOTHING, PredictionSet, Predictors, measure, size
+from simjax.eval.predictions import score as score_predictions
+from simjax.eval.reconstruction import read_text_set
 from simjax.eval.retrieval import (
     CUTOFFS,
     RetrievalScores,
@@ -44,10 +42,12 @@ class Task:
     Attributes:
         kind: `sts` (a TSV file of pairs with scores or labels 0 and 1, or a folder of them),
             `retrieval` (a folder in the layout of BEIR), `classification` (a TSV file of sentences
-            with labels), `paraphrases` (a TSV file of pairs, for models that predict texts),
-            `reconstruction` (a TSV file with columns of sentences, or a file of lines, for models
-            that predict a text from its latents) or `builtin` (the built-in corpus: which text
-            stands under which title, over the pairs that no training sees; needs no path).
+            with labels), `labels` (a TSV file of pairs with labels, for the classes that
+            `objective.name softmax` trains), `paraphrases` (a TSV file of pairs, for models that
+            predict texts), `reconstruction` (a TSV file with columns of sentences, or a file of
+            lines, for models that predict a text from its latents) or `builtin` (the built-in
+            corpus: which text stands under which title, over the pairs that no training sees;
+            needs no path).
         path: File or folder, relative to the data root.
         name: First part of the metric names; by default taken from the path, so that
             `en/sts12` is `sts12` and `en/stsb/dev.tsv` is `stsb-dev`.
@@ -57,7 +57,15 @@ class Task:
             Without it `path` is cross-validated.
     """
 
-    kind: Literal["sts", "retrieval", "classification", "paraphrases", "reconstruction", "builtin"]
+    kind: Literal[
+        "sts",
+        "retrieval",
+        "classification",
+        "labels",
+        "paraphrases",
+        "reconstruction",
+        "builtin",
+    ]
     path: str | None = None
     name: str | None = None
     qrels: str | None = None
@@ -88,7 +96,7 @@ class EvalConfig:
     logistic: bool = False
 
 
-Data: TypeAlias = StsSet | RetrievalSet | ClassificationSet | ParaphraseSet | TextSet
+Data: TypeAlias = StsSet | RetrievalSet | ClassificationSet | PredictionSet
 Sides: TypeAlias = tuple[Encode, Encode]
 """What encodes queries, and what encodes documents."""
 
@@ -177,6 +185,8 @@ def _read(task: Task, root: Path | None) -> Data:
             return read_sts(path)
         case "retrieval":
             return read_retrieval(path, task.qrels)
+        case "labels":
+            return read_labelled(path)
         case "paraphrases":
             return read_paraphrases(path)
         case "reconstruction":
@@ -217,7 +227,7 @@ def prepare(name: str, data: Data, config: EvalConfig) -> LoadedTask:
     nothing = np.zeros(0, np.int64)
     if isinstance(data, ClassificationSet):
         return LoadedTask(name, data, data.texts, nothing.reshape(0, 2), nothing, nothing)
-    if isinstance(data, ParaphraseSet | TextSet):
+    if isinstance(data, PredictionSet):
         return LoadedTask(name, data, [], nothing.reshape(0, 2), nothing, nothing)
     if isinstance(data, StsSet):
         above = 0.0 if set(np.unique(data.gold)) <= {0.0, 1.0} else config.alignment_above
@@ -232,8 +242,8 @@ def prepare(name: str, data: Data, config: EvalConfig) -> LoadedTask:
 
 
 def _names(task: LoadedTask, config: EvalConfig) -> list[str]:
-    if isinstance(task.data, ParaphraseSet | TextSet):
-        return ["perplexity"]
+    if isinstance(task.data, PredictionSet):
+        return [measure(task.data)]
     if isinstance(task.data, StsSet):
         names = ["spearman", "pearson"]
         if len(task.data.subsets) > 1:
@@ -259,10 +269,8 @@ def sizes(tasks: Tasks) -> dict[str, str]:
     """How much each task has of what its scores are taken over, by the task's name."""
     found = {}
     for task in tasks.loaded:
-        if isinstance(task.data, ParaphraseSet):
-            found[task.name] = f"{len(task.data.pairs)} paraphrases"
-        elif isinstance(task.data, TextSet):
-            found[task.name] = f"{len(task.data.texts)} texts"
+        if isinstance(task.data, PredictionSet):
+            found[task.name] = size(task.data)
         else:
             found[task.name] = f"{len(task.texts)} texts, {len(task.positives)} positives"
     return found
@@ -315,7 +323,7 @@ def _encoded(
 def evaluate(
     tasks: Tasks,
     encode: Encode,
-    likelihood: Likelihood | None = None,
+    predictors: Predictors = NOTHING,
     sides: Sides | None = None,
     *,
     keep: bool = False,
@@ -329,25 +337,20 @@ def evaluate(
     Args:
         tasks: From `load`.
         encode: Texts to embeddings.
-        likelihood: Of texts behind others, for paraphrases and reconstructions.
+        predictors: What else the model can do, for the sets that ask it.
         sides: What encodes the queries and what encodes the documents of retrieval, where they are
             not encoded as other texts are; a text that is both then counts as two.
         keep: Give the embeddings back as well, for `comparison.compare_tasks`.
 
     Raises:
         NotFiniteError: `encode` returned something that is not finite, or a perplexity is not.
-        SimjaxError: It returned not one row per text; or there are paraphrases and no likelihood.
+        SimjaxError: It returned not one row per text; or a set asks for what is not predicted.
     """
     results = Results()
     for loaded in tasks.loaded:
-        if isinstance(loaded.data, ParaphraseSet | TextSet):
-            if likelihood is None:
-                raise SimjaxError(f"{loaded.name}: the model predicts no texts; it has no decoder")
-            try:
-                found = perplexity(loaded.data.behind, likelihood)
-            except NotFiniteError as error:
-                raise NotFiniteError(f"{loaded.name}: {error}") from error
-            results.metrics[f"{loaded.name}/perplexity"] = found
+        if isinstance(loaded.data, PredictionSet):
+            found = score_predictions(loaded.name, loaded.data, predictors)
+            results.metrics[f"{loaded.name}/{measure(loaded.data)}"] = found
             continue
         task, embeddings = _encoded(loaded, encode, sides)
         if len(embeddings) != len(task.texts):
@@ -388,11 +391,11 @@ def evaluate(
 def run(
     tasks: Tasks,
     encode: Encode,
-    likelihood: Likelihood | None = None,
+    predictors: Predictors = NOTHING,
     sides: Sides | None = None,
 ) -> dict[str, float]:
     """The scores of `evaluate`, under names such as `stsb-dev/spearman`."""
-    return evaluate(tasks, encode, likelihood, sides).metrics
+    return evaluate(tasks, encode, predictors, sides).metrics
 
 
 def baseline(tasks: Tasks) -> dict[str, float]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Key
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from simjax.errors import UsageError
 from simjax.mesh import global_sum
@@ -83,6 +83,13 @@ class SoftmaxClassification:
         right = (predicted[0].argmax(axis=1) == label).astype(jnp.float32)
         sums = global_sum(((right * weights).sum(), weights.sum()))
         return part, {"loss": loss, "accuracy": sums[0] / jnp.maximum(sums[1], 1.0)}
+
+    def likeliest(
+        self, params: Params, views: Float[Array, "n 2 D"], labels: Int[Array, "n"]
+    ) -> Int[Array, "n"]:
+        """The class with the highest probability among those that compete with the label's."""
+        rivals = self._rivals()[labels]
+        return self._log_probabilities(params["classifier"], views, rivals).argmax(axis=1)
 
     def _rivals(self) -> Bool[Array, "C C"]:
         """Which classes compete with which."""

@@ -170,12 +170,22 @@ def restore_parts(
     """
     found = {"model": restore_model(checkpoints, step, encoder.model, config)}
     if (decoder := encoder.decoder) is not None:
-        which = evaluated_parameters(config)
         for name, shapes in jax.eval_shape(lambda: decoder.params).items():
-            wanted = average.wanted(shapes, which, name)
-            restored, _ = checkpoints.restore(step, wanted, partial=True)
-            found[name] = average.evaluated(restored, which, name)
+            found[name] = restore_part(checkpoints, step, name, shapes, config)
     return found
+
+
+def restore_part(
+    checkpoints: Checkpoints, step: int, name: str, shapes: Params, config: RunConfig
+) -> Params:
+    """The parameters that a part beside a checkpoint's model is used with.
+
+    Raises:
+        SimjaxError: The checkpoint is missing, damaged or of other shapes.
+    """
+    which = evaluated_parameters(config)
+    restored, _ = checkpoints.restore(step, average.wanted(shapes, which, name), partial=True)
+    return average.evaluated(restored, which, name)
 
 
 def restore_model(

@@ -24,6 +24,7 @@ from simjax.data import pipeline
 from simjax.data.pipeline import PackedBatch
 from simjax.errors import DivergedError
 from simjax.eval import report, tasks
+from simjax.eval.predictions import Predictors
 from simjax.inference.likelihood import Likelihood
 from simjax.model_card import left_out
 from simjax.processes import drafts, roll_call
@@ -181,13 +182,19 @@ def _best(run: Run, checkpoints: Checkpoints, state: TrainState) -> tuple[int, d
     best = checkpoints.best() or last
     if best == last:
         return last, local_params(run, state)
-    return best, finish.restore_parts(checkpoints, best, run.encoder, run.config)
+    parts = finish.restore_parts(checkpoints, best, run.encoder, run.config)
+    if run.finds_classes:
+        shapes = jax.eval_shape(lambda: run.params["objective"])
+        part = finish.restore_part(checkpoints, best, "objective", shapes, run.config)
+        parts["objective"] = part
+    return best, parts
 
 
 def local_params(run: Run, state: TrainState) -> dict[str, Params]:
-    """What is evaluated, whole on this process's first device: model and, if any, decoder."""
+    """What is evaluated, whole on this process's first device: the model, and what predicts."""
     which = run_config.evaluated_parameters(run.config)
     heads = () if run.encoder.decoder is None else tuple(run.encoder.decoder.params)
+    heads += ("objective",) if run.finds_classes else ()
     whole = _evaluated(run.mesh, which, run.config.model.lora, heads)(state)
     return jax.tree.map(lambda x: x.addressable_data(0), whole)
 
@@ -281,7 +288,8 @@ class _Loop:
             return {}
         encoder = self.run_.encoder_of(parts)
         likelihood = None if encoder.decoder is None else Likelihood(encoder)
-        found = tasks.run(self.evaluation, encoder.encode, likelihood, encoder.for_retrieval)
+        predictors = Predictors(likelihood, self.run_.pair_classifier(parts))
+        found = tasks.run(self.evaluation, encoder.encode, predictors, encoder.for_retrieval)
         return agreement.scores_from_leader(found)
 
     def evaluate(self, state: TrainState, step: int, *, record: bool = True) -> dict[str, float]:

@@ -25,11 +25,13 @@ from simjax.data.tokenizer import train_wordpiece
 from simjax.data.views import make_augmenter
 from simjax.errors import SimjaxError, UsageError
 from simjax.inference.identity import digest
+from simjax.inference.pair_classifier import PairClassifier
 from simjax.models import hf
 from simjax.models.decoder import HEAD, LATENTS, Decoder
 from simjax.models.sentence_model import SentenceModel
 from simjax.models.tokenizer import check_same_ids, check_tokenizer, load_tokenizer
-from simjax.objectives.config import ContrastiveConfig, frozen_model
+from simjax.objectives.classification import SoftmaxClassification
+from simjax.objectives.config import ContrastiveConfig, SoftmaxConfig, frozen_model
 from simjax.processes import roll_call
 from simjax.sentence_encoder import SentenceEncoder
 from simjax.train import frozen, memory, prompts, trained
@@ -92,6 +94,19 @@ class Run:
     def encoder_of(self, parts: Mapping[str, Params]) -> SentenceEncoder:
         """The encoder, with its decoder if there is one, with other parameters."""
         return self.encoder.replace(parts["model"], parts)
+
+    @property
+    def finds_classes(self) -> bool:
+        """Whether the objective trains a layer that tells the class of a pair."""
+        return isinstance(self.config.objective, SoftmaxConfig)
+
+    def pair_classifier(self, parts: Mapping[str, Params]) -> PairClassifier | None:
+        """That layer behind the encoder, with other parameters."""
+        objective = self.config.objective
+        if not isinstance(objective, SoftmaxConfig):
+            return None
+        found = SoftmaxClassification(objective, self.source.store.label_names)
+        return PairClassifier(self.encoder_of(parts), found, parts["objective"])
 
     def init_state(self) -> TrainState:
         """The state before the first step."""

@@ -49,6 +49,11 @@ def check_views(config: RunConfig) -> None:
         check_segments(data.views, "model.encoder", model.encoder)
     if isinstance(objective, SoftmaxConfig):
         _check_softmax(objective, rates)
+    elif any(task.kind == "labels" for task in config.evaluation.tasks):
+        raise UsageError(
+            f"evaluation.tasks has one of kind labels and objective.name is {objective.name}: no "
+            "classes are learned; remove the task, or take objective.name softmax"
+        )
     if (
         isinstance(objective, DistillationConfig)
         and objective.target in ("embedding", "cosine")

@@ -7,6 +7,7 @@ import pytest
 
 from simjax.errors import SimjaxError
 from simjax.eval.paraphrases import ParaphraseSet, perplexity, read_paraphrases
+from simjax.eval.predictions import Predictors
 from simjax.eval.tasks import (
     EvalConfig,
     Task,
@@ -53,11 +54,11 @@ def test_it_is_a_task_among_others(path, tmp_path):
     def encode(texts):
         return np.random.default_rng(0).normal(size=(len(texts), 4))
 
-    scores = run(tasks, encode, of_words)
+    scores = run(tasks, encode, Predictors(of_words))
     assert list(scores) == metric_names(tasks)
     assert scores["pairs/perplexity"] == perplexity(read_paraphrases(path).behind, of_words)
     assert not higher_is_better("pairs/perplexity")
-    assert "pairs" not in evaluate(tasks, encode, of_words).spectra
+    assert "pairs" not in evaluate(tasks, encode, Predictors(of_words)).spectra
     with pytest.raises(SimjaxError, match="pairs: the model predicts no texts"):
         run(tasks, encode)
 

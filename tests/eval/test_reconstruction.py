@@ -8,6 +8,7 @@ import pytest
 
 from simjax.errors import NotFiniteError, SimjaxError
 from simjax.eval.paraphrases import perplexity
+from simjax.eval.predictions import Predictors
 from simjax.eval.reconstruction import TextSet, read_text_set
 from simjax.eval.tasks import EvalConfig, Task, load, metric_names, run, sizes
 from tests.eval.test_paraphrases import of_words
@@ -33,7 +34,7 @@ def test_it_is_a_task_whose_texts_stand_behind_themselves(tmp_path):
         asked.extend(pairs)
         return of_words(pairs)
 
-    scores = run(tasks, None, likelihood)
+    scores = run(tasks, None, Predictors(likelihood))
     assert asked == [("a b", "a b"), ("c", "c")]
     assert scores == {"held/perplexity": pytest.approx(math.exp((1 + 2 + 1 + 3 + 1) / 5))}
     with pytest.raises(SimjaxError, match="held: the model predicts no texts"):
@@ -50,7 +51,7 @@ def test_a_perplexity_that_is_not_finite_is_refused(tmp_path, loss):
     (tmp_path / "held.txt").write_text("a\n")
     tasks = load(EvalConfig(tasks=(Task("reconstruction", "held.txt"),)), tmp_path)
     with pytest.raises(NotFiniteError, match="held: the perplexity is not finite"):
-        run(tasks, None, likelihood)
+        run(tasks, None, Predictors(likelihood))
 
 
 @pytest.mark.parametrize(

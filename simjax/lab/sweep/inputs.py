@@ -10,6 +10,7 @@ from simjax.data import corpus
 from simjax.errors import UsageError
 from simjax.eval import tasks
 from simjax.eval.classification import ClassificationSet
+from simjax.eval.labels import LabelledSet
 from simjax.eval.paraphrases import ParaphraseSet
 from simjax.eval.reconstruction import TextSet
 from simjax.eval.sts import StsSet
@@ -69,6 +70,8 @@ def _fingerprint(store: str, evaluation: Tasks) -> str:
             judged = data.gold.tolist()
         elif isinstance(data, ClassificationSet):
             judged = [part.tolist() for part in (data.examples, data.labels, data.held_out)]
+        elif isinstance(data, LabelledSet):
+            judged = [data.pairs, data.labels]
         elif isinstance(data, ParaphraseSet):
             judged = data.pairs
         elif isinstance(data, TextSet):
