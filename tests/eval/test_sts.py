@@ -118,15 +118,3 @@ def test_missing_and_damaged_files(tmp_path):
     (tmp_path / "a.tsv.gz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(SimjaxError, match="damaged gzip"):
         read_sts(tmp_path / "a.tsv.gz")
-
-
-@pytest.mark.data
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("path", "published"),
-    [("en/sts12", 72.37), ("en/sts13", 80.60), ("en/sts14", 75.60), ("en/stsb/dev.tsv", 86.72)],
-)
-def test_minilm_reproduces_the_published_figures(minilm, data_root, path, published):
-    data = read_sts(data_root / path)
-    result = score(data, unit_rows(minilm.encode(data.texts)))
-    assert result.overall.spearman == pytest.approx(published, abs=0.02)
