@@ -188,7 +188,7 @@ def test_all_minilm_l6_v2_follows_step_by_step_on_nli_triples(data_root, tmp_pat
         Path(weights.get_model_path()),
         file,
         tmp_path,
-        steps=12,
+        steps=8,
         batch_size=32,
         block_size=16,
         max_length=128,
