@@ -27,13 +27,10 @@ if TYPE_CHECKING:
     from simjax.lab.views.study import Study
 
 QUICK = Grid(
-    arms=(
-        *("dropout", "crop20", "delete20", "delete1_alone", "mask15", "repeat", "shuffle"),
-        *("feature_cutoff", "none", "shared", "dropout0.2", "temperature0.01", "temperature0.1"),
-    ),
+    arms=("dropout", "crop20", "delete20", "none", "dropout0.2", "temperature0.1"),
     seeds=(0, 1),
 )
-EXAMPLES, QUICK_EXAMPLES = 32_768, 4_096
+EXAMPLES, QUICK_EXAMPLES = 8_192, 1_024
 """Seen by every run."""
 NAME = "views"
 OPTIONS = ("config", "root", "arms", "seeds", "examples", "synonyms")
@@ -44,7 +41,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     sweep.add_arguments(
         parser,
         NAME,
-        "simcse_views_small.yaml",
+        "simcse_wiki.yaml",
         quick="fewer arms, seeds and examples, in minutes",
     )
     parser.add_argument("--arms", nargs="+", metavar="ARM",

@@ -15,7 +15,7 @@ from simjax.objectives.config import ContrastiveConfig
 from simjax.train import config as run_config
 from simjax.train.config import RunConfig
 
-RECIPE = "simcse_views_small.yaml"
+RECIPE = "simcse_wiki.yaml"
 POINTS = 8
 """Times that a run is evaluated beside its start."""
 VARIED = {
