@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from simjax.errors import SimjaxError
 
@@ -38,7 +39,9 @@ def read_lines(path: Path) -> Iterator[tuple[int, str]]:
         raise SimjaxError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def read_columns(path: Path, *columns: tuple[str, ...]) -> Iterator[tuple[int, list[str]]]:
+def read_columns(
+    path: Path, *columns: tuple[str, ...], optional: Mapping[str, str] = MappingProxyType({})
+) -> Iterator[tuple[int, list[str]]]:
     """Yield (line number, fields of the wanted columns) of a TSV file without quoting.
 
     The first line names the columns; blank lines are left out.
@@ -46,6 +49,7 @@ def read_columns(path: Path, *columns: tuple[str, ...]) -> Iterator[tuple[int, l
     Args:
         path: The file.
         columns: For each wanted column the names that it may have, the first that is there taken.
+        optional: Names of columns that come after them, and the field of each where it is missing.
 
     Raises:
         SimjaxError: See `read_lines`; a column is missing, or a row has too few or many fields.
@@ -65,6 +69,8 @@ def read_columns(path: Path, *columns: tuple[str, ...]) -> Iterator[tuple[int, l
                         f"name the tab-separated columns {wanted}"
                     )
                 places.append(fields.index(name))
+            for missing, name in enumerate(optional):
+                places.append(fields.index(name) if name in fields else width + missing)
             continue
         if not line:
             continue
@@ -72,4 +78,5 @@ def read_columns(path: Path, *columns: tuple[str, ...]) -> Iterator[tuple[int, l
             raise SimjaxError(
                 f"{path}:{number}: {len(fields)} tab-separated fields, the header has {width}"
             )
-        yield number, [fields[place] for place in places]
+        row = [*fields, *optional.values()]
+        yield number, [row[place] for place in places]

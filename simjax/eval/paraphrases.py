@@ -13,14 +13,12 @@ from jaxtyping import Float, Int
 
 from simjax.data.records import plain_or_gzip
 from simjax.errors import NotFiniteError, SimjaxError
-from simjax.eval.lines import read_lines
+from simjax.eval.lines import read_columns
 
 Likelihood: TypeAlias = Callable[
     [Sequence[tuple[str, str]]], tuple[Float[np.ndarray, "N"], Int[np.ndarray, "N"]]
 ]
 """For each pair, -log p of the second text behind the first, and the number of its tokens."""
-
-_TEXTS, _LABEL = ("sentence1", "sentence2"), "label"
 
 
 @dataclass(frozen=True)
@@ -47,29 +45,11 @@ def read_paraphrases(path: Path) -> ParaphraseSet:
     """
     path = plain_or_gzip(path)
     pairs: list[tuple[str, str]] = []
-    header: list[str] = []
-    for number, line in read_lines(path):
-        fields = line.split("\t")
-        if number == 1:
-            missing = [name for name in _TEXTS if name not in fields]
-            if missing:
-                raise SimjaxError(
-                    f"{path}:1: no column {missing[0]!r}; the first line must name the"
-                    f" tab-separated columns {' and '.join(_TEXTS)}"
-                )
-            header = fields
-            continue
-        if not line:
-            continue
-        if len(fields) != len(header):
-            raise SimjaxError(
-                f"{path}:{number}: {len(fields)} tab-separated fields, the header has {len(header)}"
-            )
-        row = dict(zip(header, fields, strict=True))
-        label = row.get(_LABEL, "1").strip()
+    columns = (("sentence1",), ("sentence2",))
+    for number, fields in read_columns(path, *columns, optional={"label": "1"}):
+        one, other, label = (field.strip() for field in fields)
         if label not in ("0", "1"):
             raise SimjaxError(f"{path}:{number}: label {label!r} is neither 0 nor 1")
-        one, other = (row[name].strip() for name in _TEXTS)
         if not one or not other:
             raise SimjaxError(f"{path}:{number}: a text is empty")
         if label == "1":

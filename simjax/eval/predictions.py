@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from simjax.errors import NotFiniteError, SimjaxError
+from simjax.errors import SimjaxError
 from simjax.eval.labels import Classify, LabelledSet, accuracy
 from simjax.eval.paraphrases import Likelihood, ParaphraseSet, perplexity
 from simjax.eval.reconstruction import TextSet
@@ -64,5 +64,5 @@ def score(name: str, data: PredictionSet, predictors: Predictors) -> float:
         if predictors.likelihood is None:
             raise SimjaxError("the model predicts no texts; it has no decoder")
         return perplexity(data.behind, predictors.likelihood)
-    except (NotFiniteError, SimjaxError) as error:
+    except SimjaxError as error:
         raise type(error)(f"{name}: {error}") from error

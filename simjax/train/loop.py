@@ -288,7 +288,7 @@ class _Loop:
             return {}
         encoder = self.run_.encoder_of(parts)
         likelihood = None if encoder.decoder is None else Likelihood(encoder)
-        predictors = Predictors(likelihood, self.run_.pair_classifier(parts))
+        predictors = Predictors(likelihood, self.run_.pair_classifier(encoder, parts))
         found = tasks.run(self.evaluation, encoder.encode, predictors, encoder.for_retrieval)
         return agreement.scores_from_leader(found)
 

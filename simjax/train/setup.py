@@ -100,13 +100,15 @@ class Run:
         """Whether the objective trains a layer that tells the class of a pair."""
         return isinstance(self.config.objective, SoftmaxConfig)
 
-    def pair_classifier(self, parts: Mapping[str, Params]) -> PairClassifier | None:
-        """That layer behind the encoder, with other parameters."""
+    def pair_classifier(
+        self, encoder: SentenceEncoder, parts: Mapping[str, Params]
+    ) -> PairClassifier | None:
+        """That layer with other parameters, behind the encoder that has them."""
         objective = self.config.objective
         if not isinstance(objective, SoftmaxConfig):
             return None
         found = SoftmaxClassification(objective, self.source.store.label_names)
-        return PairClassifier(self.encoder_of(parts), found, parts["objective"])
+        return PairClassifier(encoder, found, parts["objective"])
 
     def init_state(self) -> TrainState:
         """The state before the first step."""

@@ -78,7 +78,7 @@ def test_both_texts_and_their_difference_tell_the_class(whole):
     expected = by_numpy(run, params)
     assert 5 < expected.count("yes") < len(PAIRS) - 5
     pairs, labels = [row[:2] for row in PAIRS], [row[2] for row in PAIRS]
-    assert run.pair_classifier(params)(pairs, labels) == expected
+    assert run.pair_classifier(run.encoder_of(params), params)(pairs, labels) == expected
 
 
 def test_only_classes_of_the_labels_space_compete(whole):
@@ -88,8 +88,9 @@ def test_only_classes_of_the_labels_space_compete(whole):
     apart = SoftmaxConfig(label_spaces=(("yes",), ("no",)))
     run = dataclasses.replace(run, config=dataclasses.replace(whole, objective=apart))
     pairs, labels = [row[:2] for row in PAIRS], [row[2] for row in PAIRS]
-    assert run.pair_classifier(params)(pairs, labels) == labels
-    together = dataclasses.replace(run, config=whole).pair_classifier(params)
+    assert run.pair_classifier(run.encoder_of(params), params)(pairs, labels) == labels
+    run = dataclasses.replace(run, config=whole)
+    together = run.pair_classifier(run.encoder_of(params), params)
     assert together(pairs, labels) == together(pairs, labels[::-1]) != labels
 
 
