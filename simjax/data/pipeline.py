@@ -21,6 +21,7 @@ from simjax.data.disk_arrays import gather, release, slices
 from simjax.data.order import WINDOW, BatchOrder
 from simjax.data.packing import Tokens, best_fit_decreasing, deal, ladder, pack
 from simjax.data.paraphrases import ORDERS, joined_lengths, pack_pairs, pair_lengths
+from simjax.data.shuffle import permute
 from simjax.data.sources import Source, describe
 from simjax.data.token_store import TokenStore
 from simjax.data.views import Augmenter
@@ -36,8 +37,8 @@ _ROWS = 1 << 17
 """Examples that are looked at together."""
 _SAMPLE = 1 << 18
 """Texts of the batches that the numbers of rows are chosen by."""
-
-
+_IN_BLOCKS = 2**32 - 1
+"""Of the seed by which the examples of blocks are put in order; no source has this number."""
 _TWICE = np.asarray([[0, 0]])
 """For the one view of a reconstruction, which text stands in front, and which behind."""
 
@@ -240,6 +241,9 @@ class BatchSource:
             views = self._augmenter(n, examples, tokens, starts, lengths, self.num_positives)
             tokens, starts, lengths = views
         dealt = deal(lengths.sum(axis=1), self.num_blocks, self.config.block)
+        # Not by length: neighbours in a block may be what an objective compares.
+        size = self.config.block
+        dealt = dealt[:, permute(np.arange(size), size, (self.config.seed, n, _IN_BLOCKS))]
         by_block = lengths[dealt].reshape(self.num_blocks, -1)
         # Views with the same masks are placed alike: as much room for each as for the longest.
         rooms = by_block.reshape(self.num_blocks, -1, self._groups).max(axis=2)

@@ -115,6 +115,18 @@ def test_a_batch_holds_its_examples(store, source, n):
     assert batch.block.tokens.shape[1] in source.ladder
 
 
+def test_neighbours_in_a_block_are_not_of_like_length(store):
+    """Where negatives are an example's neighbours, they are any of the block's."""
+    source = BatchSource(store, dataclasses.replace(CONFIG, views="dropout", num_views=2))
+    falling = []
+    for n in range(20):
+        block = source[n].batch.block
+        for text in block.text:
+            lengths = np.bincount(text[text >= 0])[::2]
+            falling.append(np.mean(np.diff(lengths) <= 0))
+    assert 0.4 < np.mean(falling) < 0.75
+
+
 def test_every_epoch_holds_each_example_at_most_once_in_a_new_order(source):
     assert source.steps_per_epoch == 4
     epochs = [
