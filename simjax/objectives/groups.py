@@ -20,7 +20,7 @@ def over_groups(run: Callable[..., Any], size: int | None, *trees: Any) -> Any:
     """
     if size is None:
         return run(*trees)
-    parts = jax.tree.map(lambda x: x.reshape(-1, size, *x.shape[1:]), trees)
+    parts = jax.tree.map(lambda x: x.reshape(x.shape[0] // size, size, *x.shape[1:]), trees)
     found = jax.lax.map(lambda part: run(*part), parts)
 
     def join(x: Shaped[Array, "g ..."]) -> Shaped[Array, "..."]:

@@ -35,9 +35,18 @@ class GuidedGroups(Grouped, Guided):
 @pytest.mark.parametrize("loss", ["infonce", "dcl"])
 @pytest.mark.parametrize("guide", [None, GuideConfig("m", 0.1)], ids=["", "guided"])
 def test_the_loss_is_its_definition_in_float64(directions, loss, guide):
-    x, ids = embeddings(n=EXAMPLES, views=4), shared_ids(EXAMPLES, 4)
+    check(directions, loss, guide, views=4)
+
+
+def test_pairs_have_groups_as_well():
+    check("symmetric", "infonce", None, views=2)
+
+
+def check(directions, loss, guide, views):
+    x, ids = embeddings(n=EXAMPLES, views=views), shared_ids(EXAMPLES, views)
     x = np.where((ids == -1)[..., None], 0, x).astype(np.float32)
-    seen = guide_vectors(EXAMPLES, 4)
+    seen = guide_vectors(EXAMPLES, views)
+    positives = min(2, views - 1)
     config = ContrastiveConfig(
         loss=loss, directions=directions, guide=guide, negative_group=GROUP, hard_negative_weight=2
     )
@@ -47,15 +56,15 @@ def test_the_loss_is_its_definition_in_float64(directions, loss, guide):
     def run(x):
         return contrastive_loss(
             *(x, jnp.asarray(ids), jnp.asarray(labels), jnp.arange(EXAMPLES)),
-            *(1 / config.temperature, config, Views(2, False, GROUP)),
+            *(1 / config.temperature, config, Views(positives, False, GROUP)),
             guide=jnp.asarray(seen) if guide else None,
         )[0]
 
     safe = np.where((ids == -1)[..., None], 1.0, x)
     if guide:
-        stated = GuidedGroups(safe, seen, config, ids, 2).loss()
+        stated = GuidedGroups(safe, seen, config, ids, positives).loss()
     else:
-        stated = Grouped(safe, config, ids, labels, 2).loss()
+        stated = Grouped(safe, config, ids, labels, positives).loss()
     np.testing.assert_allclose(float(run(jnp.asarray(x))), stated, rtol=2e-6, atol=2e-6)
 
 
