@@ -20,10 +20,11 @@ from simjax.types import Params
 def names_of(path: tuple[Any, ...], leaf: Any) -> list[str]:
     """What a parameter is called in patterns; one of stacked layers has a name for each layer.
 
-    `encoder.embeddings.word.embedding`, `encoder.layers.3.qkv.kernel`, counted from 0.
+    `encoder.embeddings.word.embedding`, `encoder.layers.3.qkv.kernel`, counted from 0. Those of a
+    second encoder are called as the first's, so that a pattern means both.
     """
     keys = [jax.tree_util.keystr((key,), simple=True) for key in path]
-    if keys[:1] == ["model"]:
+    if keys[0] in ("model", "other"):
         keys = keys[1:]
     if not is_stacked(path):
         return [".".join(keys)]

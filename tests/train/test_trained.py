@@ -110,6 +110,10 @@ def test_names_and_patterns():
     assert not mask["objective"]["log_scale"].any()
     assert mask["model"]["encoder"]["embeddings"]["word"]["embedding"].all()
     assert trained.count(params, mask) == 14 + 12
+    two = trained.trained_mask(params | {"other": params["model"]}, ["encoder.embeddings.*"])
+    for tower in ("model", "other"):
+        assert not two[tower]["encoder"]["embeddings"]["word"]["embedding"].any()
+        assert two[tower]["encoder"]["layers"]["qkv"]["kernel"].all()
     with pytest.raises(UsageError, match=r"'encoder.layer.\*' matches no parameter; names are"):
         trained.trained_mask(params, ["encoder.layer.*"])
     with pytest.raises(UsageError, match="no parameter is left to train"):
