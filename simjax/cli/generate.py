@@ -76,7 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=positive,
         metavar="K",
         help="draw from the K likeliest tokens alone; from latents the likeliest token is taken "
-        "where neither this nor --top_p nor --temperature is given",
+        "where one text is written and neither this nor --top_p nor --temperature is given",
     )
     parser.add_argument(
         "--top_p",
@@ -100,8 +100,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rerank",
         action=argparse.BooleanOptionalAction,
-        default=True,
-        help="paraphrases: the most similar first; otherwise as they were drawn",
+        default=None,
+        help="paraphrases: the most similar first, the default, or as they were drawn",
     )
     parser.add_argument(
         "--dtype",
@@ -125,6 +125,10 @@ def run(args: argparse.Namespace) -> None:
         wants_latents = args.sample or args.interpolate is not None
         try:
             if of_latents or wants_latents:
+                if args.rerank is not None:
+                    raise UsageError(
+                        "--rerank and --no-rerank are for paraphrases, and this writes from latents"
+                    )
                 figures = _from_latents(args, encoder)
             else:
                 figures = _paraphrases(args, encoder)
@@ -164,7 +168,8 @@ def _sampling(args: argparse.Namespace, *, of_latents: bool) -> SamplingConfig:
     given = {name: getattr(args, name) for name in _DRAWS if getattr(args, name) is not None}
     if of_latents:
         drawn = {"top_k", "top_p", "temperature"} & given.keys()
-        given = {"count": 1} | ({} if drawn else {"top_k": 1}) | given
+        several = not args.sample and given.get("count", 1) > 1
+        given = {"count": 1} | ({} if drawn or several else {"top_k": 1}) | given
     return SamplingConfig(**given)
 
 
@@ -172,8 +177,8 @@ def _paraphrases(args: argparse.Namespace, encoder: SentenceEncoder) -> dict[str
     from simjax.generate.paraphraser import Paraphraser
 
     sampling = _sampling(args, of_latents=False)
-    paraphraser = Paraphraser(encoder)
-    found = [paraphraser.similar(text, sampling, rerank=args.rerank) for text in args.texts]
+    paraphraser, rerank = Paraphraser(encoder), args.rerank is not False
+    found = [paraphraser.similar(text, sampling, rerank=rerank) for text in args.texts]
     for text, written in zip(args.texts, found, strict=True):
         print(text)
         for one in written:

@@ -80,7 +80,8 @@ class SynonymTable:
         """The table of a file.
 
         Words that the tokenizer does not know, or takes for several, are left out; so are synonyms
-        that it does not know.
+        that it does not know, or takes for the word itself. Words that are one to it, as "Cat" and
+        "cat" may be, have the synonyms of all their lines.
 
         Raises:
             SimjaxError: The file is faulty, or nothing of it is left.
@@ -96,9 +97,11 @@ class SynonymTable:
             # Behind a space some tokenizers give a word other tokens than at the start of a text.
             for space in ("", " ") if words.spaced else ("",):
                 key = tokens_of(space + word)
-                found = [ids for other in others if (ids := tokens_of(space + other))]
+                found = [
+                    ids for other in others if (ids := tokens_of(space + other)) and ids != key
+                ]
                 if key and found and not any(words.goes_on[list(key)][1:] == 0):
-                    known.setdefault(key, found)
+                    known[key] = list(dict.fromkeys([*known.get(key, []), *found]))
         if not known:
             raise SimjaxError(
                 f"{path}: the tokenizer knows none of these words as one word with a synonym"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from simjax.data.identity import normalised
-from simjax.errors import SimjaxError, UsageError
+from simjax.errors import SimjaxError
 from simjax.generate.pretrained import Writer
 from simjax.generate.sampling import SamplingConfig
 from simjax.generate.spelling import Spelling
@@ -93,12 +93,12 @@ class Paraphraser(Writer):
             rerank: The most similar first; otherwise as they were drawn.
 
         Raises:
-            UsageError: The text is empty, or as of `draws`.
+            UsageError: As of `Spelling.check` or `draws`.
         """
-        if not text.strip():
-            raise UsageError("the text is empty")
+        tokens = [int(token) for token in self._cut([text])[0]]
+        self._spelling.check(text, tokens)
         # A tokenizer may part and fold a text: what comes back of it is the same text, too.
-        itself, _ = self._spelling.read([int(token) for token in self._cut([text])[0]])
+        itself, _ = self._spelling.read(tokens)
         seen = {normalised(text), normalised(itself)}
         kept: list[tuple[str, bool]] = []
         for drawn, finished in self.draws(text, sampling):

@@ -65,11 +65,10 @@ class Reconstructor(Writer):
         """The means of a text's latents, the lowest layer's first.
 
         Raises:
-            UsageError: The text is empty.
+            UsageError: As of `Spelling.check`.
         """
-        if not text.strip():
-            raise UsageError("the text is empty")
         ids, _ = self._cut([text])
+        self._spelling.check(text, ids.tolist())
         tokens = np.zeros((1, 1, self._length), np.int32)
         tokens[0, 0, : len(ids)] = ids
         places = np.arange(self._length, dtype=np.int32)
@@ -149,7 +148,7 @@ class Reconstructor(Writer):
         """Texts drawn from the means of each text's latents.
 
         Raises:
-            UsageError: A text is empty, or as of `write`.
+            UsageError: As of `Spelling.check` or `write`.
         """
         return self.write(np.stack([self.latents(text) for text in texts]), sampling)
 

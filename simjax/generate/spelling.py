@@ -46,9 +46,22 @@ class Spelling:
         allowed[list(tokenizer.get_vocab().values())] = True
         allowed[list(tokenizer.all_special_ids)] = False
         self._allowed = jnp.asarray(allowed)
+        # What says nothing of a text: the unknown token among them.
+        self._special = frozenset(tokenizer.all_special_ids)
         self._end = int(tokenizer.sep_token_id)
         self.start = int(tokenizer.cls_token_id)
         self.longest = text_length - 1
+
+    def check(self, text: str, tokens: Sequence[int]) -> None:
+        """Refuse a text of which nothing can be told from another's.
+
+        Raises:
+            UsageError: It is empty, or the tokenizer knows none of its words.
+        """
+        if not text.strip():
+            raise UsageError("the text is empty")
+        if self._special.issuperset(int(token) for token in tokens):
+            raise UsageError(f"the model's vocabulary has none of the words of {text!r}")
 
     def drawing(self, sampling: SamplingConfig) -> Drawing:
         """How tokens are drawn.

@@ -20,7 +20,7 @@ from simjax.inference.bulk import encode_to_file
 from simjax.inference.formats import load_array
 from simjax.inference.partial import Texts
 from simjax.inference.progress import progress
-from simjax.inference.whitened import check_unflowed
+from simjax.inference.whitened import check_open
 from simjax.postprocess.flow_fit import FitConfig, FlowFit, State, check_count
 from simjax.processes import lock
 
@@ -82,12 +82,12 @@ def flowed(
         The encoder with its flow, and figures; None if it was stopped.
 
     Raises:
-        UsageError: The encoder has a flow.
+        UsageError: As of `check_open`.
         SimjaxError: The sentences are too few or too much alike, the fit has diverged, `work`
             belongs to another fit or to one that is going on, or cannot be written.
     """
     fit = fit or FitConfig()
-    check_unflowed(encoder)
+    check_open(encoder)
 
     def sentences() -> Iterable[str]:
         return (text for text in read() if text.strip())

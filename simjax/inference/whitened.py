@@ -38,10 +38,10 @@ def whitened(
         before), and the whitening.
 
     Raises:
-        UsageError: `dimension` is below 1 or above the model's width, or the encoder has a flow.
+        UsageError: `dimension` is below 1 or above the model's width, or as of `check_open`.
         SimjaxError: The sentences are too few, or too much alike, for so many dimensions.
     """
-    check_unflowed(encoder)
+    check_open(encoder)
     width = encoder.model.embedding_size
     if dimension is not None and not 1 <= dimension <= width:
         raise UsageError(f"dimension {dimension}: embeddings have {width}; choose from 1 to that")
@@ -59,12 +59,17 @@ def whitened(
     return encoder.rebuilt(model), found
 
 
-def check_unflowed(encoder: SentenceEncoder) -> None:
-    """Refuse a model that has a flow.
+def check_open(encoder: SentenceEncoder) -> None:
+    """Refuse a model behind whose embeddings nothing can be put.
 
     Raises:
-        UsageError: It has.
+        UsageError: It has a flow, or its embeddings are latents.
     """
+    if encoder.latents is not None:
+        raise UsageError(
+            "the embeddings are latents, and post-processing stands behind what is pooled; leave "
+            "--latents (in Python pooling latents) out"
+        )
     if encoder.flow is not None:
         raise UsageError(
             "the model has a flow, behind which nothing can be put; take the model that the flow "

@@ -44,17 +44,21 @@ def angles(size: int, kappa: float) -> Angles:
         kappa: Concentration, above 0.
     """
     angle = np.linspace(0.0, np.pi, _STEPS + 1)
-    # sin(pi) is not quite 0 in floating point.
-    sines = np.concatenate([[0.0], np.sin(angle[1:-1]), [0.0]]) ** (size - 2)
-    # exp(-kappa) of it all, so that nothing overflows.
-    density = sines * np.exp(kappa * (np.cos(angle) - 1.0))
+    # Logarithms, as of many dimensions or a large kappa both factors underflow where the other is
+    # largest. sin(pi) is not quite 0 in floating point.
+    end = [0.0 if size == 2 else -np.inf]
+    log_sines = np.concatenate([end, (size - 2) * np.log(np.sin(angle[1:-1])), end])
+    log_density = log_sines + kappa * (np.cos(angle) - 1.0)
+    largest = log_density.max()
+    density = np.exp(log_density - largest)
     share = np.concatenate([[0.0], np.cumsum(_pieces(density))])
     whole = share[-1]
     wanted = (1.0 - np.cos(np.linspace(0.0, np.pi, _QUANTILES + 1))) / 2.0
     quantiles = np.interp(wanted, share / whole, angle)
     # E log(q / u), u being the uniform distribution: both have the same measure around the mean.
     mean_cosine = _pieces(density * np.cos(angle)).sum() / whole
-    divergence = kappa * (mean_cosine - 1.0) - np.log(whole / _pieces(sines).sum())
+    log_whole = largest + np.log(whole)
+    divergence = kappa * (mean_cosine - 1.0) - log_whole + np.log(_pieces(np.exp(log_sines)).sum())
     return Angles(quantiles, float(divergence))
 
 

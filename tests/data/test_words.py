@@ -103,6 +103,15 @@ def test_byte_level_words_are_found_at_the_start_and_behind_a_space(tmp_path):
     assert made.tolist() == [4, 5, 4, 5, 4, 3]
 
 
+def test_words_that_are_one_to_the_tokenizer_share_their_synonyms(tmp_path, tokenizer):
+    (tmp_path / "table.tsv").write_text("big\tlarge\tBIG\nBig\tgreat\tlarge\n")
+    table = SynonymTable.read(tmp_path / "table.tsv", tokenizer, Words.of(tokenizer))
+    parts = np.split(table.tokens, np.cumsum(table.length)[:-1])
+    large, great = tokenizer(["large", "great"], add_special_tokens=False).input_ids
+    assert table.count.tolist() == [2]
+    assert [part.tolist() for part in parts] == [large, great]
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [

@@ -124,3 +124,6 @@ def test_a_model_without_a_decoder_is_refused(simjax, tmp_path):
 def test_nothing_is_not_written_about():
     with pytest.raises(UsageError, match="the text is empty"):
         Paraphraser(writer()).similar(" ", HOT)
+    with pytest.raises(UsageError, match="vocabulary has none of the words of '怎么 换'"):
+        Paraphraser(writer()).similar("怎么 换", HOT)
+    assert Paraphraser(writer()).similar("怎么 cat", HOT)

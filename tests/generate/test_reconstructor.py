@@ -170,6 +170,18 @@ def test_the_command_writes_texts_again(simjax, folder, tmp_path):
     assert out.splitlines() == expected
     hot = simjax("generate", folder, "the cat", "--count", 3, "--temperature", 2).out
     assert len(set(hot.splitlines()[1:])) == 3
+    # Of several, the likeliest would be one text as often.
+    drawn = ["generate", folder, "the cat", "--count", 20]
+    assert len(set(simjax(*drawn).out.splitlines()[1:])) > 1
+    assert simjax(*drawn, "--seed", 1).out != simjax(*drawn).out
+
+
+def test_what_latents_have_no_use_for_is_refused(simjax, folder):
+    for option in ("--rerank", "--no-rerank"):
+        status, out, err = simjax("generate", folder, "the cat", option)
+        assert (status, out) == (2, "") and "--rerank and --no-rerank are for paraphrases" in err
+    with pytest.raises(UsageError, match="vocabulary has none of the words"):
+        Reconstructor.from_pretrained(folder).latents("怎么")
 
 
 def test_the_command_samples_and_interpolates(simjax, folder, tmp_path):

@@ -46,7 +46,7 @@ def test_quantiles_of_the_angle_are_those_of_its_density(size, kappa):
         assert found == pytest.approx(share, abs=2e-5)
 
 
-@pytest.mark.parametrize(("size", "kappa"), SHAPES)
+@pytest.mark.parametrize(("size", "kappa"), [*SHAPES, (1024, 1e4)])
 def test_the_divergence_from_the_uniform_distribution_is_scipy_s(size, kappa):
     area = np.log(2) + size / 2 * np.log(np.pi) - gammaln(size / 2)
     order = size / 2 - 1
@@ -54,6 +54,7 @@ def test_the_divergence_from_the_uniform_distribution_is_scipy_s(size, kappa):
     log_constant -= np.log(ive(order, kappa)) + kappa
     expected = log_constant + kappa * ive(order + 1, kappa) / ive(order, kappa) + area
     assert angles(size, kappa).divergence == pytest.approx(expected, rel=1e-5, abs=1e-8)
+    assert np.isfinite(angles(size, kappa).quantiles).all()
     entropy = vonmises_fisher(direction(size), kappa).entropy()
     assert angles(size, kappa).divergence == pytest.approx(area - entropy, rel=1e-4, abs=1e-8)
 

@@ -12,11 +12,14 @@ from sentence_transformers import SentenceTransformer
 from simjax.errors import SimjaxError, UsageError
 from simjax.inference.bulk import encode_to_file
 from simjax.inference.embedder import Embedder
+from simjax.inference.flowed import flowed
 from simjax.inference.whitened import whitened
 from simjax.model_card import WITHOUT_FLOW
+from simjax.models.latents import LatentsConfig
 from simjax.sentence_encoder import SentenceEncoder
 from simjax.train.config import ModelConfig, RunConfig
-from simjax.train.setup import make_model
+from simjax.train.start import make_model
+from tests.generate.writers import writer
 from tests.postprocess.flows import in_numpy, made_flow
 from tests.tiny_models import SENTENCES, WIDTH, write_folder
 
@@ -125,6 +128,15 @@ def test_a_flow_that_is_lost_is_missed(saved, tmp_path):
     assert content.pop("flow") == "flow"
     path.write_text(json.dumps(content))
     assert SentenceEncoder.from_pretrained(tmp_path / "model").flow is None
+
+
+def test_nothing_is_put_behind_latents(tmp_path):
+    plain = writer(latents=LatentsConfig(layers=2, size=5)).save_pretrained(tmp_path / "model")
+    encoder = SentenceEncoder.from_pretrained(plain, pooling="latents")
+    with pytest.raises(UsageError, match="the embeddings are latents"):
+        whitened(encoder, TEXTS)
+    with pytest.raises(UsageError, match="the embeddings are latents"):
+        flowed(encoder, lambda: TEXTS, tmp_path / "work")
 
 
 def test_nothing_is_put_behind_a_flow(encoder, saved):

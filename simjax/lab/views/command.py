@@ -68,7 +68,7 @@ def grid_of(args: argparse.Namespace) -> tuple[Grid, int]:
     grid = QUICK if args.quick else Grid()
     if args.arms is not None:
         grid = dataclasses.replace(grid, arms=tuple(dict.fromkeys(args.arms)))
-    elif args.synonyms is not None:
+    if args.synonyms is not None and SYNONYMS not in grid.arms:
         grid = dataclasses.replace(grid, arms=(*grid.arms, SYNONYMS))
     if args.seeds is not None:
         grid = dataclasses.replace(grid, seeds=tuple(dict.fromkeys(args.seeds)))

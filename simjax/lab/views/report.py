@@ -88,7 +88,7 @@ def _how(page: Page, study: Study, outcomes: Outcomes) -> None:
         f"{recipe['data']['batch_size']:,}. Where an arm says nothing else, dropout is {DROPOUT:g} "
         f"and the temperature {TEMPERATURE:g}; what it changes is changed of the second view, the "
         "first stays as it is. A seed decides the order of the sentences, what is changed of them, "
-        "and random parameters; dropout masks are the same for all seeds.",
+        "and random parameters; dropout masks and what is cut off are the same for all seeds.",
         "On " + ", ".join(f"{name} {value}" for name, value in study.machine.items()) + ".",
         "What this cannot say: SimCSE starts from BERT and sees a million sentences. From random "
         "weights an objective on single sentences has no similarity of meaning to build on, and "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import os
 import re
@@ -13,11 +14,14 @@ import pytest
 import yaml
 
 from simjax.cli.main import main
-from simjax.lab.sweep import inputs, runs
+from simjax.eval.report import write_json
+from simjax.lab.folder import STUDY
+from simjax.lab.sweep import inputs
 from simjax.lab.views import recipe
 from simjax.lab.views.arms import ARMS, Grid, RunKey, run_keys
-from simjax.lab.views.study import Runner, Study, trajectory
+from simjax.lab.views.study import Runner, trajectory
 from simjax.train import config as run_config
+from tests.lab.scaling.made_runs import STUDY as scaling
 from tests.lab.views.made_runs import run as made
 from tests.train.tiny_run import WORDS, write_data
 from tests.train.tiny_run import recipe as tiny_recipe
@@ -125,6 +129,10 @@ def test_synonyms_are_an_arm_where_a_table_is_given(config, tmp_path, capfd, no_
     given = ("--seeds", "0", "--synonyms", str(table))
     assert call(config, folder, *given) == 0
     assert {key.arm for key in no_training} == set(ARMS)
+    no_training.clear()
+    some = ("--arms", "dropout", "none", *given)
+    assert call(config, tmp_path / "some", *some) == 0
+    assert {key.arm for key in no_training} == {"dropout", "none", "synonyms"}
     page = (folder / "report.html").read_text()
     assert "--synonyms table.tsv" in page and str(tmp_path) not in page
     table.write_text(f"{WORDS[0]}\t{WORDS[2]}\n")
@@ -177,6 +185,13 @@ def test_wrong_arguments(config, tmp_path, capfd, arguments, says):
     assert not folder.exists()
 
 
-def test_other_studies_are_not_taken_for_one_of_views(tmp_path):
-    assert Study.kind == "views"
-    assert runs.Runner in Runner.__mro__
+def test_other_studies_are_not_taken_for_one_of_views(config, tmp_path, capfd, no_training):
+    folder = tmp_path / "study"
+    folder.mkdir()
+    write_json(folder / STUDY, dataclasses.asdict(scaling))
+    before = (folder / STUDY).read_bytes()
+    assert call(config, folder, *ARMS_ASKED) == 1
+    assert main(["lab", "views", "--output", str(folder), "--report_only"]) == 1
+    for line in capfd.readouterr().err.splitlines():
+        assert f"{folder / STUDY}: damaged, or of another study" in line
+    assert (folder / STUDY).read_bytes() == before and not no_training
