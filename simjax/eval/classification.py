@@ -63,6 +63,8 @@ class ClassificationSet:
 def _read_file(path: Path) -> list[tuple[int, str, str]]:
     found = []
     for number, (sentence, label) in read_columns(path, ("sentence", "text"), ("label",)):
+        if not sentence.strip():
+            raise SimjaxError(f"{path}:{number}: the text is empty")
         if not label.strip():
             raise SimjaxError(f"{path}:{number}: no label")
         found.append((number, sentence, label.strip()))
@@ -77,9 +79,9 @@ def read_classification(path: Path | str, test: Path | str | None = None) -> Cla
         test: Examples for testing; without them `path` is cross-validated.
 
     Raises:
-        SimjaxError: With file and line, for a missing column or label, a row with the wrong number
-            of fields, or a class of the test part that training does not have; or there are fewer
-            than two classes, or fewer than two training examples of one.
+        SimjaxError: With file and line, for a missing column, text or label, a row with the wrong
+            number of fields, or a class of the test part that training does not have; or there are
+            fewer than two classes, or fewer than two training examples of one.
     """
     path = plain_or_gzip(Path(path))
     rows = _read_file(path)

@@ -49,10 +49,12 @@ class LinearDiscriminant:
         """
         values, vectors = np.linalg.eigh(moments.covariance())
         values = np.maximum(values, 0.0)
+        eps = float(np.finfo(np.float64).eps)
+        if values[-1] <= np.square(moments.means).sum(axis=1).max() * len(values) * eps:
+            values = np.ones_like(values)  # rows equal their class's mean: the nearest mean
         means = moments.means @ vectors
         share = moments.counts / moments.total
         log_share = np.log(share, out=np.full(len(share), -np.inf), where=share > 0)
-        eps = float(np.finfo(np.float64).eps)
         found = []
         for shrinkage in shrinkages:
             if not 0.0 <= shrinkage <= 1.0:

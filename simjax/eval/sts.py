@@ -78,12 +78,14 @@ def read_subset(path: Path) -> StsSubset:
 
     Raises:
         SimjaxError: With file and line, for a missing column, a row with the wrong number of
-            fields, a score that is no finite number, or fewer than two pairs.
+            fields, an empty text, a score that is no finite number, or fewer than two pairs.
     """
     first: list[str] = []
     second: list[str] = []
     gold: list[float] = []
     for number, (text_a, text_b, text_score) in read_columns(path, *COLUMNS):
+        if not text_a.strip() or not text_b.strip():
+            raise SimjaxError(f"{path}:{number}: a text is empty")
         try:
             score = float(text_score)
         except ValueError:

@@ -125,6 +125,7 @@ def embed_any(data):
     [
         ("sentence\tscore\na\t1\n", r"a\.tsv:1: no column 'label'; the first line"),
         ("words\tlabel\na\t1\n", r"a\.tsv:1: no column 'sentence' or 'text'; .* sentence or text"),
+        ("sentence\tlabel\na\t1\n \t1\n", r"a\.tsv:3: the text is empty"),
         ("sentence\tlabel\na\t1\nb\t \n", r"a\.tsv:3: no label"),
         ("sentence\tlabel\na\t1\nb\n", r"a\.tsv:3: 1 tab-separated fields, the header has 2"),
         ("sentence\tlabel\na\t1\nb\t1\n", r"a\.tsv: 1 classes; a probe needs at least 2"),

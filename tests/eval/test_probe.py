@@ -38,6 +38,14 @@ def test_fewer_rows_than_dimensions(classes):
     np.testing.assert_allclose(probes[1].logits(rows @ frame.T), probes[0].logits(rows), rtol=1e-6)
 
 
+@pytest.mark.parametrize("shrinkage", [0.0, 0.1])
+def test_rows_that_are_their_class_s_mean_go_to_the_nearest(shrinkage):
+    means = np.random.default_rng(3).normal(size=(3, 4))
+    labels = np.repeat([0, 1, 2], [5, 3, 2])
+    probe = LinearDiscriminant.fit(Moments.of(means[labels], labels, 3), shrinkage)
+    assert probe.predict(means).tolist() == [0, 1, 2]
+
+
 def test_a_class_without_rows_is_never_predicted(classes):
     rows, labels = classes
     probe = LinearDiscriminant.fit(Moments.of(rows, labels, 4), 0.1)

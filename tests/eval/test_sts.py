@@ -94,6 +94,7 @@ def test_constant_prediction_correlates_with_nothing():
         (b"", r"one\.tsv: 0 sentence pairs"),
         (HEADER.encode() + b"a\tb\t1\n", r"one\.tsv: 1 sentence pairs"),
         (HEADER.encode() + b"a\tb\t1\na\tb\n", r"one\.tsv:3: 2 tab-separated fields"),
+        (HEADER.encode() + b"a\tb\t1\n \tb\t2\n", r"one\.tsv:3: a text is empty"),
         (HEADER.encode() + b"a\tb\thigh\n", r"one\.tsv:2: score 'high'"),
         (HEADER.encode() + b"a\tb\tnan\n", r"one\.tsv:2: score 'nan'"),
         (HEADER.encode() + b"a\tb\t1\nc\xff\td\t2\n", r"one\.tsv:3: not valid UTF-8"),
