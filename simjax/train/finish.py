@@ -22,7 +22,8 @@ from simjax.train import config as run_config
 from simjax.train.config import RunConfig, evaluated_parameters
 from simjax.train.early_stopping import EarlyStopping
 from simjax.train.heads import make_heads
-from simjax.train.setup import load_run_tokenizer, make_encoder, make_model
+from simjax.train.setup import load_run_tokenizer, make_encoder
+from simjax.train.start import make_model
 from simjax.train.weights_and_biases import WandbRun
 from simjax.types import Params
 

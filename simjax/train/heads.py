@@ -65,7 +65,8 @@ def _latents(
     if decoder is None or decoder.latents is None:
         return Latents(wanted, encoder, rngs=nnx.Rngs(params=jax.random.fold_in(key, 3)))
     there = decoder.latents.config
-    for name in ("kind", "layers", "size", "kappa"):
+    kappa = ("kappa",) if wanted.kind == "von_mises_fisher" else ()
+    for name in ("kind", "layers", "size", *kappa):
         if getattr(there, name) != getattr(wanted, name):
             raise UsageError(
                 f"model.latents.{name} is {getattr(wanted, name)} and that of "

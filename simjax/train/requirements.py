@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float
 
@@ -10,9 +12,12 @@ from simjax.errors import SimjaxError, UsageError
 from simjax.objectives.classification import space_of
 from simjax.objectives.config import (
     AngleConfig,
+    ContrastiveConfig,
     CosentConfig,
     CosineConfig,
     DistillationConfig,
+    InBatchTensionConfig,
+    SigmoidConfig,
     SoftmaxConfig,
     TensionConfig,
     TripletConfig,
@@ -50,8 +55,7 @@ def check_examples(
     if isinstance(objective, SoftmaxConfig):
         _check_classes(name, source)
         if objective.label_spaces:
-            for label in source.store.label_names:
-                space_of(label, objective.label_spaces)
+            _check_spaces(source.store.label_names, objective.label_spaces)
     margins = isinstance(objective, DistillationConfig) and objective.target == "margin"
     if (isinstance(objective, TripletConfig) or margins) and (
         source.num_positives != 1 or source.num_views < 3
@@ -62,15 +66,26 @@ def check_examples(
             f"have {source.num_positives} positives and {others} hard negatives: name the columns "
             "in data.source"
         )
-    if isinstance(objective, AngleConfig) and width % 2:
-        raise UsageError(f"{name}, which needs embeddings of an even width, not {width}")
+    nested = objective.matryoshka
+    if isinstance(objective, AngleConfig):
+        for even in (width, *(nested.dimensions if nested else ())):
+            if even % 2:
+                raise UsageError(f"{name}, which needs embeddings of an even width, not {even}")
+    if isinstance(objective, CosentConfig | AngleConfig):
+        _check_order(name, source)
+    if isinstance(objective, ContrastiveConfig | SigmoidConfig | InBatchTensionConfig):
+        group = getattr(objective, "negative_group", None) or config.data.batch_size
+        if group == 1 and source.num_views == 1 + source.num_positives:
+            raise UsageError(
+                f"{name}, and a batch or group of one example has no negatives: give a larger "
+                "data.batch_size or objective.negative_group, or hard negatives"
+            )
     if isinstance(objective, TensionConfig) and config.data.block <= objective.negatives:
         raise UsageError(
             f"objective.negatives is {objective.negatives} and data.block_size is "
             f"{config.data.block}: the negatives of a sentence are others of its block, so give a "
             "larger block"
         )
-    nested = objective.matryoshka
     if nested is not None and max(nested.dimensions) > width:
         raise UsageError(
             f"objective.matryoshka.dimensions has {max(nested.dimensions)} and the embeddings are "
@@ -102,6 +117,14 @@ def _check_scores(name: str, source: BatchSource) -> None:
         )
 
 
+def _check_order(name: str, source: BatchSource) -> None:
+    scores = source.store.scores
+    if scores.min() == scores.max():
+        raise SimjaxError(
+            f"{name}, and all examples have the score {scores[0]:g}: there is nothing to rank"
+        )
+
+
 def _check_range(source: BatchSource, score_range: tuple[float, ...]) -> None:
     low, high = score_range
     scores = source.store.scores
@@ -125,3 +148,15 @@ def _check_classes(name: str, source: BatchSource) -> None:
             f"{name}, and all examples are of the class {source.store.label_names[0]!r}: there is "
             "nothing to tell apart"
         )
+
+
+def _check_spaces(labels: Sequence[str], spaces: tuple[tuple[str, ...], ...]) -> None:
+    members: dict[int, list[str]] = {}
+    for label in labels:
+        members.setdefault(space_of(label, spaces), []).append(label)
+    for found in members.values():
+        if len(found) == 1:
+            raise SimjaxError(
+                f"objective.label_spaces: of the classes beside it no example has another than "
+                f"{found[0]!r}: there is nothing to tell apart"
+            )

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import jax
-import jax.numpy as jnp
 import optax
 from flax import nnx
 from jax.sharding import Mesh
@@ -29,9 +28,14 @@ from simjax.inference.pair_classifier import PairClassifier
 from simjax.models import hf
 from simjax.models.decoder import HEAD, LATENTS, Decoder
 from simjax.models.sentence_model import SentenceModel
-from simjax.models.tokenizer import check_same_ids, check_tokenizer, load_tokenizer
+from simjax.models.tokenizer import load_tokenizer
 from simjax.objectives.classification import SoftmaxClassification
-from simjax.objectives.config import ContrastiveConfig, SoftmaxConfig, frozen_model
+from simjax.objectives.config import (
+    ContrastiveConfig,
+    SigmoidConfig,
+    SoftmaxConfig,
+    frozen_model,
+)
 from simjax.processes import roll_call
 from simjax.sentence_encoder import SentenceEncoder
 from simjax.train import frozen, memory, prompts, trained
@@ -39,11 +43,11 @@ from simjax.train.config import RunConfig
 from simjax.train.folder import has_checkpoints
 from simjax.train.heads import make_heads
 from simjax.train.requirements import check_examples
-from simjax.train.start import Start
+from simjax.train.start import Start, make_model
 from simjax.train.state import TrainState, abstract_state, init_state
 from simjax.train.step import Step, blocks_per_device
 from simjax.train.system import Facts, vocabulary_of
-from simjax.train.update import check_parts, check_shape, check_tensor, make_update
+from simjax.train.update import check_parts, check_tensor, make_update
 from simjax.types import Params
 
 if TYPE_CHECKING:
@@ -307,10 +311,13 @@ def make_encoder(
 ) -> SentenceEncoder:
     """The model as it is used: unit vectors, since it is trained on cosines.
 
-    A `cls_mlp` pooler keeps its dense layer after supervised training and drops it after
-    unsupervised, as SimCSE does. A head that learned to write texts is used as well. Prompts are
-    those that it started with, and those of its sources where they agree.
+    A `cls_mlp` pooler drops its dense layer after unsupervised contrastive training, as SimCSE
+    does, and keeps it after any other, nested widths among them. A head that learned
+    to write texts is used as well. Prompts are those that it started with, and those of its
+    sources where they agree.
     """
+    unsupervised = config.data.views == "dropout" and config.objective.matryoshka is None
+    dropped = unsupervised and isinstance(config.objective, ContrastiveConfig | SigmoidConfig)
     decoder = None
     if config.objective.seq2seq is not None or config.model.latents is not None:
         decoder = Decoder(heads[HEAD], config.data.text_length, heads.get(LATENTS))
@@ -321,7 +328,7 @@ def make_encoder(
         max_length=start.max_length,
         prompts={**start.prompts, **(prompts.of_sources(config.data) or {})},
         default_prompt=start.default_prompt,
-        training_head=config.data.views != "dropout",
+        training_head=not dropped,
         decoder=decoder,
     )
 
@@ -373,45 +380,3 @@ def _check_groups(config: RunConfig, share: int) -> None:
             f"objective.negative_group: {size} does not divide the {share} examples that each "
             "device has of a batch; choose a divisor, or fewer devices"
         )
-
-
-def make_model(config: RunConfig, tokenizer: PreTrainedTokenizerFast) -> Start:
-    """The model that training starts from, and how it is to be used.
-
-    Raises:
-        SimjaxError: The folder is faulty, or the tokenizer does not fit the weights.
-    """
-    wanted = config.model
-    dtype = jnp.dtype(wanted.dtype)
-    if wanted.pretrained is not None:
-        folder = hf.resolve(wanted.pretrained)
-        loaded = hf.load(
-            folder,
-            pooling=wanted.pooling,
-            dtype=dtype,
-            dropout=wanted.dropout,
-            random_head=wanted.random_head,
-            seed=config.seed,
-        )
-        if loaded.flow is not None:
-            raise UsageError(
-                f"model.pretrained: {wanted.pretrained} has a flow, which fits its embeddings as "
-                "they are; train the model that the flow was fitted on, and fit another afterwards"
-            )
-        check_tokenizer(tokenizer, loaded.model.config)
-        if config.tokenizer.source is not None:
-            check_same_ids(tokenizer, folder)
-        check_shape(config, loaded.model.config)
-        return Start(loaded.model, loaded.max_length, loaded.prompts, loaded.default_prompt)
-    shape = dataclasses.replace(
-        wanted.encoder, vocab_size=len(tokenizer), pad_token_id=tokenizer.pad_token_id or 0
-    )
-    if wanted.dropout is not None:
-        shape = dataclasses.replace(
-            shape, hidden_dropout=wanted.dropout, attention_dropout=wanted.dropout
-        )
-    model = SentenceModel(
-        shape, wanted.pooling or "mean", dtype=dtype, rngs=nnx.Rngs(params=config.seed)
-    )
-    # Positions beyond the training length are as random as at the start.
-    return Start(model, config.data.text_length)

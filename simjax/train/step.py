@@ -172,7 +172,7 @@ def _with(metrics: Metrics, loss: Separable | Alongside, means: Metrics) -> Metr
     """Metrics of the coupled loss and of one beside it, with the sum of both."""
     coupled = metrics["loss"]
     whole = coupled + loss.weight * means[f"{loss.name}_loss"]
-    return metrics | means | {"loss": whole, "contrastive_loss": coupled}
+    return metrics | means | {"loss": whole, "coupled_loss": coupled}
 
 
 def accumulate_separable(

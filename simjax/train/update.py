@@ -14,6 +14,7 @@ from simjax.errors import UsageError
 from simjax.mesh import AnyMesh, MeshConfig
 from simjax.models.config import EncoderConfig
 from simjax.models.sentence_model import SentenceModel, split
+from simjax.objectives.config import SoftmaxConfig
 from simjax.objectives.system import AnySystem
 from simjax.train import lora, optimizer, trained
 from simjax.train.config import RunConfig
@@ -21,7 +22,12 @@ from simjax.train.schedule import Schedule
 from simjax.train.state import TrainState, abstract_state, state_specs
 from simjax.train.step import Step, StepOptions, make_step
 from simjax.train.system import Facts, make_system
-from simjax.train.view_checks import check_dropout, check_segments, told_apart_by_dropout
+from simjax.train.view_checks import (
+    check_dropout,
+    check_r_drop,
+    check_segments,
+    told_apart_by_dropout,
+)
 from simjax.types import Params
 
 
@@ -88,8 +94,9 @@ def check_shape(config: RunConfig, shape: EncoderConfig) -> None:
     """What `train.config` asks of a random encoder, of a pretrained one that is now known.
 
     Raises:
-        UsageError: It has too few positions for the texts, no dropout to tell views apart, no
-            token types to tell one of two texts from the other, or too few layers for latents.
+        UsageError: It has too few positions for the texts, no dropout to tell views or passes
+            apart, no token types to tell one of two texts from the other, or too few layers for
+            latents.
     """
     name, longest = config.model.pretrained, config.data.max_length
     if name is None:
@@ -102,6 +109,10 @@ def check_shape(config: RunConfig, shape: EncoderConfig) -> None:
     if told_apart_by_dropout(config.data):
         check_dropout(name, shape.hidden_dropout, shape.attention_dropout)
     check_segments(config.data.views, name, shape)
+    if isinstance(config.objective, SoftmaxConfig):
+        check_r_drop(
+            config.objective, config.data, name, shape.hidden_dropout, shape.attention_dropout
+        )
     if config.model.latents is not None:
         config.model.latents.check(shape)
 

@@ -7,12 +7,18 @@ from typing import TYPE_CHECKING
 from simjax.data.config import DataConfig
 from simjax.errors import UsageError
 from simjax.models.encoder import EncoderConfig
+from simjax.models.latents import LatentsConfig
 from simjax.objectives.config import (
+    AngleConfig,
     ContrastiveConfig,
+    CosentConfig,
+    CosineConfig,
     DistillationConfig,
     InBatchTensionConfig,
+    SigmoidConfig,
     SoftmaxConfig,
     TensionConfig,
+    TripletConfig,
     VaeConfig,
 )
 
@@ -43,12 +49,18 @@ def check_views(config: RunConfig) -> None:
         )
     if two and config.mesh.gather == "layer":
         raise UsageError("mesh.gather layer does not go with objectives of two encoders; use step")
+    if data.views == "single" and any(change.views == "positives" for change in data.augment):
+        raise UsageError(
+            "data.augment changes positives and data.views single has none, so nothing would be "
+            "changed; give its views: all or anchor"
+        )
     _check_paraphrases(config)
     _check_latents(config)
     if model.pretrained is None:
         check_segments(data.views, "model.encoder", model.encoder)
     if isinstance(objective, SoftmaxConfig):
-        _check_softmax(objective, rates)
+        _check_softmax(objective)
+        check_r_drop(objective, data, "the encoder", *rates)
     elif any(task.kind == "labels" for task in config.evaluation.tasks):
         raise UsageError(
             f"evaluation.tasks has one of kind labels and objective.name is {objective.name}: no "
@@ -63,8 +75,24 @@ def check_views(config: RunConfig) -> None:
             f"objective.matryoshka does not go with objective.target {objective.target}, which "
             "needs the teacher's width; use similarity or margin"
         )
+    if (
+        isinstance(objective, ContrastiveConfig | SigmoidConfig | InBatchTensionConfig)
+        and objective.false_negatives == "label"
+        and not any(source.label or source.label_above is not None for source in data.all_sources)
+    ):
+        raise UsageError(
+            "objective.false_negatives is label and data.source.label names no column; name one, "
+            "or make classes of scores by data.source.label_above"
+        )
+    if data.views == "dropout" and isinstance(
+        objective, AngleConfig | CosentConfig | CosineConfig | SoftmaxConfig | TripletConfig
+    ):
+        raise UsageError(
+            f"data.views is dropout and objective.name {objective.name}, which compares different "
+            "texts and not a text with itself; use data.views columns"
+        )
     if isinstance(objective, ContrastiveConfig):
-        _check_contrastive(config, objective)
+        _check_guide(config, objective)
 
 
 def _check_paraphrases(config: RunConfig) -> None:
@@ -111,13 +139,24 @@ def _check_latents(config: RunConfig) -> None:
                 "text is written again; remove the task, or give objective.name vae"
             )
         return
-    if latents is None or not all(parts.values()):
+    if latents is None or not isinstance(objective, VaeConfig) or not all(parts.values()):
         raise UsageError(
             f"{' and '.join(parts)}: objective.name vae, data.views reconstruction and "
             "model.latents go together; give all three or none"
         )
     if config.model.pretrained is None:
         latents.check(config.model.encoder)
+    sphere = latents.kind == "von_mises_fisher"
+    for key, unused in {
+        "model.latents.kappa": not sphere and latents.kappa != LatentsConfig.kappa,
+        "objective.kl_weight": sphere and objective.kl_weight != VaeConfig.kl_weight,
+        "objective.kl_warmup": sphere and objective.kl_warmup != VaeConfig.kl_warmup,
+    }.items():
+        if unused:
+            raise UsageError(
+                f"{key} is given and model.latents.kind is {latents.kind}, for which it means "
+                "nothing; leave it out"
+            )
     for key, given in {
         "mesh.gather layer": config.mesh.gather == "layer",
         "mesh.tensor above 1": config.mesh.tensor != 1,
@@ -126,32 +165,20 @@ def _check_latents(config: RunConfig) -> None:
             raise UsageError(f"objective.name vae does not go with {key}; use mesh.fsdp, by step")
 
 
-def _check_softmax(objective: SoftmaxConfig, rates: list[float | None]) -> None:
+def _check_softmax(objective: SoftmaxConfig) -> None:
     if objective.matryoshka is not None:
         raise UsageError(
             "objective.matryoshka does not go with objective.name softmax, whose layer is of one "
             "width; remove it"
         )
-    if objective.r_drop is not None and all(rate == 0 for rate in rates):
-        raise UsageError(
-            "objective.r_drop is given and the dropout of the encoder is 0: its two passes would "
-            "be equal; give model.dropout a rate above 0"
-        )
 
 
-def _check_contrastive(config: RunConfig, objective: ContrastiveConfig) -> None:
+def _check_guide(config: RunConfig, objective: ContrastiveConfig) -> None:
     guide = objective.guide
     if config.data.views == "dropout" and guide is not None and guide.margin == 0:
         raise UsageError(
             "objective.guide.margin is 0 and data.views is dropout: nothing is closer to a text "
             "than itself, so the guide would leave out nothing; give a margin above 0"
-        )
-    if objective.false_negatives == "label" and not any(
-        source.label or source.label_above is not None for source in config.data.all_sources
-    ):
-        raise UsageError(
-            "objective.false_negatives is label and data.source.label names no column; name one, "
-            "or make classes of scores by data.source.label_above"
         )
 
 
@@ -166,6 +193,27 @@ def check_segments(views: str, name: str, shape: EncoderConfig) -> None:
             f"data.views is {views} and {name} ({shape.family}) has no two token types, which "
             "say which text stands in front; choose bert, roformer, electra or albert"
         )
+
+
+def check_r_drop(
+    objective: SoftmaxConfig, data: DataConfig, encoder: str, *rates: float | None
+) -> None:
+    """Refuses an encoder whose two passes are equal; a rate of None is not known yet.
+
+    Raises:
+        UsageError: All rates are 0, or nothing is dropped whatever they are.
+    """
+    if objective.r_drop is None:
+        return
+    for why, equal in {
+        f"the dropout of {encoder} is 0": all(rate == 0 for rate in rates),
+        "data.dropout_masks is none": data.dropout_masks == "none",
+    }.items():
+        if equal:
+            raise UsageError(
+                f"objective.r_drop is given and {why}: its two passes would be equal; give "
+                "model.dropout a rate above 0, and leave data.dropout_masks out"
+            )
 
 
 def told_apart_by_dropout(data: DataConfig) -> bool:

@@ -10,21 +10,28 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from simjax.data.augment import Delete
 from simjax.errors import SimjaxError, UsageError
 from simjax.mesh import MeshConfig
+from simjax.models.latents import LatentsConfig
 from simjax.objectives.config import (
+    AngleConfig,
     ContrastiveConfig,
     CosentConfig,
     CosineConfig,
     DistillationConfig,
     MatryoshkaConfig,
+    SigmoidConfig,
     SoftmaxConfig,
     TensionConfig,
+    VaeConfig,
 )
 from simjax.sentence_encoder import SentenceEncoder
 from simjax.train import loop
-from simjax.train.config import RunConfig, validate
-from tests.train.systems import OBJECTIVES, TRIPLES, config_of, write_scored
+from simjax.train.config import ModelConfig, RunConfig, TokenizerConfig, TrainConfig, validate
+from simjax.train.setup import load_run_tokenizer, make_encoder
+from simjax.train.start import make_model
+from tests.train.systems import BATCH, OBJECTIVES, TRIPLES, config_of, write_scored
 from tests.train.tiny_run import StopAfter, assert_same_bits, lines, state_at, train
 
 
@@ -120,6 +127,20 @@ def test_data_that_an_objective_cannot_learn_from_is_refused(data, tmp_path, tea
             data=dataclasses.replace(asked("triplet").data, source=TRIPLES),
         )
     )
+    flat = {"path": "flat.csv", "label": None}
+    (data / "flat.csv").write_text("anchor,positive,score\n" + "a man,a woman,3\n" * BATCH)
+    for name in ("cosent", "angle"):
+        assert refused(asked(name, **flat)) == (
+            f"objective.name is {name}, and all examples have the score 3: there is nothing to rank"
+        )
+    odd = dataclasses.replace(
+        asked("angle"), objective=AngleConfig(matryoshka=MatryoshkaConfig((16, 7)))
+    )
+    assert "needs embeddings of an even width, not 7" in refused(odd)
+    alone = dataclasses.replace(
+        asked("softmax"), objective=SoftmaxConfig(label_spaces=(("yes", "maybe"), ("no", "never")))
+    )
+    assert "no example has another than" in refused(alone)
     narrow = dataclasses.replace(asked("cosine"), objective=CosineConfig(score_range=(0.0, 1.0)))
     assert "objective.score_range is 0 to 1, and example" in refused(narrow)
 
@@ -156,6 +177,35 @@ def test_keys_that_do_not_go_together_are_refused(data, tmp_path, teacher):
     assert "objective.r_drop is given and the dropout of the encoder is 0" in refused(
         dataclasses.replace(still, model=model)
     )
+    equal = dataclasses.replace(still.data, dropout_masks="none")
+    assert "objective.r_drop is given and data.dropout_masks is none" in refused(
+        dataclasses.replace(still, data=equal)
+    )
+    pretrained = ModelConfig(pretrained=teacher, dropout=0.0)
+    assert "objective.r_drop is given and the dropout of " in refused(
+        dataclasses.replace(still, model=pretrained, tokenizer=TokenizerConfig())
+    )
+    for name in ("cosine", "cosent", "angle", "softmax", "triplet"):
+        one = asked(name)
+        twice = dataclasses.replace(one.data, views="dropout")
+        assert f"data.views is dropout and objective.name {name}, which compares" in refused(
+            dataclasses.replace(one, data=twice)
+        )
+    for objective in (SigmoidConfig, ContrastiveConfig):
+        assert "objective.false_negatives is label and data.source.label names no" in refused(
+            asked("sigmoid", objective(false_negatives="label"))
+        )
+    changed = dataclasses.replace(tension.data, augment=(Delete(),))
+    assert "data.augment changes positives and data.views single has none" in refused(
+        dataclasses.replace(tension, data=changed)
+    )
+    pairs = dataclasses.replace(still.data.source, label=None, score=None)
+    single = dataclasses.replace(still.data, source=pairs, batch_size=1, block_size=1)
+    assert "a batch or group of one example has no negatives" in refused(
+        asked(
+            "views", ContrastiveConfig(), data=single, mesh=MeshConfig(data=1), train=TrainConfig()
+        )
+    )
     assert "objective.matryoshka does not go with objective.target cosine" in refused(
         asked(
             "similarity",
@@ -165,3 +215,54 @@ def test_keys_that_do_not_go_together_are_refused(data, tmp_path, teacher):
     encoder = dataclasses.replace(still.model.encoder, hidden_size=8, num_heads=2)
     narrow = asked("embedding", model=dataclasses.replace(still.model, encoder=encoder))
     assert "its embeddings are 16 wide and the student's 8" in refused(narrow)
+
+
+@pytest.mark.parametrize(
+    ("objective", "kept"),
+    [
+        (ContrastiveConfig(), False),
+        (SigmoidConfig(), False),
+        (ContrastiveConfig(matryoshka=MatryoshkaConfig((16, 8))), True),
+        (DistillationConfig(teacher="t"), True),
+    ],
+    ids=["contrastive", "sigmoid", "nested", "distilled"],
+)
+def test_the_layer_of_cls_mlp_is_dropped_after_unsupervised_simcse_alone(
+    objective, kept, data, tmp_path
+):
+    """What is compared with a teacher, or nested, is what comes out of the layer."""
+    config = config_of("sigmoid", data, tmp_path / "run", "")
+    config = dataclasses.replace(
+        config,
+        model=dataclasses.replace(config.model, pooling="cls_mlp"),
+        data=dataclasses.replace(config.data, views="dropout"),
+        objective=objective,
+    )
+    tokenizer = load_run_tokenizer(config)
+    encoder = make_encoder(config, make_model(config, tokenizer), tokenizer, {})
+    assert encoder.training_head == kept
+    supervised = dataclasses.replace(config, data=dataclasses.replace(config.data, views="columns"))
+    start = make_model(supervised, tokenizer)
+    assert make_encoder(supervised, start, tokenizer, {}).training_head
+
+
+def test_what_latents_have_no_use_for_is_refused(data, tmp_path):
+    def said(kind, **options):
+        config = config_of("reconstruction", data, tmp_path / "run", "")
+        kappa = options.pop("kappa", LatentsConfig.kappa)
+        latents = LatentsConfig(kind=kind, layers=1, size=4, kappa=kappa)
+        return dataclasses.replace(
+            config,
+            model=dataclasses.replace(config.model, latents=latents),
+            objective=VaeConfig(**options),
+        )
+
+    for kind, option in (
+        ("von_mises_fisher", {"kl_weight": 5.0}),
+        ("von_mises_fisher", {"kl_warmup": 9}),
+        ("gaussian", {"kappa": 7.0}),
+    ):
+        key = f"{'model.latents' if 'kappa' in option else 'objective'}.{next(iter(option))}"
+        assert refused(said(kind, **option)).startswith(f"{key} is given and model.latents.kind is")
+    validate(said("gaussian", kl_weight=5.0, kl_warmup=9))
+    validate(said("von_mises_fisher", kappa=7.0))

@@ -213,11 +213,11 @@ def test_processes_compare_the_decoders_that_they_start_from(data, whole, tmp_pa
 def test_both_losses_fall(whole):
     steps = [line for line in figures(Path(whole.output)) if "seq2seq_loss" in line]
     assert len(steps) == TOTAL
-    for name in ("seq2seq_loss", "contrastive_loss"):
+    for name in ("seq2seq_loss", "coupled_loss"):
         early, late = (np.mean([s[name] for s in part]) for part in (steps[:3], steps[-3:]))
         assert late < early - 0.05, name
     for step in steps:
-        both = step["contrastive_loss"] + 0.7 * step["seq2seq_loss"]
+        both = step["coupled_loss"] + 0.7 * step["seq2seq_loss"]
         np.testing.assert_allclose(step["loss"], both, rtol=1e-5)
         assert 0 <= step["seq2seq_accuracy"] <= 1
 

@@ -245,7 +245,7 @@ def test_a_separable_loss_adds_its_weighted_mean_and_that_ones_gradient():
     value, addend = jax.jit(jax.value_and_grad(mean))(params)
     np.testing.assert_allclose(metrics["mlm_loss"], value, rtol=1e-6)
     np.testing.assert_allclose(metrics["loss"], alone[0]["loss"] + 0.5 * value, rtol=1e-6)
-    np.testing.assert_allclose(metrics["contrastive_loss"], alone[0]["loss"], rtol=1e-6)
+    np.testing.assert_allclose(metrics["coupled_loss"], alone[0]["loss"], rtol=1e-6)
     coupled = alone[1] | {"lm_head": jax.tree.map(jnp.zeros_like, grads["lm_head"])}
     expected = jax.tree.map(lambda x, y: x + 0.5 * np.asarray(y), coupled, addend)
     for found, wanted in zip(jax.tree.leaves(grads), jax.tree.leaves(expected), strict=True):
