@@ -60,6 +60,13 @@ def value_and_grad(
     return float(loss), jax.tree.map(np.asarray, params_grad), np.asarray(vectors_grad)
 
 
+def assert_gradient(found: Any, wanted: Any) -> None:
+    """Every entry is within 1e-5 of the largest one of a float64 reference."""
+    wanted = np.asarray(wanted)
+    assert wanted.dtype == np.float64
+    np.testing.assert_allclose(found, wanted, rtol=0, atol=1e-5 * np.abs(wanted).max())
+
+
 def assert_sharded_is_whole(objective: Objective, params: Any, given: Examples) -> None:
     """The loss and its gradients do not depend on how many devices share the examples."""
     loss, of_params, of_vectors = value_and_grad(objective, params, given)

@@ -8,7 +8,12 @@ import torch
 from simjax.errors import UsageError
 from simjax.objectives.classification import SoftmaxClassification, space_of
 from simjax.objectives.config import RDropConfig, SoftmaxConfig
-from tests.objectives.drawn import assert_sharded_is_whole, examples, value_and_grad
+from tests.objectives.drawn import (
+    assert_gradient,
+    assert_sharded_is_whole,
+    examples,
+    value_and_grad,
+)
 
 WIDTH, CLASSES = 12, ("yes", "no", "maybe")
 
@@ -50,33 +55,24 @@ def test_value_and_gradient_are_those_of_sentence_transformers():
     )
     wanted.backward()
     np.testing.assert_allclose(loss, wanted.item(), rtol=1e-5)
-    np.testing.assert_allclose(of_vectors, theirs.grad.numpy(), rtol=1e-4, atol=1e-7)
+    assert_gradient(of_vectors, theirs.grad.numpy())
     found = of_params["classifier"]
-    np.testing.assert_allclose(
-        found["kernel"], peer.classifier.weight.grad.numpy().T, rtol=1e-4, atol=1e-6
-    )
-    np.testing.assert_allclose(
-        found["bias"], peer.classifier.bias.grad.numpy(), rtol=1e-4, atol=1e-6
-    )
+    assert_gradient(found["kernel"], peer.classifier.weight.grad.numpy().T)
+    assert_gradient(found["bias"], peer.classifier.bias.grad.numpy())
     assert_sharded_is_whole(objective, params, given)
 
 
-def dense_r_drop(vectors, labels, layer, weight, form):
-    """The two cross-entropies and the two divergences, in float64."""
-    kernel = np.asarray(layer["kernel"], np.float64)
-    found = []
-    for u, v in ((vectors[:, 0], vectors[:, 1]), (vectors[:, 2], vectors[:, 3])):
-        u, v = u.astype(np.float64), v.astype(np.float64)
-        logits = np.concatenate([u, v, np.abs(u - v)], 1) @ kernel + np.asarray(
-            layer.get("bias", 0.0), np.float64
-        )
-        found.append(np.exp(logits) / np.exp(logits).sum(1, keepdims=True))
-    p, q = found
-    rows = np.arange(len(labels))
-    entropies = -np.log(p[rows, labels]) - np.log(q[rows, labels])
-    divergence = (p * np.log(p / q)).sum(1) + (q * np.log(q / p)).sum(1)
+def dense_r_drop(vectors, labels, kernel, weight, form):
+    """The two cross-entropies and the two divergences, in float64, by PyTorch."""
+    p, q = (
+        torch.log_softmax(torch.cat([u, v, torch.abs(u - v)], 1) @ kernel, 1)
+        for u, v in ((vectors[:, 0], vectors[:, 1]), (vectors[:, 2], vectors[:, 3]))
+    )
+    rows = torch.arange(len(labels))
+    entropies = -p[rows, labels] - q[rows, labels]
+    divergence = (p.exp() * (p - q)).sum(1) + (q.exp() * (q - p)).sum(1)
     if form == "repository":
-        entropies /= 2
+        entropies = entropies / 2
     return (entropies + weight * divergence / 2).mean()
 
 
@@ -86,9 +82,16 @@ def test_r_drop_adds_the_divergences_of_two_passes(form):
     objective, params = with_params(SoftmaxConfig(use_bias=False, r_drop=RDropConfig(4.0, form)))
     assert objective.passes == 2 and "bias" not in params["classifier"]
     given = examples(vectors, labels=labels, views=2)
-    loss, _, _ = value_and_grad(objective, params, given)
-    wanted = dense_r_drop(vectors, labels, params["classifier"], 4.0, form)
-    np.testing.assert_allclose(loss, wanted, rtol=1e-5)
+    loss, of_params, of_vectors = value_and_grad(objective, params, given)
+    theirs, kernel = (
+        torch.tensor(np.asarray(x, np.float64), requires_grad=True)
+        for x in (vectors, params["classifier"]["kernel"])
+    )
+    wanted = dense_r_drop(theirs, torch.tensor(labels).long(), kernel, 4.0, form)
+    wanted.backward()
+    np.testing.assert_allclose(loss, wanted.item(), rtol=1e-5)
+    assert_gradient(of_vectors, theirs.grad.numpy())
+    assert_gradient(of_params["classifier"]["kernel"], kernel.grad.numpy())
     assert_sharded_is_whole(objective, params, given)
 
 

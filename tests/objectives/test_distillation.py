@@ -7,7 +7,12 @@ import torch
 from simjax.objectives.config import DistillationConfig
 from simjax.objectives.distillation import Distillation
 from simjax.types import NO_TEXT
-from tests.objectives.drawn import assert_sharded_is_whole, examples, value_and_grad
+from tests.objectives.drawn import (
+    assert_gradient,
+    assert_sharded_is_whole,
+    examples,
+    value_and_grad,
+)
 
 
 def drawn(width=8):
@@ -49,7 +54,7 @@ def test_it_is_the_target(target):
         step[place] = 1e-5
         slope = [dense(target, student + sign * step, teacher, ids) for sign in (1, -1)]
         wanted = 100 * (slope[0] - slope[1]) / 2e-5
-        np.testing.assert_allclose(grad[place], wanted, rtol=1e-3, atol=1e-5)
+        assert abs(grad[place] - wanted) <= 1e-5 * np.abs(grad).max()
     assert not grad[4, 2].any()
     assert_sharded_is_whole(objective, {}, given)
 
@@ -72,4 +77,4 @@ def test_margins_are_those_of_sentence_transformers():
     )
     wanted.backward()
     np.testing.assert_allclose(loss, wanted.item(), rtol=1e-5)
-    np.testing.assert_allclose(grad, theirs.grad.numpy(), rtol=1e-3, atol=1e-6)
+    assert_gradient(grad, theirs.grad.numpy())

@@ -11,6 +11,7 @@ from simjax.errors import UsageError
 from simjax.objectives.config import ContrastiveConfig, GuideConfig
 from simjax.objectives.contrastive import contrastive_loss
 from simjax.objectives.uniformity import Views
+from tests.objectives.drawn import assert_gradient
 from tests.objectives.test_contrastive import Definition, distinct_ids, embeddings, shared_ids
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
@@ -125,7 +126,7 @@ def test_it_is_the_gist_embed_loss(monkeypatch, views, strategy, margin):
     config = ContrastiveConfig(guide=guide, false_negatives="none")
     value, grad = ours(x, vectors, config, ids=distinct_ids(12, views))
     np.testing.assert_allclose(float(value), expected.item(), rtol=1e-6)
-    np.testing.assert_allclose(grad, leaf.grad.numpy(), rtol=1e-4, atol=1e-6)
+    assert_gradient(grad, leaf.grad.numpy())
 
 
 @pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])

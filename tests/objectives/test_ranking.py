@@ -9,7 +9,12 @@ import torch
 from simjax.objectives.config import AngleConfig, CosentConfig
 from simjax.objectives.ranking import Ranking, angle
 from simjax.ops import ranking_loss
-from tests.objectives.drawn import assert_sharded_is_whole, examples, value_and_grad
+from tests.objectives.drawn import (
+    assert_gradient,
+    assert_sharded_is_whole,
+    examples,
+    value_and_grad,
+)
 
 
 def all_pairs(scores, gold):
@@ -28,7 +33,7 @@ def test_the_operator_is_the_sum_over_pairs_in_the_wrong_order(kinds):
     loss, slope = jax.value_and_grad(ranking_loss)(scores, gold)
     wanted, wanted_slope = all_pairs(scores, gold)
     np.testing.assert_allclose(loss, wanted, rtol=1e-6)
-    np.testing.assert_allclose(slope, wanted_slope, rtol=2e-5, atol=1e-6)
+    assert_gradient(slope, wanted_slope)
 
 
 def test_without_an_order_there_is_no_loss():
@@ -60,7 +65,7 @@ def test_value_and_gradient_are_those_of_sentence_transformers(config):
     )
     wanted.backward()
     np.testing.assert_allclose(loss, wanted.item(), rtol=1e-5)
-    np.testing.assert_allclose(grad, theirs.grad.numpy(), rtol=1e-3, atol=1e-6)
+    assert_gradient(grad, theirs.grad.numpy())
     assert_sharded_is_whole(Ranking(config), {}, given)
 
 

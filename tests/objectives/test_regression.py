@@ -7,7 +7,12 @@ import torch
 from simjax.errors import UsageError
 from simjax.objectives.config import CosineConfig
 from simjax.objectives.regression import CosineRegression
-from tests.objectives.drawn import assert_sharded_is_whole, examples, value_and_grad
+from tests.objectives.drawn import (
+    assert_gradient,
+    assert_sharded_is_whole,
+    examples,
+    value_and_grad,
+)
 
 
 def drawn(n=12):
@@ -32,7 +37,7 @@ def test_value_and_gradient_are_those_of_sentence_transformers():
     )
     wanted.backward()
     np.testing.assert_allclose(value, wanted.item(), rtol=1e-5)
-    np.testing.assert_allclose(grad, theirs.grad.numpy(), rtol=1e-4, atol=1e-7)
+    assert_gradient(grad, theirs.grad.numpy())
     assert_sharded_is_whole(objective, {}, given)
 
 
