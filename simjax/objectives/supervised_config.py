@@ -59,6 +59,9 @@ class CosentConfig(SharedOptions):
 class AngleConfig(SharedOptions):
     """AnglE: CoSENT with angles in complex space for cosines (arXiv 2309.12871).
 
+    This is the paper's loss of angles alone, as sentence-transformers has it; its experiments add
+    CoSENT and a contrastive loss.
+
     Attributes:
         temperature: Of the angles.
     """
