@@ -32,6 +32,8 @@ QUICK = Grid(
 )
 EXAMPLES, QUICK_EXAMPLES = 8_192, 1_024
 """Seen by every run."""
+POINTS, QUICK_POINTS = 8, 2
+"""Times that a run is evaluated beside its start, which costs as much as 200 examples."""
 NAME = "views"
 OPTIONS = ("config", "root", "arms", "seeds", "examples", "synonyms")
 
@@ -42,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser,
         NAME,
         "simcse_wiki.yaml",
-        quick="fewer arms, seeds and examples, in minutes",
+        quick="fewer arms, seeds, examples and evaluations",
     )
     parser.add_argument("--arms", nargs="+", metavar="ARM",
         help=f"what is compared, by default all: of {', '.join(ARMS)}",
@@ -93,7 +95,10 @@ def _plan(args: argparse.Namespace, grid: Grid, examples: int, folder: Path) -> 
 
     path, overrides = sweep.recipe_of(args, recipe.RECIPE)
     synonyms = None if args.synonyms is None else args.synonyms.expanduser()
-    return recipe.plan(path, overrides, grid, folder, examples=examples, synonyms=synonyms)
+    points = QUICK_POINTS if args.quick else POINTS
+    return recipe.plan(
+        path, overrides, grid, folder, examples=examples, points=points, synonyms=synonyms
+    )
 
 
 def _measure(args: argparse.Namespace, grid: Grid, plan: Plan, console: Console) -> None:

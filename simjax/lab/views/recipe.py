@@ -16,8 +16,6 @@ from simjax.train import config as run_config
 from simjax.train.config import RunConfig
 
 RECIPE = "simcse_wiki.yaml"
-POINTS = 8
-"""Times that a run is evaluated beside its start."""
 VARIED = {
     "output": "--output",
     "seed": "--seeds",
@@ -42,12 +40,14 @@ class Plan:
     Attributes:
         recipe: The configuration that runs start from.
         examples: Seen by every run.
+        points: How often a run is evaluated beside its start.
         synonyms: Table for the arm that needs one.
         folder: Of the study.
     """
 
     recipe: RunConfig
     examples: int
+    points: int
     synonyms: Path | None
     folder: Path
 
@@ -79,12 +79,16 @@ class Plan:
                 max_scale=max(objective.max_scale, 1 / arm.temperature),
             ),
             train=dataclasses.replace(run.train, steps=steps),
-            evaluation=dataclasses.replace(run.evaluation, every=max(1, steps // POINTS)),
+            evaluation=dataclasses.replace(run.evaluation, every=max(1, steps // self.points)),
         )
 
     def told(self) -> dict[str, Any]:
         """What decides the result of a run beside its key, without folders of this machine."""
-        values = {"recipe": recipes.told(self.recipe), "examples": self.examples}
+        values = {
+            "recipe": recipes.told(self.recipe),
+            "examples": self.examples,
+            "points": self.points,
+        }
         if self.synonyms is not None:
             values["synonyms"] = hashlib.sha256(self.synonyms.read_bytes()).hexdigest()[:12]
         return values
@@ -97,6 +101,7 @@ def plan(
     folder: Path,
     *,
     examples: int,
+    points: int,
     synonyms: Path | None,
 ) -> Plan:
     """Read the recipe and see that every run of the grid can be made of it.
@@ -107,6 +112,7 @@ def plan(
         grid: The runs.
         folder: Of the study.
         examples: Seen by every run.
+        points: As of `Plan`.
         synonyms: As of `Plan`.
 
     Raises:
@@ -121,7 +127,8 @@ def plan(
         )
     if synonyms is not None and not synonyms.is_file():
         raise UsageError(f"--synonyms {synonyms}: no such file")
-    found = Plan(recipe, examples, None if synonyms is None else synonyms.resolve(), folder)
+    table = None if synonyms is None else synonyms.resolve()
+    found = Plan(recipe, examples, points, table, folder)
     if examples < recipe.data.batch_size:
         raise UsageError(
             f"--examples {examples}: fewer than a batch, which has {recipe.data.batch_size}"

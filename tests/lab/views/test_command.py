@@ -144,7 +144,7 @@ def test_every_arm_is_a_valid_run(config, tmp_path):
     table = tmp_path / "table.tsv"
     table.write_text("a\tb\n")
     grid = Grid(tuple(ARMS), seeds=(7,))
-    plan = recipe.plan(config, [], grid, tmp_path, examples=96, synonyms=table)
+    plan = recipe.plan(config, [], grid, tmp_path, examples=96, points=8, synonyms=table)
     for key in run_keys(grid):
         found, arm = plan.config(key), ARMS[key.arm]
         assert found.seed == found.data.seed == 7 and found.train.steps == 3
