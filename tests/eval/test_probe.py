@@ -39,8 +39,10 @@ def test_fewer_rows_than_dimensions(classes):
 
 
 @pytest.mark.parametrize("shrinkage", [0.0, 0.1])
-def test_rows_that_are_their_class_s_mean_go_to_the_nearest(shrinkage):
-    means = np.random.default_rng(3).normal(size=(3, 4))
+@pytest.mark.parametrize(
+    "means", [np.eye(3, 4), np.random.default_rng(3).normal(size=(3, 4))], ids=["exact", "rounded"]
+)
+def test_rows_that_are_their_class_s_mean_go_to_the_nearest(means, shrinkage):
     labels = np.repeat([0, 1, 2], [5, 3, 2])
     probe = LinearDiscriminant.fit(Moments.of(means[labels], labels, 3), shrinkage)
     assert probe.predict(means).tolist() == [0, 1, 2]
