@@ -80,6 +80,16 @@ def check_examples(
                 f"{name}, and a batch or group of one example has no negatives: give a larger "
                 "data.batch_size or objective.negative_group, or hard negatives"
             )
+    if (
+        isinstance(objective, ContrastiveConfig)
+        and objective.hard_negative_weight != 1
+        and source.num_views == 1 + source.num_positives
+    ):
+        raise UsageError(
+            f"objective.hard_negative_weight is {objective.hard_negative_weight:g} and the "
+            "examples have no hard negatives to weigh: name them in data.source.negatives, or "
+            "leave it out"
+        )
     if isinstance(objective, TensionConfig) and config.data.block <= objective.negatives:
         raise UsageError(
             f"objective.negatives is {objective.negatives} and data.block_size is "

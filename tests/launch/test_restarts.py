@@ -58,7 +58,7 @@ def test_a_killed_process_costs_a_restart_and_no_bit(data, tmp_path):
         tmp_path / "run",
         evaluation=EvalConfig(),
         mesh=MeshConfig(2, 1),
-        train=TrainConfig(epochs=20, micro_batch=BLOCK, log_every=1),
+        train=TrainConfig(epochs=8, micro_batch=BLOCK, log_every=1),
     )
     undisturbed = dataclasses.replace(config, output=str(tmp_path / "undisturbed"))
     started = [launch(undisturbed, tmp_path / "one")]

@@ -206,6 +206,10 @@ def test_keys_that_do_not_go_together_are_refused(data, tmp_path, teacher):
             "views", ContrastiveConfig(), data=single, mesh=MeshConfig(data=1), train=TrainConfig()
         )
     )
+    unweighed = dataclasses.replace(still.data, source=pairs)
+    assert "objective.hard_negative_weight is 2 and the examples have no hard" in refused(
+        asked("views", ContrastiveConfig(hard_negative_weight=2.0), data=unweighed)
+    )
     assert "objective.matryoshka does not go with objective.target cosine" in refused(
         asked(
             "similarity",

@@ -17,7 +17,16 @@ from simjax.mesh import MeshConfig
 from simjax.train.config import RunConfig, TrainConfig
 from tests.processes.started import Started, comes_to, started
 from tests.train import systems
-from tests.train.tiny_run import BLOCK, EPOCHS, lines, recipe, saved_steps, state_at, train
+from tests.train.tiny_run import (
+    BLOCK,
+    EPOCHS,
+    config_for,
+    lines,
+    recipe,
+    saved_steps,
+    state_at,
+    train,
+)
 
 
 def losses(config: RunConfig) -> list[float]:
@@ -112,8 +121,8 @@ def test_two_processes_train_a_system_as_one_does(name, data, whole, tmp_path):
 @pytest.mark.multiprocess
 def test_a_run_goes_on_with_other_numbers_of_processes_and_devices(data, tmp_path):
     """Four processes, then two of them, then one; each but the last is stopped by one signal."""
-    plan = TrainConfig(epochs=20, micro_batch=BLOCK, log_every=1)
-    alone = recipe(data, tmp_path / "alone", mesh=MeshConfig(4, 2), train=plan)
+    plan = TrainConfig(epochs=12, micro_batch=BLOCK, log_every=1)
+    alone = config_for(data, tmp_path / "alone", mesh=MeshConfig(4, 2), train=plan)
     train(alone)
     total = max(saved_steps(alone))
     config = dataclasses.replace(alone, output=str(tmp_path / "run"))
