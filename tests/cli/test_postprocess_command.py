@@ -124,6 +124,16 @@ def test_flow(simjax, model_folder, files, tmp_path) -> None:
     assert outcome.status == 2 and "the model has a flow" in outcome.err
 
 
+def test_the_last_epoch_is_kept_where_it_is_the_best(simjax, model_folder, tmp_path) -> None:
+    path = tmp_path / "many.txt"
+    path.write_text("\n".join(" ".join(random.Random(i).sample(WORDS, 4)) for i in range(600)))
+    fit = ("--epochs", 2, "--fit_batch_size", 32, "--learning_rate", 1e-2)
+    status, out, err = simjax("postprocess", "flow", model_folder, path, tmp_path / "x", *fit)
+    told = [line.rpartition(" ")[2] for line in err.splitlines() if line.startswith("epoch ")]
+    assert status == 0 and len(told) == 3 and float(told[2]) > float(told[1]) > float(told[0])
+    assert out.endswith(f" {told[0]} nats before and {told[2]} after 2 epochs of 2\n")
+
+
 def test_flows_that_cannot_be(simjax, model_folder, files, tmp_path) -> None:
     (tmp_path / "few.txt").write_text("\n".join(SENTENCES[:17]))
     command = ["postprocess", "flow", model_folder]
