@@ -41,6 +41,7 @@ class ModelCard:
     Attributes:
         name: Title; by default the name of the folder.
         base_model: What training started from.
+        systems: The published systems that it was trained by, with their sources.
         recipe: The run's configuration, as nested dictionaries.
         scores: Measured scores by name, such as `stsb-dev/spearman`.
         language: Language codes of the training text.
@@ -50,6 +51,7 @@ class ModelCard:
 
     name: str | None = None
     base_model: str | None = None
+    systems: tuple[str, ...] = ()
     recipe: Mapping[str, Any] = field(default_factory=dict)
     scores: Mapping[str, float] = field(default_factory=dict)
     language: tuple[str, ...] = ()
@@ -91,13 +93,15 @@ def readme(
     # The hub rejects a card whose base model is no model name; a folder is none.
     if card.base_model and card.base_model.count("/") <= 1 and not Path(card.base_model).exists():
         header["base_model"] = card.base_model
+    made = "trained" if card.recipe else "written"  # which others may have trained
+    trained = f"* Trained by: {', '.join(card.systems)}\n" if card.systems else ""
     parts = [
         f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---",
         f"# {title}",
-        f"A sentence encoder trained with simjax {__version__}. It maps texts to"
+        f"A sentence encoder {made} with simjax {__version__}. It maps texts to"
         f" {size} dimensions, in which cosine similarity stands for similarity of"
         " meaning.",
-        f"* Encoder: {model.config.family}, {model.config.num_layers} layers of width"
+        f"{trained}* Encoder: {model.config.family}, {model.config.num_layers} layers of width"
         f" {model.config.hidden_size}\n"
         f"* Pooling: {model.pooling}\n"
         f"* Modules: {', '.join(modules)}\n"
@@ -118,7 +122,7 @@ def readme(
         parts.append(
             f"It writes texts again from {settings.layers} latents of {settings.size} dimensions, "
             "which are an embedding, too:\n\n"
-            f'```\nsimjax generate {name} "How do I remove a folder?"\n```\n\n'
+            f'```\nsimjax generate {title} "How do I remove a folder?"\n```\n\n'
             "```python\nfrom simjax import SentenceEncoder\n\n"
             f'encoder = SentenceEncoder.from_pretrained({title!r}, pooling="latents")\n```'
         )
@@ -126,7 +130,7 @@ def readme(
         parts.append(
             "It writes similar sentences as well, with a decoder that simjax alone reads;"
             " sentence-transformers and transformers load the encoder without it:\n\n"
-            f'```\nsimjax generate {name} "How do I remove a folder?"\n```'
+            f'```\nsimjax generate {title} "How do I remove a folder?"\n```'
         )
     if card.scores:
         rows = [

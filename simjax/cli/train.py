@@ -22,13 +22,22 @@ _OPTIONS = ("--print_config", "--json", "--stopped_status", *command_line.OPTION
 
 
 def _keys() -> str:
-    """The keys of a recipe, for the help; their types take seconds to import."""
+    """Systems and keys of a recipe, for the help; their types take seconds to import."""
     from simjax.train import recipe_keys
     from simjax.train.config import RunConfig
+    from simjax.train.published import PUBLISHED
 
     told = recipe_keys.keys(RunConfig)
     lines = [f"  {key}: {allowed} ({default})" for key, allowed, default in told]
-    return "\n".join(["", "keys of a recipe, what they may be, and their defaults:", *lines, ""])
+    systems = [f"  {one}: {one.keys}" for one in PUBLISHED]
+    after = "  BERT-whitening (arXiv 2103.15316), BERT-flow (arXiv 2011.05864)"
+    return "\n".join(
+        [
+            *("", "published systems, and the keys that choose them:", *systems),
+            f"{after}: simjax postprocess",
+            *("", "keys of a recipe, what they may be, and their defaults:", *lines, ""),
+        ]
+    )
 
 
 def add_arguments(parser: LineParser) -> None:

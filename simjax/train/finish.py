@@ -22,6 +22,7 @@ from simjax.train import config as run_config
 from simjax.train.config import RunConfig, evaluated_parameters
 from simjax.train.early_stopping import EarlyStopping
 from simjax.train.heads import make_heads
+from simjax.train.published import systems
 from simjax.train.setup import load_run_tokenizer, make_encoder
 from simjax.train.start import make_model
 from simjax.train.weights_and_biases import WandbRun
@@ -81,9 +82,12 @@ def export_model(
     recipe = dataclasses.asdict(config)
     for key in ("output", "checkpoint"):
         del recipe[key]
+    if config.model.pretrained is not None:
+        del recipe["model"]["encoder"]  # the shape is that folder's
     card = export.ModelCard(
         name=Path(config.output).name,
         base_model=config.model.pretrained,
+        systems=tuple(map(str, systems(config))),
         recipe={"step": step, **_without_paths(recipe)},
         scores=scores,
     )

@@ -34,6 +34,7 @@ def dataclasses_in(hint: Any) -> tuple[type, ...]:
 
 
 _NAMES = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_PLURAL = {int: "whole numbers", float: "numbers", str: "texts"}
 
 
 def describe(hint: Any) -> str:
@@ -48,12 +49,18 @@ def describe(hint: Any) -> str:
             continue
         if is_tuple(member):
             item = typing.get_args(member)[0]
-            words.append("a list" if dataclasses_in(item) else f"a list of {describe(item)} each")
+            words.append(f"a list of {_several(item)}")
         elif member is type(None):
             words.append("null")
         else:
             words.append(_NAMES.get(member, "a group of keys"))
     return " or ".join(words)
+
+
+def _several(hint: Any) -> str:
+    if is_tuple(hint):
+        return f"lists of {_several(typing.get_args(hint)[0])}"
+    return _PLURAL.get(hint, "groups of keys" if dataclasses_in(hint) else f"{describe(hint)} each")
 
 
 def suggest(
@@ -79,24 +86,30 @@ def _all_keys(hint: Any, prefix: str) -> Iterator[str]:
         yield from _all_keys(inner, f"{prefix}{name}.")
 
 
-def keys(hint: Any, prefix: str = "") -> Iterator[tuple[str, str, str]]:
+def keys(
+    hint: Any, prefix: str = "", told: dict[tuple[type, ...], str] | None = None
+) -> Iterator[tuple[str, str, str]]:
     """Every key of a dataclass: its dotted name, what it may be, and its default.
 
-    Where the items of a list may be one of several dataclasses, their keys follow it, as those of
-    item `[n]`.
+    Behind a key that may hold a group or null, or a list of groups, follow the keys of these, as
+    those of `key` or of item `key[n]`; where such groups have been told of before, where that was.
 
     Of several dataclasses that a key may hold, the keys of all: those whose defaults differ, and
     those that not all of them have, with the word that each default belongs to.
     """
-    sections = dataclasses_in(hint)
+    sections, told = dataclasses_in(hint), {} if told is None else told
     for name, inner in keys_of(sections).items():
-        if dataclasses.is_dataclass(inner) or len(dataclasses_in(inner)) > 1:
-            yield from keys(inner, f"{prefix}{name}.")
-        else:
-            yield prefix + name, describe(inner), _defaults(sections, name)
-            items = typing.get_args(inner)[0] if is_tuple(inner) else None
-            if len(dataclasses_in(items)) > 1:
-                yield from keys(items, f"{prefix}{name}[n].")
+        key = f"{prefix}{name}"
+        items = dataclasses_in(typing.get_args(inner)[0]) if is_tuple(inner) else ()
+        groups = items or dataclasses_in(inner)
+        if type(None) in members(inner) or not groups or items:
+            before = told.get(groups) if groups else None
+            allowed = describe(inner) + (f", as {before}" if before else "")
+            yield key, allowed, _defaults(sections, name)
+            if before or not groups:
+                continue
+        told[groups] = key
+        yield from keys(typing.Union[groups], f"{key}{'[n]' * bool(items)}.", told)  # noqa: UP007
 
 
 def _defaults(sections: tuple[type, ...], name: str) -> str:

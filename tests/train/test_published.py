@@ -1,0 +1,69 @@
+"""Which published systems a recipe is made of, and that whoever reads its model is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from simjax.cli.main import main
+from simjax.train import config as run_config
+from simjax.train.published import PUBLISHED, systems
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+SIMCSE = ["InfoNCE", "unsupervised SimCSE"]
+PAIRS = ("--data.views=columns",)
+CASES = [
+    ("quickstart", (), ["InfoNCE"]),
+    ("nli_small", (), ["InfoNCE", "supervised SimCSE"]),
+    ("nli_small", ("--objective.mlm.weight=0.1",), "SimCSE's masked language modelling"),
+    ("nli_small", ("--objective.guide.model=x",), "GISTEmbed"),
+    ("nli_small", ("--objective.loss=dcl",), ["DCL", "supervised SimCSE"]),
+    ("simcse_wiki", (), SIMCSE),
+    ("simcse_wiki", ("--data.augment=[{kind: repeat}]",), [*SIMCSE, "ESimCSE's repetition"]),
+    ("simcse_wiki", ("--data.augment=[{kind: shuffle}]",), [*SIMCSE, "ConSERT's augmentations"]),
+    ("simcse_wiki", ("--data.augment=[{kind: mask}]",), SIMCSE),
+    ("flatnce_small_batch", (), ["FlatNCE", "unsupervised SimCSE"]),
+    ("simclr_nli", (), ["InfoNCE", "SimCLR"]),
+    ("large_batch_pairs", (), ["InfoNCE", "GTE"]),
+    ("matryoshka_nli", (), ["InfoNCE", "supervised SimCSE", "Matryoshka"]),
+    ("siglip_quora", (), ["SigLIP"]),
+    ("ct_wiki", (), ["Contrastive Tension"]),
+    ("ct_in_batch_wiki", (), ["Contrastive Tension in the batch"]),
+    ("sbert_softmax_quora", (), ["Sentence-BERT's classification", "R-Drop"]),
+    ("cosine_stsb", (), ["Sentence-BERT's regression"]),
+    ("triplet_nli", (), ["Sentence-BERT's triplets"]),
+    ("cosent_stsb", (), ["CoSENT"]),
+    ("angle_stsb", (), ["AnglE"]),
+    ("simbert_small", (), ["InfoNCE", "SimBERT"]),
+    ("roformer_sim_small", (), ["InfoNCE", "RoFormer-Sim"]),
+    ("roformer_sim_distil", (), ["RoFormer-Sim", "distillation of similarities"]),
+    ("roformer_sim_supervised", (), "RoFormer-Sim's supervised stage"),
+    ("distil_minilm", (), ["distillation of similarities"]),
+    ("distil_minilm", ("--objective.target=cosine",), ["distillation of embeddings"]),
+    ("distil_minilm", ("--objective.target=embedding",), ["distillation of embeddings"]),
+    ("distil_minilm", ("--objective.target=margin", *PAIRS), ["margin-MSE"]),
+    ("univae_small", (), ["UniVAE"]),
+]
+
+
+@pytest.mark.parametrize(("recipe", "overrides", "expected"), CASES)
+def test_a_recipe_names_its_systems(recipe, overrides, expected) -> None:
+    found = [one.name for one in systems(run_config.load(CONFIGS / f"{recipe}.yaml", overrides))]
+    assert expected in found if isinstance(expected, str) else found == expected
+
+
+def test_every_system_is_chosen_by_one_of_these_and_every_recipe_names_one() -> None:
+    names = [name for *_, found in CASES for name in ([found] if isinstance(found, str) else found)]
+    assert {*names} == {one.name for one in PUBLISHED}
+    for path in CONFIGS.glob("**/*.yaml"):
+        assert systems(run_config.load(path)), path.name
+
+
+def test_the_help_and_the_card_of_a_run_name_them(whole, capsys) -> None:
+    assert main(["train", "--help"]) == 0
+    told = capsys.readouterr().out
+    for one in PUBLISHED:
+        assert f"  {one.name} ({one.source}): {one.keys}\n" in told
+    card = (Path(whole[0].output) / "export" / "README.md").read_text()
+    assert "\n* Trained by: InfoNCE (arXiv 1807.03748), supervised SimCSE (arXiv 2104." in card
