@@ -15,6 +15,9 @@ from simjax.types import Params
 if TYPE_CHECKING:
     from simjax.sentence_encoder import SentenceEncoder
 
+_TOLD = 8
+"""Classes that a complaint lists."""
+
 
 class PairClassifier:
     """The layer over (u, v, |u - v|), and the encoder that it was trained with."""
@@ -41,7 +44,11 @@ class PairClassifier:
         number = {name: place for place, name in enumerate(classes)}
         for label in labels:
             if label not in number:
-                raise SimjaxError(f"the label {label!r} is none of those trained: {classes}")
+                some = ", ".join(map(repr, classes[:_TOLD]))
+                more = f" and {len(classes) - _TOLD} more" if len(classes) > _TOLD else ""
+                raise SimjaxError(
+                    f"the label {label!r} is none of the classes that are learned: {some}{more}"
+                )
         place: dict[str, int] = {}
         both = np.asarray([[place.setdefault(text, len(place)) for text in pair] for pair in pairs])
         # As in training: vectors as they come out of the pooling.

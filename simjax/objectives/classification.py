@@ -118,7 +118,7 @@ def space_of(name: str, spaces: tuple[tuple[str, ...], ...]) -> int:
     found = [number for number, space in enumerate(spaces) if name in space]
     if len(found) != 1:
         raise UsageError(
-            f"objective.label_spaces has the class {name!r} of the data {len(found)} times: every "
-            "class is in one of them"
+            f"the class {name!r} of the data is in {len(found) or 'none'} of the spaces of "
+            "objective.label_spaces: put it into one"
         )
     return found[0]

@@ -142,7 +142,8 @@ def _check_range(source: BatchSource, score_range: tuple[float, ...]) -> None:
     if len(outside):
         raise SimjaxError(
             f"objective.score_range is {low:g} to {high:g}, and example {outside[0] + 1} has the "
-            f"score {scores[outside[0]]:g}: give the range of the data"
+            f"score {scores[outside[0]]:g}: give the range of the data, or the same as "
+            "data.source.score_range as well, which finds the file and line of what is beyond it"
         )
 
 

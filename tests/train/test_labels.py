@@ -9,6 +9,8 @@ import pytest
 
 from simjax.errors import SimjaxError, UsageError
 from simjax.eval.tasks import EvalConfig, Task
+from simjax.inference.pair_classifier import PairClassifier
+from simjax.objectives.classification import SoftmaxClassification
 from simjax.objectives.config import CosentConfig, SoftmaxConfig
 from simjax.train.config import RunConfig, validate
 from simjax.train.loop import train
@@ -84,6 +86,14 @@ def test_both_texts_and_their_difference_tell_the_class(whole):
     assert run.pair_classifier(run.encoder_of(params), params)(pairs, labels) == expected
 
 
+def test_of_many_classes_a_complaint_lists_some(whole):
+    run = set_up(whole)
+    encoder = run.encoder_of(state_at(whole, STEPS).params)
+    many = SoftmaxClassification(SoftmaxConfig(), tuple(map(str, range(20))))
+    with pytest.raises(SimjaxError, match=r"are learned: '0', .*, '7' and 12 more$"):
+        PairClassifier(encoder, many, {})([("a", "b")], ["x"])
+
+
 def test_only_classes_of_the_labels_space_compete(whole):
     """A class alone in its space is always found, whatever the layer says."""
     run = set_up(whole)
@@ -99,7 +109,9 @@ def test_only_classes_of_the_labels_space_compete(whole):
 
 def test_a_label_that_is_no_class_is_told_before_the_first_step(data, whole, tmp_path):
     config = labelled(data, tmp_path / "run", rows=[*PAIRS, ("a", "b", "perhaps")])
-    with pytest.raises(SimjaxError, match=re.escape("dev: the label 'perhaps' is none of those")):
+    with pytest.raises(
+        SimjaxError, match=re.escape("dev: the label 'perhaps' is none of the classes")
+    ):
         train(config)
     assert saved_steps(config) == set() and not figures(tmp_path / "run")
 
