@@ -1,4 +1,4 @@
-"""What an objective asks of the examples, held to the data before the first step."""
+"""What an objective asks of embeddings and examples, held to them before the first step."""
 
 from __future__ import annotations
 
@@ -23,6 +23,26 @@ from simjax.objectives.config import (
     TripletConfig,
 )
 from simjax.train.config import RunConfig
+
+
+def check_width(config: RunConfig, width: int) -> None:
+    """Refuses embeddings of a width that an objective cannot work on, before any text is read.
+
+    Raises:
+        UsageError: Nested widths are beyond the whole one, or AnglE's are odd.
+    """
+    objective = config.objective
+    nested = () if objective.matryoshka is None else objective.matryoshka.dimensions
+    if nested and max(nested) > width:
+        raise UsageError(
+            f"objective.matryoshka.dimensions has {max(nested)} and the embeddings are {width} wide"
+        )
+    if isinstance(objective, AngleConfig):
+        for even in (width, *nested):
+            if even % 2:
+                raise UsageError(
+                    f"objective.name is angle, which needs embeddings of an even width, not {even}"
+                )
 
 
 def check_examples(
@@ -66,11 +86,6 @@ def check_examples(
             f"have {source.num_positives} positives and {others} hard negatives: name the columns "
             "in data.source"
         )
-    nested = objective.matryoshka
-    if isinstance(objective, AngleConfig):
-        for even in (width, *(nested.dimensions if nested else ())):
-            if even % 2:
-                raise UsageError(f"{name}, which needs embeddings of an even width, not {even}")
     if isinstance(objective, CosentConfig | AngleConfig):
         _check_order(name, source)
     if isinstance(objective, ContrastiveConfig | SigmoidConfig | InBatchTensionConfig):
@@ -95,11 +110,6 @@ def check_examples(
             f"objective.negatives is {objective.negatives} and data.block_size is "
             f"{config.data.block}: the negatives of a sentence are others of its block, so give a "
             "larger block"
-        )
-    if nested is not None and max(nested.dimensions) > width:
-        raise UsageError(
-            f"objective.matryoshka.dimensions has {max(nested.dimensions)} and the embeddings are "
-            f"{width} wide"
         )
     if isinstance(objective, DistillationConfig) and frozen is not None:
         theirs = frozen.shape[1]

@@ -42,7 +42,7 @@ from simjax.train import frozen, memory, prompts, trained
 from simjax.train.config import RunConfig
 from simjax.train.folder import has_checkpoints
 from simjax.train.heads import make_heads
-from simjax.train.requirements import check_examples
+from simjax.train.requirements import check_examples, check_width
 from simjax.train.start import Start, make_model
 from simjax.train.state import TrainState, abstract_state, init_state
 from simjax.train.step import Step, blocks_per_device
@@ -216,6 +216,7 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
     start = make_model(config, tokenizer)
     model = start.model
     check_tensor(config.mesh, model.config)
+    check_width(config, model.embedding_size)
     store = corpus.prepare(config.data, tokenizer)
     asked_for = frozen_model(config.objective)
     told = None if asked_for is None else frozen.embeddings(*asked_for, config.data, store)

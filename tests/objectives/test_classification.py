@@ -127,7 +127,7 @@ def test_classes_compete_within_their_space(r_drop):
 
 
 def test_a_class_is_in_one_space():
-    with pytest.raises(UsageError, match="'maybe' of the data 0 times"):
+    with pytest.raises(UsageError, match="'maybe' of the data is in none of the spaces"):
         space_of("maybe", (("yes",), ("no",)))
-    with pytest.raises(UsageError, match="'yes' of the data 2 times"):
+    with pytest.raises(UsageError, match="'yes' of the data is in 2 of the spaces"):
         space_of("yes", (("yes",), ("yes", "no")))

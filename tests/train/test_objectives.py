@@ -181,10 +181,6 @@ def test_keys_that_do_not_go_together_are_refused(data, tmp_path, teacher):
     assert "objective.r_drop is given and data.dropout_masks is none" in refused(
         dataclasses.replace(still, data=equal)
     )
-    for spaces, where in (((("x", "y"),), "none"), ((("no", "yes"), ("no", "x")), "2")):
-        assert f"of the data is in {where} of the spaces of objective.label_spaces" in refused(
-            asked("softmax", SoftmaxConfig(label_spaces=spaces))
-        )
     pretrained = ModelConfig(pretrained=teacher, dropout=0.0)
     assert "objective.r_drop is given and the dropout of " in refused(
         dataclasses.replace(still, model=pretrained, tokenizer=TokenizerConfig())
