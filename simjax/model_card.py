@@ -94,7 +94,8 @@ def readme(
     if card.base_model and card.base_model.count("/") <= 1 and not Path(card.base_model).exists():
         header["base_model"] = card.base_model
     made = "trained" if card.recipe else "written"  # which others may have trained
-    trained = f"* Trained by: {', '.join(card.systems)}\n" if card.systems else ""
+    stage = ", from a pretrained model," if card.base_model else ""
+    trained = f"* Trained{stage} by: {', '.join(card.systems)}\n" if card.systems else ""
     parts = [
         f"---\n{yaml.safe_dump(header, sort_keys=False, allow_unicode=True)}---",
         f"# {title}",

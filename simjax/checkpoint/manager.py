@@ -105,7 +105,7 @@ class Checkpoints:
             SimjaxError: there are checkpoints, and none of them is whole. One alone that lacks its
                 sums is what the first save of a run leaves that is cut off.
         """
-        self._settle(block=True)
+        self._settle()
         whole: list[int] = []
         first_fault, there = "", []
         if self._leads:
@@ -127,8 +127,8 @@ class Checkpoints:
             )
 
     def steps(self) -> list[int]:
-        """Steps of all complete checkpoints, ascending."""
-        self._settle(block=False)
+        """Steps of all complete checkpoints, ascending; a save that is under way is waited for."""
+        self._settle()
         return list(self._steps)
 
     def latest(self) -> int | None:
@@ -174,7 +174,7 @@ class Checkpoints:
         """
         if self.read_only:
             raise ValueError(f"{self.folder} was opened to read only")
-        self._settle(block=True)
+        self._settle()
         about = {
             "data": json.loads(json.dumps(dict(data_state))),
             "metrics": {name: float(value) for name, value in (metrics or {}).items()},
@@ -224,7 +224,7 @@ class Checkpoints:
             SimjaxError: there is no such step, a file of it is missing or damaged, or a leaf is
                 missing or has another shape or type.
         """
-        self._settle(block=True)
+        self._settle()
         path = self._path(step)
         if step not in self._steps:
             have = ", ".join(map(str, self._steps)) or "none"
@@ -277,7 +277,7 @@ class Checkpoints:
         Raises:
             SimjaxError: the save failed.
         """
-        self._settle(block=True)
+        self._settle()
 
     def close(self) -> None:
         """Waits for the save under way and ends the worker.
@@ -286,7 +286,7 @@ class Checkpoints:
             SimjaxError: that save failed.
         """
         try:
-            self._settle(block=True)
+            self._settle()
         finally:
             self._worker.shutdown()
 
@@ -356,13 +356,11 @@ class Checkpoints:
             for step in drop:
                 discard(self._path(step))
 
-    def _settle(self, *, block: bool) -> None:
-        """Takes note of a save that has ended; ``block`` waits for its end."""
+    def _settle(self) -> None:
+        """Waits for the end of a save that is under way, and takes note of it."""
         if self._saving is None:
             return
         step, about, drop, work = self._saving
-        if not block and not work.done():
-            return
         self._saving = None
         try:
             work.result()

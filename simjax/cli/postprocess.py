@@ -15,8 +15,11 @@ from simjax.cli.model import add_model, load_model
 from simjax.cli.texts import shown, stream_texts
 from simjax.errors import SimjaxError, UsageError
 
-WHITENING = "make embeddings uncorrelated, with as many dimensions as are asked for"
-FLOW = "fit an invertible flow that makes embeddings normally distributed"
+WHITENING = (
+    "BERT-whitening (arXiv 2103.15316): make embeddings uncorrelated, with as many dimensions as "
+    "are asked for"
+)
+FLOW = "BERT-flow (arXiv 2011.05864): fit an invertible flow to a normal distribution"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

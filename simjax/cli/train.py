@@ -35,7 +35,8 @@ def _keys() -> str:
         [
             *("", "published systems, and the keys that choose them:", *systems),
             f"{after}: simjax postprocess",
-            *("", "keys of a recipe, what they may be, and their defaults:", *lines, ""),
+            *("", "keys of a recipe, what they may be, and their defaults; of items [n] the whole"),
+            *("list is given: --data.augment '[{kind: crop}]'", *lines, ""),
         ]
     )
 

@@ -146,7 +146,6 @@ def flowed(
             step += 1
             if step % task.fit.steps_per_epoch == 0:
                 task.save(step, state)
-        checkpoints.wait()  # the last epoch's counts once it is whole
         best = checkpoints.best() or 0
         found = checkpoints.restore(best, task.fit.abstract_state())[0]
         after = checkpoints.metrics(best)[_METRIC]

@@ -67,6 +67,13 @@ class ModelConfig:
     latents: LatentsConfig | None = None
     lora: LoraConfig | None = None
 
+    @property
+    def dropout_rates(self) -> tuple[float | None, ...]:
+        """Of hidden states and attention; None where the pretrained folder says."""
+        if self.dropout is not None or self.pretrained is not None:
+            return (self.dropout, self.dropout)
+        return (self.encoder.hidden_dropout, self.encoder.attention_dropout)
+
 
 @dataclass(frozen=True)
 class TokenizerConfig:

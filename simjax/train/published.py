@@ -50,9 +50,7 @@ def _loss(word: str) -> Callable[[RunConfig], bool]:
 
 
 def _directions(word: str) -> Callable[[RunConfig], bool]:
-    return lambda c: (
-        (own := _contrastive(c)) is not None and own.directions == word and own.seq2seq is None
-    )
+    return lambda c: (own := _contrastive(c)) is not None and own.directions == word
 
 
 def _is(kind: type) -> Callable[[RunConfig], bool]:
@@ -64,10 +62,14 @@ def _augmented(*kinds: str) -> Callable[[RunConfig], bool]:
 
 
 def _dropout(config: RunConfig) -> bool:
-    return _contrastive(config) is not None and config.data.views == "dropout"
+    """Whether dropout makes a difference between the views, perhaps besides others."""
+    own = config.data.views == "dropout" and config.data.dropout_masks == "own"
+    rates = config.model.dropout_rates
+    return _contrastive(config) is not None and own and any(rate != 0 for rate in rates)
 
 
 def _hard_negatives(config: RunConfig) -> bool:
+    """Whether columns are named for them; those that a source finds by itself are not known."""
     named = any(source.negatives for source in config.data.all_sources)
     return _contrastive(config) is not None and config.data.views == "columns" and named
 
@@ -76,15 +78,26 @@ def _fits(*targets: str) -> Callable[[RunConfig], bool]:
     return lambda c: isinstance(c.objective, DistillationConfig) and c.objective.target in targets
 
 
-def _writes(corrupted: bool) -> Callable[[RunConfig], bool]:
-    return lambda c: (own := c.objective.seq2seq) is not None and (own.corrupted > 0) == corrupted
+def _simbert(config: RunConfig) -> bool:
+    return config.objective.seq2seq is not None and _directions("views")(config)
+
+
+def _roformer_sim(config: RunConfig) -> bool:
+    own = config.objective.seq2seq
+    masks = own is not None and own.corrupted > 0 and own.rate > 0
+    return masks and (_simbert(config) or _fits("similarity")(config))
 
 
 PUBLISHED: tuple[Published, ...] = (
     Published("InfoNCE", "arXiv 1807.03748", "objective.loss infonce", _loss("infonce")),
     Published("DCL", "arXiv 2110.06848", "objective.loss dcl", _loss("dcl")),
     Published("FlatNCE", "arXiv 2107.01152", "objective.loss flatnce", _loss("flatnce")),
-    Published("SimCLR", "arXiv 2002.05709", "objective.directions views", _directions("views")),
+    Published(
+        "SimCLR",
+        "arXiv 2002.05709",
+        "objective.directions views",
+        lambda c: _directions("views")(c) and c.objective.seq2seq is None,
+    ),
     Published("GTE", "arXiv 2308.03281", "objective.directions joint", _directions("joint")),
     Published(
         "GISTEmbed",
@@ -93,12 +106,17 @@ PUBLISHED: tuple[Published, ...] = (
         lambda c: (own := _contrastive(c)) is not None and own.guide is not None,
     ),
     Published("unsupervised SimCSE", "arXiv 2104.08821", "data.views dropout", _dropout),
-    Published("supervised SimCSE", "arXiv 2104.08821", "data.source.negatives", _hard_negatives),
+    Published(
+        "supervised SimCSE",
+        "arXiv 2104.08821",
+        "objective.name contrastive, data.source.negatives",
+        _hard_negatives,
+    ),
     Published(
         "SimCSE's masked language modelling",
         "arXiv 2104.08821",
-        "objective.mlm",
-        lambda c: c.objective.mlm is not None,
+        "objective.name contrastive, objective.mlm",
+        lambda c: _contrastive(c) is not None and c.objective.mlm is not None,
     ),
     Published(
         "ESimCSE's repetition",
@@ -121,7 +139,7 @@ PUBLISHED: tuple[Published, ...] = (
     ),
     Published(
         "Contrastive Tension in the batch",
-        "OpenReview Ov_sMNau-PF",
+        "sentence-transformers",
         "objective.name tension_in_batch, data.views single",
         _is(InBatchTensionConfig),
     ),
@@ -150,18 +168,18 @@ PUBLISHED: tuple[Published, ...] = (
         lambda c: isinstance(c.objective, SoftmaxConfig) and c.objective.r_drop is not None,
     ),
     Published("CoSENT", "kexue.fm 8847", "objective.name cosent", _is(CosentConfig)),
-    Published("AnglE", "arXiv 2309.12871", "objective.name angle", _is(AngleConfig)),
+    Published("AnglE's angles", "arXiv 2309.12871", "objective.name angle", _is(AngleConfig)),
     Published(
         "SimBERT",
         "github.com/ZhuiyiTechnology/simbert",
-        "objective.seq2seq, data.views paraphrases",
-        _writes(corrupted=False),
+        "objective.seq2seq, objective.directions views, data.views paraphrases",
+        lambda c: _simbert(c) and not _roformer_sim(c),
     ),
     Published(
         "RoFormer-Sim",
         "github.com/ZhuiyiTechnology/roformer-sim",
-        "objective.seq2seq.corrupted",
-        _writes(corrupted=True),
+        "those of SimBERT or of distillation of similarities, objective.seq2seq.corrupted",
+        _roformer_sim,
     ),
     Published(
         "RoFormer-Sim's supervised stage",
@@ -172,19 +190,19 @@ PUBLISHED: tuple[Published, ...] = (
     Published(
         "distillation of similarities",
         "github.com/ZhuiyiTechnology/roformer-sim",
-        "objective.name distillation, target similarity",
+        "objective.name distillation, objective.target similarity",
         _fits("similarity"),
     ),
     Published(
         "distillation of embeddings",
         "arXiv 2004.09813",
-        "objective.name distillation, target embedding or cosine",
-        _fits("embedding", "cosine"),
+        "objective.name distillation, objective.target embedding",
+        _fits("embedding"),
     ),
     Published(
         "margin-MSE",
         "arXiv 2010.02666",
-        "objective.name distillation, target margin",
+        "objective.name distillation, objective.target margin",
         _fits("margin"),
     ),
     Published(

@@ -26,7 +26,7 @@ from simjax.train.config import RunConfig
 
 
 def check_width(config: RunConfig, width: int) -> None:
-    """Refuses embeddings of a width that an objective cannot work on, before any text is read.
+    """Refuses embeddings of a width that an objective cannot work on, before texts are tokenised.
 
     Raises:
         UsageError: Nested widths are beyond the whole one, or AnglE's are odd.
@@ -102,8 +102,8 @@ def check_examples(
     ):
         raise UsageError(
             f"objective.hard_negative_weight is {objective.hard_negative_weight:g} and the "
-            "examples have no hard negatives to weigh: name them in data.source.negatives, or "
-            "leave it out"
+            "examples have no hard negatives to weigh: name them in data.source.negatives, with "
+            "data.views columns, or leave it out"
         )
     if isinstance(objective, TensionConfig) and config.data.block <= objective.negatives:
         raise UsageError(

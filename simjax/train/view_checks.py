@@ -36,9 +36,7 @@ def check_views(config: RunConfig) -> None:
         UsageError: Naming the keys at odds.
     """
     model, data, objective = config.model, config.data, config.objective
-    rates = [model.dropout]
-    if model.dropout is None and model.pretrained is None:
-        rates = [model.encoder.hidden_dropout, model.encoder.attention_dropout]
+    rates = model.dropout_rates
     if told_apart_by_dropout(data):
         check_dropout("the encoder", *rates)
     two = isinstance(objective, TensionConfig | InBatchTensionConfig)

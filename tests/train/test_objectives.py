@@ -169,6 +169,10 @@ def test_keys_that_do_not_go_together_are_refused(data, tmp_path, teacher):
     assert "objective.matryoshka.dimensions has 64 and the embeddings are 16 wide" in refused(
         asked("matryoshka", wide)
     )
+    source = dataclasses.replace(tension.data.source, path="absent.csv")
+    missing = asked("matryoshka", wide, data=dataclasses.replace(tension.data, source=source))
+    missing = dataclasses.replace(missing, data=dataclasses.replace(missing.data, views="columns"))
+    assert "the embeddings are 16 wide" in refused(missing)  # before any text is asked for
     assert "does not go with objective.name softmax" in refused(
         asked("softmax", SoftmaxConfig(matryoshka=MatryoshkaConfig((8,))))
     )
