@@ -103,7 +103,7 @@ def test_the_help_of_train_lists_the_keys_of_a_recipe(simjax) -> None:
     lines = [line.strip() for line in simjax("train", "--help").out.splitlines()]
     assert "output: text (needed)" in lines
     assert 'objective.loss: one of infonce, flatnce, dcl ("infonce" for contrastive)' in lines
-    assert "evaluation.tasks: a list ([])" in lines
+    assert "evaluation.tasks: a list of groups of keys ([])" in lines
 
 
 def test_help_shows_defaults(simjax) -> None:
