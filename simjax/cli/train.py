@@ -16,6 +16,7 @@ from simjax.cli.arguments import (
     every_option_but,
     split_overrides,
 )
+from simjax.cli.postprocess import FLOW, WHITENING
 from simjax.processes import command_line
 
 _OPTIONS = ("--print_config", "--json", "--stopped_status", *command_line.OPTIONS)
@@ -30,11 +31,11 @@ def _keys() -> str:
     told = recipe_keys.keys(RunConfig)
     lines = [f"  {key}: {allowed} ({default})" for key, allowed, default in told]
     systems = [f"  {one}: {one.keys}" for one in PUBLISHED]
-    after = "  BERT-whitening (arXiv 2103.15316), BERT-flow (arXiv 2011.05864)"
+    after = ", ".join(what.partition(":")[0] for what in (WHITENING, FLOW))
     return "\n".join(
         [
             *("", "published systems, and the keys that choose them:", *systems),
-            f"{after}: simjax postprocess",
+            f"  {after}: simjax postprocess",
             *("", "keys of a recipe, what they may be, and their defaults; of items [n] the whole"),
             *("list is given: --data.augment '[{kind: crop}]'", *lines, ""),
         ]

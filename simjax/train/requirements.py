@@ -66,6 +66,7 @@ def check_examples(
     """
     objective = config.objective
     name = f"objective.name is {objective.name}"
+    others = source.num_views - 1 - source.num_positives  # hard negatives
     if isinstance(objective, CosineConfig | CosentConfig | AngleConfig | SoftmaxConfig):
         _check_views(name, "two texts", 2, source)
     if isinstance(objective, CosineConfig | CosentConfig | AngleConfig):
@@ -78,9 +79,8 @@ def check_examples(
             _check_spaces(source.store.label_names, objective.label_spaces)
     margins = isinstance(objective, DistillationConfig) and objective.target == "margin"
     if (isinstance(objective, TripletConfig) or margins) and (
-        source.num_positives != 1 or source.num_views < 3
+        source.num_positives != 1 or others < 1
     ):
-        others = source.num_views - 1 - source.num_positives
         raise UsageError(
             f"{name}, which compares an anchor, one positive and hard negatives, and the examples "
             f"have {source.num_positives} positives and {others} hard negatives: name the columns "
@@ -90,7 +90,7 @@ def check_examples(
         _check_order(name, source)
     if isinstance(objective, ContrastiveConfig | SigmoidConfig | InBatchTensionConfig):
         group = getattr(objective, "negative_group", None) or config.data.batch_size
-        if group == 1 and source.num_views == 1 + source.num_positives:
+        if group == 1 and not others:
             raise UsageError(
                 f"{name}, and a batch or group of one example has no negatives: give a larger "
                 "data.batch_size or objective.negative_group, or hard negatives"
@@ -98,7 +98,7 @@ def check_examples(
     if (
         isinstance(objective, ContrastiveConfig)
         and objective.hard_negative_weight != 1
-        and source.num_views == 1 + source.num_positives
+        and not others
     ):
         raise UsageError(
             f"objective.hard_negative_weight is {objective.hard_negative_weight:g} and the "

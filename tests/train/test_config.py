@@ -113,7 +113,11 @@ def test_dump_writes_every_key(tmp_path: Path) -> None:
         ("objective: {temperature: .inf}\n", 4, "objective.temperature must be a number"),
         ("objective: {loss: triplet}\n", 4, "one of infonce, flatnce, dcl, not 'triplet'"),
         ("data: {root: 5}\n", 4, "data.root must be text or null, not 5"),
-        ("evaluation: {tasks: sts}\n", 4, "evaluation.tasks must be a list of groups"),
+        (
+            "evaluation: {tasks: sts}\n",
+            4,
+            "evaluation.tasks must be a list of groups of keys, not 'sts'",
+        ),
         ("evaluation:\n  tasks:\n  - kind: sts\n  - kind: zts\n", 7, "evaluation.tasks[1].kind"),
         ("evaluation:\n  tasks:\n  - path: x\n", 6, "evaluation.tasks[0].kind"),
         ("output: again\n", 4, "'output' is given twice"),

@@ -145,6 +145,7 @@ def test_the_help_tells_whose_keys_and_defaults_they_are():
     assert "0.01 for sgd" in told["optimizer.learning_rate"][1]
     assert told["data.batch_size"] == ("a whole number", "512")
     assert told["output"] == ("text", "needed")
+    assert Lamb().learning_rate == 1e-3
 
 
 def test_the_help_tells_of_groups_within_groups_once():
@@ -156,4 +157,3 @@ def test_the_help_tells_of_groups_within_groups_once():
     assert told["data.sources"] == ("a list of groups of keys, as data.source", "[]")
     assert not [key for key in told if key.startswith("data.sources[")]
     assert told["objective.label_spaces"][0] == "a list of lists of texts"
-    assert Lamb().learning_rate == 1e-3
