@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import hashlib
 import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -67,7 +68,9 @@ def fingerprint(key: str, name: str, store: TokenStore) -> str:
     return digest.hexdigest()[:32]
 
 
-def embeddings(key: str, name: str, config: DataConfig, store: TokenStore) -> Embedded:
+def embeddings(
+    key: str, name: str, config: DataConfig, store: TokenStore, fits: Callable[[int], None]
+) -> Embedded:
     """Unit vectors of all texts of a store.
 
     They are made on the devices of this process, unless the cache has them; a start that was
@@ -80,6 +83,8 @@ def embeddings(key: str, name: str, config: DataConfig, store: TokenStore) -> Em
         name: The model: folder or hub id.
         config: What the store was made of.
         store: As of `corpus.prepare`.
+        fits: Gets the width of the model's embeddings before there are any, and raises what it
+            has against it.
 
     Raises:
         SimjaxError: There is no such model, the texts have changed since the store was made, or
@@ -93,10 +98,11 @@ def embeddings(key: str, name: str, config: DataConfig, store: TokenStore) -> Em
         with lock.waited_for(config.cache_path / LOCK, _say_waiting):
             vectors = _open(path, count)
             if vectors is None:
-                _make(path, name, config, store)
+                _make(path, name, config, store, fits)
                 vectors = _open(path, count)
     if vectors is None:
         raise SimjaxError(f"{path}: is damaged; remove it")
+    fits(vectors.shape[1])
     return Embedded(digest, vectors)
 
 
@@ -115,10 +121,13 @@ def _open(path: Path, count: int) -> Float32[np.ndarray, "ids G"] | None:
     return vectors if whole else None
 
 
-def _make(path: Path, name: str, config: DataConfig, store: TokenStore) -> None:
+def _make(
+    path: Path, name: str, config: DataConfig, store: TokenStore, fits: Callable[[int], None]
+) -> None:
     # A name of this process's own: nothing is lost where a lock does not hold.
     draft = path.with_name(f"{path.stem}.{socket.gethostname()}-{jax.process_index()}.npy")
     model = SentenceEncoder.from_pretrained(name, devices=jax.local_devices())
+    fits(model.request().width)
     shown = jax.process_index() == 0
     with progress(len(store.digests), what="texts", shown=shown) as advance:
         encode_to_file(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
 
 from simjax.data.pipeline import BatchSource
 from simjax.errors import SimjaxError, UsageError
@@ -45,24 +44,36 @@ def check_width(config: RunConfig, width: int) -> None:
                 )
 
 
-def check_examples(
-    config: RunConfig,
-    width: int,
-    source: BatchSource,
-    frozen: Float[np.ndarray, "ids G"] | None = None,
-) -> None:
-    """Refuses data that an objective cannot learn from.
+def check_teacher(config: RunConfig, width: int, theirs: int) -> None:
+    """Refuses a frozen model whose width an objective cannot learn from, before it embeds texts.
 
     Args:
         config: Of the run.
-        width: Of the embeddings.
-        source: The data.
-        frozen: A teacher's or guide's vectors of the texts, where one is asked.
+        width: Of the embeddings that are trained.
+        theirs: Of the frozen model's.
+
+    Raises:
+        UsageError: The objective is the teacher's embeddings themselves, and these are wider or
+            narrower.
+    """
+    objective = config.objective
+    themselves = isinstance(objective, DistillationConfig) and objective.target in (
+        "embedding",
+        "cosine",
+    )
+    if themselves and theirs != width:
+        raise UsageError(
+            f"objective.teacher: its embeddings are {theirs} wide and the student's {width}; "
+            "with objective.target similarity or margin they may differ"
+        )
+
+
+def check_examples(config: RunConfig, source: BatchSource) -> None:
+    """Refuses data that an objective cannot learn from.
 
     Raises:
         SimjaxError: An example's score or class is missing or out of its range, with its number.
-        UsageError: The examples have other views than the objective compares, or the embeddings
-            another width than it needs.
+        UsageError: The examples have other views than the objective compares.
     """
     objective = config.objective
     name = f"objective.name is {objective.name}"
@@ -111,13 +122,6 @@ def check_examples(
             f"{config.data.block}: the negatives of a sentence are others of its block, so give a "
             "larger block"
         )
-    if isinstance(objective, DistillationConfig) and frozen is not None:
-        theirs = frozen.shape[1]
-        if objective.target in ("embedding", "cosine") and theirs != width:
-            raise UsageError(
-                f"objective.teacher: its embeddings are {theirs} wide and the student's {width}; "
-                "with objective.target similarity or margin they may differ"
-            )
 
 
 def _check_views(name: str, what: str, views: int, source: BatchSource) -> None:

@@ -7,7 +7,7 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,7 +42,7 @@ from simjax.train import frozen, memory, prompts, trained
 from simjax.train.config import RunConfig
 from simjax.train.folder import has_checkpoints
 from simjax.train.heads import make_heads
-from simjax.train.requirements import check_examples, check_width
+from simjax.train.requirements import check_examples, check_teacher, check_width
 from simjax.train.start import Start, make_model
 from simjax.train.state import TrainState, abstract_state, init_state
 from simjax.train.step import Step, blocks_per_device
@@ -219,7 +219,8 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
     check_width(config, model.embedding_size)
     store = corpus.prepare(config.data, tokenizer)
     asked_for = frozen_model(config.objective)
-    told = None if asked_for is None else frozen.embeddings(*asked_for, config.data, store)
+    fits = partial(check_teacher, config, model.embedding_size)
+    told = None if asked_for is None else frozen.embeddings(*asked_for, config.data, store, fits)
     source = BatchSource(
         store,
         config.data,
@@ -228,7 +229,7 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    check_examples(config, model.embedding_size, source, None if told is None else told.vectors)
+    check_examples(config, source)
     total_steps = config.train.steps or max(1, round(config.train.epochs * source.steps_per_epoch))
     if config.train.profile is not None and config.train.profile[0] > total_steps:
         raise UsageError(

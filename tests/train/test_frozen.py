@@ -42,7 +42,8 @@ def model(whole) -> str:
 
 
 def embedded(model, config, store):
-    return frozen.embeddings("objective.guide.model", model, config.data, store).vectors
+    key = "objective.guide.model"
+    return frozen.embeddings(key, model, config.data, store, lambda width: None).vectors
 
 
 def mixture(data: Path, tmp_path: Path) -> RunConfig:

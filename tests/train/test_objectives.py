@@ -221,8 +221,13 @@ def test_keys_that_do_not_go_together_are_refused(data, tmp_path, teacher):
         )
     )
     encoder = dataclasses.replace(still.model.encoder, hidden_size=8, num_heads=2)
-    narrow = asked("embedding", model=dataclasses.replace(still.model, encoder=encoder))
+    narrow = asked(
+        "embedding",
+        model=dataclasses.replace(still.model, encoder=encoder),
+        data=dataclasses.replace(still.data, cache=str(tmp_path / "cache")),
+    )
     assert "its embeddings are 16 wide and the student's 8" in refused(narrow)
+    assert not list((tmp_path / "cache").glob("frozen-*"))  # before any text is embedded
 
 
 @pytest.mark.parametrize(
