@@ -2,15 +2,15 @@
 
 A folder holds one sub-folder per step, named by its number, and `run.json`, the identity of the
 run. Orbax writes a step under a temporary name and renames it when it has all of it; the sums that
-are written into it then mark it as complete. What saves that were cut off have left is removed at
-the next start. `Checkpoints.check` leaves steps out that are not whole, and names them.
+are written into it then mark it as complete. Scores may come later: a step is saved before it is
+evaluated, which may take longer than the machine lasts. What saves that were cut off have left is
+removed at the next start. `Checkpoints.check` leaves steps out that are not whole, and names them.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -21,9 +21,10 @@ import jax
 from jaxtyping import PyTree
 from orbax.checkpoint import v1
 
+from simjax.checkpoint import complaints, leaves, manifest, step_folders
 from simjax.checkpoint import identity as run_identity
-from simjax.checkpoint import leaves, manifest
 from simjax.checkpoint.agreement import from_leader
+from simjax.checkpoint.best import best_step
 from simjax.checkpoint.config import CheckpointConfig
 from simjax.errors import SimjaxError
 
@@ -35,8 +36,6 @@ __all__ = ["CheckpointConfig", "Checkpoints"]
 State = TypeVar("State", bound=PyTree)
 
 _STATE = "state"
-_ORBAX_TEMPORARY = ".orbax-checkpoint-tmp"
-_DISCARDED = ".discarded"
 
 # Orbax also logs, with a traceback, what it raises from a save and a SimjaxError then says.
 logging.getLogger("absl").addFilter(lambda record: "_SignalingThread" not in str(record.msg))
@@ -90,8 +89,8 @@ class Checkpoints:
             except OSError as error:
                 raise SimjaxError(f"{self.folder}: cannot be made a folder ({error})") from error
             if self._leads:
-                self._clean()
-        self._steps = self._find()
+                step_folders.clean(self.folder)
+        self._steps = step_folders.complete(self.folder)
 
     def check(self, warn: Callable[[str], object]) -> None:
         """Verifies all checkpoints; from here on, those that are not whole are as if not there.
@@ -109,7 +108,7 @@ class Checkpoints:
         whole: list[int] = []
         first_fault, there = "", []
         if self._leads:
-            there = self._numbered()
+            there = step_folders.numbered(self.folder)
             for step in there:
                 try:
                     manifest.verify(self._path(step))
@@ -138,10 +137,10 @@ class Checkpoints:
 
     def best(self) -> int | None:
         """The step with the best `best_metric`, the earliest of equals."""
-        return self._best(self.steps())
+        return best_step(self._scores(self.steps()), self.best_metric, self.best_mode)
 
     def metrics(self, step: int) -> dict[str, float]:
-        """The metrics that ``step`` was saved with."""
+        """The metrics that ``step`` was saved with, or got since."""
         return dict(self._describe(step).get("metrics") or {})
 
     def data_state(self, step: int) -> dict[str, Any]:
@@ -154,6 +153,8 @@ class Checkpoints:
         state: PyTree,
         data_state: Mapping[str, Any],
         metrics: Mapping[str, float] | None = None,
+        *,
+        unscored: bool = False,
     ) -> None:
         """Saves in the background; returns once the values are copied off the devices.
 
@@ -167,6 +168,7 @@ class Checkpoints:
             state: pytree of jax arrays, typed keys included.
             data_state: state of the data, of what JSON can hold.
             metrics: figures of this step, for `best`.
+            unscored: `score` follows: until then nothing is deleted, and no mirror told.
 
         Raises:
             SimjaxError: this save could not be started, or the one before failed.
@@ -177,7 +179,7 @@ class Checkpoints:
         self._settle()
         about = {
             "data": json.loads(json.dumps(dict(data_state))),
-            "metrics": {name: float(value) for name, value in (metrics or {}).items()},
+            "metrics": _floats(metrics or {}),
         }
         if step in self._steps:
             if metrics is not None and about["metrics"] != self.metrics(step):
@@ -186,22 +188,46 @@ class Checkpoints:
         named = leaves.name_leaves(state)
         about["leaves"] = leaves.describe(named)
         path = self._path(step)
-        self._about[step] = about  # so that _best sees the new one
-        # Scores of older steps are read here, before this one can be complete: then process 0
-        # deletes what the others might still be reading.
-        there = sorted([*self._steps, step])
-        best = self._best(there)
-        drop = [old for old in there[: -self.config.keep] if old != best]
-        del self._about[step]
+        drop, best = self._superfluous(step, about)
         try:
             if self._leads and path.exists():  # never complete, or `check` has left it out
-                discard(path)
+                step_folders.discard(path)
             response = v1.save_checkpointables_async(
                 path, {_STATE: leaves.to_arrays(named)}, custom_metadata=about
             )
         except (OSError, ValueError, RuntimeError) as error:
-            raise self._failure(step, error) from error
-        work = self._worker.submit(self._complete, path, response, drop, best)
+            raise complaints.unsaved(self._path(step), self._steps, error) from error
+        work = self._worker.submit(self._complete, path, response)
+        if unscored:
+            drop = []
+        else:  # it has one thread: this follows
+            work = self._worker.submit(self._follow, work, step, drop, best)
+        self._saving = (step, about, drop, work)
+
+    def score(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Adds metrics to a step that was saved as unscored, in the background.
+
+        They take the place of those of the same names. Then goes what `CheckpointConfig` does not
+        keep.
+
+        Args:
+            step: one of `steps`.
+            metrics: as of `save`.
+
+        Raises:
+            SimjaxError: the save of the step failed.
+            ValueError: there is no such step, or the folder is read-only.
+        """
+        if self.read_only:
+            raise ValueError(f"{self.folder} was opened to read only")
+        self._settle()
+        if step not in self._steps:
+            raise ValueError(f"step {step} is not among those that are saved: {self._steps}")
+        about = dict(self._describe(step))
+        about["metrics"] = about["metrics"] | _floats(metrics)
+        drop, best = self._superfluous(step, about)
+        work = self._worker.submit(self._scored, self._path(step), about["metrics"])
+        work = self._worker.submit(self._follow, work, step, drop, best, changed=True)
         self._saving = (step, about, drop, work)
 
     def restore(
@@ -237,9 +263,8 @@ class Checkpoints:
             except manifest.Damaged as error:
                 fault = str(error)
         if from_leader([step] if fault else []):
-            raise SimjaxError(
-                f"{fault or f'{path}: damaged (see process 0)'}; {self._way_out(step)}"
-            )
+            way_out = complaints.way_out(path, self._steps)
+            raise SimjaxError(f"{fault or f'{path}: damaged (see process 0)'}; {way_out}")
         about = self._describe(step)
         leaves.check(about["leaves"], leaves.describe(named), str(path), partial=partial)
         targets = leaves.to_targets(named)
@@ -249,7 +274,7 @@ class Checkpoints:
             with context:
                 arrays = v1.load_checkpointables(path, {_STATE: targets})[_STATE]
         except Exception as error:  # Orbax and TensorStore have no common base for damaged data
-            raise self._unreadable(step, error) from error
+            raise complaints.unreadable(self._path(step), self._steps, error) from error
         return leaves.from_arrays(arrays, abstract_state), dict(about["data"])
 
     def identify(
@@ -309,52 +334,59 @@ class Checkpoints:
     def _path(self, step: int) -> Path:
         return self.folder / str(step)
 
-    def _clean(self) -> None:
-        for path in self.folder.iterdir():
-            if _ORBAX_TEMPORARY in path.name or path.name.endswith(_DISCARDED):
-                _remove(path)
-            elif path.name.endswith(manifest.PARTIAL):
-                path.unlink()
-
-    def _numbered(self) -> list[int]:
-        """All that may be a step by its name."""
-        if not self.folder.is_dir():
-            return []
-        names = [path.name for path in self.folder.iterdir() if path.name.isdecimal()]
-        return sorted(int(name) for name in names if name == str(int(name)))
-
-    def _find(self) -> list[int]:
-        # One that has sums was complete, whatever else it lacks: the loss is told when it is
-        # checked or restored, not passed over in silence.
-        return [step for step in self._numbered() if (self._path(step) / manifest.NAME).exists()]
-
     def _describe(self, step: int) -> dict[str, Any]:
         if step not in self._about:
             try:
                 about = v1.checkpointables_metadata(self._path(step)).custom_metadata
-                self._about[step] = {key: about[key] for key in ("data", "metrics", "leaves")}
+                found = {key: about[key] for key in ("data", "metrics", "leaves")}
+                later = step_folders.read_scores(self._path(step))
+                self._about[step] = found if later is None else found | {"metrics": later}
             except Exception as error:  # as in restore
-                raise self._unreadable(step, error) from error
+                raise complaints.unreadable(self._path(step), self._steps, error) from error
         return self._about[step]
 
-    def _best(self, steps: list[int]) -> int | None:
-        name = self.best_metric
-        if name is None:
-            return None
-        sign = 1.0 if self.best_mode == "max" else -1.0
-        scores = {step: sign * self.metrics(step).get(name, float("nan")) for step in steps}
-        scores = {step: score for step, score in scores.items() if score == score}
-        return max(scores, key=lambda step: (scores[step], -step)) if scores else None
+    def _scores(self, steps: list[int]) -> dict[int, dict[str, float]]:
+        """The metrics of steps, of none where there is no best."""
+        return {} if self.best_metric is None else {step: self.metrics(step) for step in steps}
 
-    def _complete(self, path: Path, response: Any, drop: list[int], best: int | None) -> None:
+    def _superfluous(self, step: int, about: dict[str, Any]) -> tuple[list[int], int | None]:
+        """What goes once ``step`` is complete and about to be this, and which is best then.
+
+        Scores of older steps are read here, before it is complete: then process 0 deletes what the
+        others might still be reading.
+        """
+        there = sorted({*self._steps, step})
+        metrics = self._scores(self._steps) | {step: about["metrics"]}
+        best = best_step(metrics, self.best_metric, self.best_mode)
+        return [old for old in there[: -self.config.keep] if old != best], best
+
+    def _complete(self, path: Path, response: Any) -> None:
         """The part of a save that runs in the background."""
         response.result()
         if self._leads:
             manifest.write(path)
+
+    def _scored(self, path: Path, metrics: dict[str, float]) -> None:
+        """The part of `score` that runs there."""
+        if self._leads:
+            step_folders.write_scores(path, metrics)
+
+    def _follow(
+        self,
+        work: Future[None],
+        step: int,
+        drop: list[int],
+        best: int | None,
+        *,
+        changed: bool = False,
+    ) -> None:
+        """What the end of either brings about, there as well."""
+        work.result()
+        if self._leads:
             if self.mirror is not None:
-                drop = self.mirror.offer(int(path.name), best, drop)
-            for step in drop:
-                discard(self._path(step))
+                drop = self.mirror.offer(step, best, drop, changed=changed)
+            for old in drop:
+                step_folders.discard(self._path(old))
 
     def _settle(self) -> None:
         """Waits for the end of a save that is under way, and takes note of it."""
@@ -365,46 +397,13 @@ class Checkpoints:
         try:
             work.result()
         except Exception as error:  # whatever went wrong in the background
-            self._steps = self._find()
-            raise self._failure(step, error) from error
+            self._steps = step_folders.complete(self.folder)
+            raise complaints.unsaved(self._path(step), self._steps, error) from error
         self._about[step] = about
         self._steps = sorted({*self._steps, step} - set(drop))
         for gone in drop:
             self._about.pop(gone, None)
 
-    def _failure(self, step: int, error: BaseException) -> SimjaxError:
-        last = f"step {self._steps[-1]}" if self._steps else "none"
-        return SimjaxError(
-            f"{self._path(step)}: the checkpoint could not be saved ({_one_line(error)}); "
-            f"last complete checkpoint: {last}"
-        )
 
-    def _unreadable(self, step: int, error: BaseException) -> SimjaxError:
-        return SimjaxError(
-            f"{self._path(step)}: cannot be read ({_one_line(error)}); {self._way_out(step)}"
-        )
-
-    def _way_out(self, step: int) -> str:
-        older = [other for other in self._steps if other < step]
-        if older:
-            return f"delete {self._path(step)} to go back to step {older[-1]}"
-        return f"no older checkpoint is left: delete {self._path(step)} to start over"
-
-
-def discard(path: Path) -> None:
-    """Deletes a step; under another name first, so that half of one never looks like a step."""
-    doomed = path.with_name(path.name + _DISCARDED)
-    path.rename(doomed)
-    _remove(doomed)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink()
-
-
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 300 else text[:297] + "..."
+def _floats(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: float(value) for name, value in metrics.items()}

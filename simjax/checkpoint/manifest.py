@@ -51,6 +51,11 @@ def write(folder: Path) -> None:
     write_json(folder / NAME, sums(folder, _files(folder)))
 
 
+def add(folder: Path, name: str) -> None:
+    """Records the SHA-256 of one more file of ``folder``, which was written after the others."""
+    write_json(folder / NAME, read(folder) | sums(folder, [name]))
+
+
 def verify(folder: Path) -> None:
     """Compares the files of ``folder`` with their recorded sums.
 

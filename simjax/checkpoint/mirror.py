@@ -22,8 +22,8 @@ import jax
 from simjax import remote
 from simjax.checkpoint import identity as run_identity
 from simjax.checkpoint import manifest
-from simjax.checkpoint.manager import discard
 from simjax.checkpoint.mirror_place import MARK, STEPS, Place, Whole, is_step
+from simjax.checkpoint.step_folders import discard
 from simjax.errors import SimjaxError
 from simjax.processes import roll_call, shared_folder
 
@@ -75,7 +75,9 @@ class Mirror:
         self._there: set[int] = set()
         """Steps that are whole in the mirror, and"""
         self._damaged: set[int] = set()
-        """those that were."""
+        """those that were, and have to be copied again."""
+        self._changed: set[int] = set()
+        """Steps of which something has come since they may have been copied."""
         self._fetched: list[Path] = []
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="mirror")
         self._work: Future[None] | None = None
@@ -132,7 +134,9 @@ class Mirror:
                 discard(path)
             raise
 
-    def offer(self, step: int, best: int | None, drop: Sequence[int] = ()) -> list[int]:
+    def offer(
+        self, step: int, best: int | None, drop: Sequence[int] = (), *, changed: bool = False
+    ) -> list[int]:
         """Copies a checkpoint, complete here, in the background; it replaces one that waits.
 
         From the first copy on no other start of the run writes there.
@@ -141,6 +145,7 @@ class Mirror:
             step: The checkpoint.
             best: The best one, which is copied before it if it is not there.
             drop: Checkpoints that are about to be deleted here.
+            changed: It is copied again if it is there.
 
         Returns:
             Those of them that may be deleted now. The others are being read, and go afterwards.
@@ -149,6 +154,8 @@ class Mirror:
             return list(drop)
         with self._lock:
             self._offered = self._waiting = (step, best)
+            if changed:
+                self._changed.add(step)
             read = [old for old in drop if old in self._reading]
             self._doomed += read
             if not self._busy:
@@ -314,6 +321,9 @@ class Mirror:
 
     def _next(self) -> tuple[int, int | None] | None:
         with self._lock:
+            self._damaged |= self._changed & self._there
+            self._there -= self._changed
+            self._changed.clear()
             doomed, self._doomed = self._doomed, []
             offered, self._waiting = self._waiting, None
             self._reading = set(offered or ())

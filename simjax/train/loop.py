@@ -97,7 +97,6 @@ def train(
             watch = finish.early_stopping(config)
             if start:
                 watch = watch.restored(checkpoints.metrics(start))
-                mirror.offer(start, checkpoints.best())  # if it is not there
             wandb = finish.open_wandb(folder, config)
             writer = stack.enter_context(
                 MetricsWriter(folder, resume_step=start or None, wandb=wandb)
@@ -118,6 +117,9 @@ def train(
             loop = _Loop(run, evaluation, checkpoints, writer, progress, stop, watch, profiler)
             progress.print(run.summary())
             if start:
+                best = checkpoints.best()  # which every process reads before any step goes
+                if not loop.unscored(start):
+                    mirror.offer(start, best)  # if it is not there
                 progress.print(f"going on from step {start} of {run.total_steps}")
                 if changed:
                     progress.print(f"changed since the last start: {', '.join(changed.values())}")
@@ -125,7 +127,7 @@ def train(
                 loop.evaluate(state, 0)
             state, step = loop.run(state, start)
             checkpoints.wait()
-            if step < run.total_steps and not loop.watch.reached:
+            if loop.stopped and (step < run.total_steps or loop.unscored(step)):
                 progress.print(
                     f"{loop.stopped}: saved at step {step} of {run.total_steps}; "
                     "the same command goes on from there"
@@ -252,8 +254,12 @@ class _Loop:
     def run(self, state: TrainState, start: int) -> tuple[TrainState, int]:
         """Trains to the end or to a stop; returns the state and the updates made."""
         run, step = self.run_, start
-        if start == run.total_steps or self.watch.reached:
+        ended = start == run.total_steps or self.watch.reached
+        if start and self.unscored(start):
+            self._score(state, start)
+        elif ended:
             self.last_scores = self.evaluate(state, step, record=False)
+        if ended or self.watch.reached:
             return state, step
         batches = pipeline.batches(
             run.source, start=start, stop=run.total_steps, prefetch=run.config.data.prefetch
@@ -271,11 +277,14 @@ class _Loop:
             if stopping or self._saves(step) or self._evaluates(step):
                 self._report(pending)
                 pending = None
-                scores = self.evaluate(state, step) if self._evaluates(step) else {}
-                metric = run.config.evaluation.metric
-                if metric in scores:
-                    self.watch = self.watch.after(scores[metric])
-                self._save(state, step, scores)
+                # One that is asked to stop leaves this to its next start: it may have seconds.
+                evaluates = self._evaluates(step) and bool(self.evaluation.loaded) and not stopping
+                figures = self.watch.figures()
+                self.checkpoints.save(
+                    step, state, {"next_index": step}, figures, unscored=evaluates
+                )
+                if evaluates:
+                    self._score(state, step)
                 self._window.start()
                 if stopping or self.watch.reached:
                     self.stopped = stopping
@@ -382,7 +391,18 @@ class _Loop:
         every = self.run_.config.evaluation.every
         return step == self.run_.total_steps or (every > 0 and step % every == 0)
 
-    def _save(self, state: TrainState, step: int, scores: dict[str, float]) -> None:
+    def unscored(self, step: int) -> bool:
+        """Whether a step that is saved has yet to be evaluated."""
+        if not self._evaluates(step) or not self.evaluation.loaded:
+            return False
+        names = self.checkpoints.metrics(step)
+        return not any(name.startswith(finish.EVALUATION) for name in names)
+
+    def _score(self, state: TrainState, step: int) -> None:
+        """Evaluates a step that is saved."""
+        scores = self.evaluate(state, step)
+        metric = self.run_.config.evaluation.metric
+        if metric in scores:
+            self.watch = self.watch.after(scores[metric])
         metrics = {finish.EVALUATION + name: value for name, value in scores.items()}
-        metrics |= self.watch.figures()
-        self.checkpoints.save(step, state, {"next_index": step}, metrics)
+        self.checkpoints.score(step, metrics | self.watch.figures())

@@ -121,6 +121,46 @@ def test_arrays_may_be_donated_at_once(tmp_path):
     np.testing.assert_array_equal(np.asarray(restored["x"]), saved)
 
 
+def test_scores_may_come_after_the_step_is_saved(tmp_path):
+    x = {"x": jnp.ones(3)}
+    config = CheckpointConfig(keep=1)
+    with Checkpoints(tmp_path, config, best_metric="dev") as checkpoints:
+        checkpoints.save(1, x, {}, {"dev": 0.4})
+        checkpoints.save(2, x, {}, {"stale": 1.0, "patience": 3.0}, unscored=True)
+        assert checkpoints.steps() == [1, 2]
+        assert checkpoints.best() == 1
+        checkpoints.score(2, {"dev": 0.5, "stale": 0.0})
+        assert checkpoints.steps() == [2]  # 1 is neither the newest nor the best any more
+        checkpoints.save(3, x, {}, unscored=True)
+        checkpoints.score(3, {"dev": float("nan")})
+        with pytest.raises(ValueError, match=r"step 4 is not among those that are saved: \[2, 3\]"):
+            checkpoints.score(4, {"dev": 1.0})
+    with Checkpoints(tmp_path, config, best_metric="dev") as checkpoints:
+        checkpoints.check(lambda line: pytest.fail(line))
+        assert checkpoints.metrics(2) == {"dev": 0.5, "stale": 0.0, "patience": 3.0}
+        assert checkpoints.best() == 2
+    with pytest.raises(ValueError, match="opened to read only"):
+        Checkpoints(tmp_path, read_only=True).score(2, {"dev": 1.0})
+
+
+def test_scores_that_were_cut_off_do_not_count(tmp_path):
+    x = {"x": jnp.ones(3)}
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(1, x, {}, {"stale": 1.0}, unscored=True)
+    (tmp_path / "1" / "scores.json").write_text('{"dev": 1.0}')  # and its sum is not there
+    (tmp_path / "1" / "scores.json.partial").write_text('{"de')
+    with Checkpoints(tmp_path, best_metric="dev") as checkpoints:
+        checkpoints.check(lambda line: pytest.fail(line))
+        assert not (tmp_path / "1" / "scores.json.partial").exists()
+        assert checkpoints.metrics(1) == {"stale": 1.0}
+        checkpoints.score(1, {"dev": 0.5})
+    (tmp_path / "1" / "scores.json").write_text('{"dev": 0.6}')
+    told: list[str] = []
+    with pytest.raises(SimjaxError, match="none of its checkpoints is whole"):
+        Checkpoints(tmp_path).check(told.append)
+    assert "scores.json: damaged, its SHA-256 is not the recorded one" in told[0]
+
+
 def test_save_does_not_wait_for_the_disk(tmp_path, monkeypatch):
     from simjax.checkpoint import manifest
 

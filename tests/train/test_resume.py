@@ -17,14 +17,17 @@ from rich.console import Console
 from simjax.checkpoint.config import CheckpointConfig
 from simjax.checkpoint.manager import Checkpoints
 from simjax.cli.main import main
+from simjax.eval import tasks
 from simjax.train import config as run_config
-from simjax.train import resume
+from simjax.train import loop, resume
 from simjax.train.config import RunConfig, TrainConfig
 from tests.train.tiny_run import (
     BLOCK,
     EPOCHS,
+    EVALUATED,
     SAVED,
     TOTAL,
+    StopAfter,
     assert_same_bits,
     environment,
     figures,
@@ -103,6 +106,60 @@ def test_what_has_changed_and_may_not_is_told_apart(whole, tmp_path, capfd):
         "refused: seed (0 there, 1 here); changed as well: train.log_every (1 there, 2 here)"
         in (line)
     )
+
+
+class StopAtEvaluation(StopAfter):
+    """A signal during a step behind which the model is evaluated."""
+
+    steps = 2 * EVALUATED
+
+
+class StopAtEnd(StopAfter):
+    steps = TOTAL
+
+
+class Ended(BaseException):
+    """The process is gone."""
+
+
+@pytest.mark.parametrize(
+    ("stop", "step"), [(StopAtEvaluation, 2 * EVALUATED), (StopAtEnd, TOTAL), (None, TOTAL)]
+)
+def test_a_step_is_saved_before_it_is_evaluated(stop, step, data, whole, tmp_path, monkeypatch):
+    """A stop does not wait for an evaluation, and what dies in one goes on with that."""
+    config = recipe(data, tmp_path / "run")
+    evaluated, run = [], tasks.run
+
+    def noted(*args):
+        evaluated.append(len(evaluated))
+        if stop is None and len(evaluated) == 1 + TOTAL // EVALUATED:
+            raise Ended
+        return run(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tasks, "run", noted)
+        if stop is None:
+            with pytest.raises(Ended):
+                train(config)
+        else:
+            patch.setattr(loop, "StopRequest", stop)
+            assert train(config) == {"steps": step, "stopped": "SIGTERM"}
+            assert len(evaluated) == step // EVALUATED  # before the first step, not behind the last
+        assert not (tmp_path / "run" / "export").exists()
+    with Checkpoints(tmp_path / "run" / "checkpoints", read_only=True) as checkpoints:
+        assert checkpoints.latest() == step
+    said = io.StringIO()
+    assert train(config, Console(file=said, width=100)) == whole[1]
+    assert f"going on from step {step} of {TOTAL}" in said.getvalue()
+    assert figures(tmp_path / "run") == figures(Path(whole[0].output))
+    assert_same_bits(state_at(config), state_at(whole[0]))
+    for left, right in zip(*(saved(c) for c in (config, whole[0])), strict=True):
+        assert left == right
+
+
+def saved(config: RunConfig) -> list[tuple[int, dict[str, float]]]:
+    with Checkpoints(Path(config.output, "checkpoints"), read_only=True) as checkpoints:
+        return [(step, checkpoints.metrics(step)) for step in checkpoints.steps()]
 
 
 @pytest.mark.parametrize("content", [b"", b"- a\n", b"seed: [1\n", b"\xff"])
