@@ -15,13 +15,13 @@ from simjax.lab.scaling.tables import Outcomes, heading
 from simjax.lab.sweep import outcomes as sweep
 
 BIAS = (
-    "Noise is measured from what each micro-batch adds to the gradient of the whole batch's loss: "
-    "without bias where no negative crosses a micro-batch (groups that divide the micro-batch). "
-    "Elsewhere two examples of different micro-batches that push each other away are one random "
-    "event that is counted in both: noise, and with it the critical batch, comes out too large "
-    "(about twice was measured on a random encoder with few texts), sometimes so much that no "
-    "signal seems left. It is an upper bound. The parts of a batch are dealt like lengths; what "
-    "length alone explains of the examples' gradients is therefore left out of the noise."
+    "Noise is measured from what each micro-batch adds to the gradient of the whole batch's loss. "
+    "The parts of a batch are dealt like lengths, so that what length alone explains of the "
+    "examples' gradients is not seen. But for that share it is without bias where no negative "
+    "crosses a micro-batch (groups that divide the micro-batch). Elsewhere two examples of "
+    "different micro-batches that push each other away are one random event that is counted in "
+    "both: noise, and with it the critical batch, comes out too large (about twice was measured on "
+    "a random encoder with few texts), sometimes so much that no signal seems left."
 )
 
 
@@ -154,16 +154,24 @@ def conclusions(outcomes: Outcomes) -> list[str]:
             if len(finite) < len(found):
                 said += f", and no signal above the noise in {len(found) - len(finite)} of them"
             if unbiased and len(finite) == len(found):
-                # As far as the seeds agree: each of them alone.
-                low = min(one.low for one in found.values())
-                high = max(one.high for one in found.values())
+                along = [critical_along(_measured(outcomes, s), s.batch) for s in found]
+                first, last = ([parts[end] for parts in along] for end in (0, -1))
+                said += (
+                    f", {_span(min(first), max(first))} in their first quarter and "
+                    f"{_span(min(last), max(last))} in their last"
+                )
+                # As far as quarters agree, and seeds, each of them alone: large gradients at the
+                # beginning decide what the mean over a run is.
+                several = [x for parts in along for x in parts]
+                low = min(*(one.low for one in found.values()), *several)
+                high = max(*(one.high for one in found.values()), *several)
                 said += f"; {_advice(batches, low, high)}"
             lines.append(f"{said}.")
     return lines
 
 
 def _span(low: float, high: float) -> str:
-    return f"{low:,.0f}" if f"{low:.0f}" == f"{high:.0f}" else f"{low:,.0f} to {high:,.0f}"
+    return _number(low) if f"{low:.0f}" == f"{high:.0f}" else f"{_number(low)} to {_number(high)}"
 
 
 def _advice(batches: list[int], low: float, high: float) -> str:
@@ -172,12 +180,12 @@ def _advice(batches: list[int], low: float, high: float) -> str:
     parts = []
     if below:
         parts.append(
-            f"batches of {', '.join(f'{x:,}' for x in below)} lie below it, where twice the batch "
-            "does nearly the work of two updates"
+            f"batches of {', '.join(f'{x:,}' for x in below)} lie below all of these, where twice "
+            "the batch does nearly the work of two updates"
         )
     if above:
         parts.append(
-            f"batches of {', '.join(f'{x:,}' for x in above)} lie above it, where a larger batch "
-            "saves few updates"
+            f"batches of {', '.join(f'{x:,}' for x in above)} lie above all of these, where a "
+            "larger batch saves few updates"
         )
-    return "; ".join(parts) or "no batch lies below or above it with every seed"
+    return "; ".join(parts) or "no batch lies below or above all of these with every seed"

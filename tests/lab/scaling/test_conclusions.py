@@ -114,8 +114,11 @@ def test_equal_runs_are_called_equal():
 def test_noise_is_told_with_its_bias():
     lines = noise.conclusions(outcomes(records({})))
     # Groups of 32 stay within micro-batches of 32; 3 / 1 of batches 64 and 256.
-    assert lines[0].startswith("InfoNCE (unbiased): a critical batch of 192 to 768 over 3 settings")
-    assert "batches of 64 lie below it" in lines[0] and "256" not in lines[0].partition(";")[2]
+    assert lines[0].startswith(
+        "InfoNCE (unbiased): a critical batch of 192 to 768 over 3 settings, 128 to 512 in their "
+        "first quarter and 256 to 1,024 in their last"
+    )
+    assert "batches of 64 lie below all" in lines[0] and "256" not in lines[0].partition(";")[2]
     assert lines[1].startswith("InfoNCE (biased upwards)") and "lie below" not in lines[1]
     # By the mean, batches of 256 lie above all critical batches; by two seeds of three, below.
     made = records({})
@@ -124,6 +127,15 @@ def test_noise_is_told_with_its_bias():
     line = noise.conclusions(outcomes(made))[0]
     assert "a critical batch of 26 to 105 over 3 settings" in line
     assert "lie " not in line.replace("no batch lies", "") and "with every seed" in line
+    # Nor by the mean over the run alone, of which a first quarter of large gradients decides.
+    for record in made:
+        record.values.update(signal=20.0, signal_parts=[20.0, 0.5])
+    line = noise.conclusions(outcomes(made))[0]
+    assert "a critical batch of 10 to 38 over 3 settings" in line
+    assert "batches of" not in line
+    for record in made:
+        record.values["signal_parts"] = [20.0, 10.0]
+    assert "batches of 256 lie above all" in noise.conclusions(outcomes(made))[0]
     none = [run(RunKey(**one.key), 50.0, signal=-1.0) for one in records({})]
     assert "no signal above the noise in 3 settings" in noise.conclusions(outcomes(none))[0]
     off = [run(RunKey(**one.key), 50.0, noise=None, signal=None) for one in records({})]
