@@ -25,6 +25,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
         lambda x: 0 <= x < 1 or (x >= 1 and x == int(x)),
         "give a fraction of the steps below 1, or a whole number of steps",
     ),
+    "stair_steps": (lambda x: x is None or x >= 1, "give 1 or more, or null"),
     "weight_decay": (lambda x: 0 <= x < math.inf, "give 0 or more"),
     "clip_norm": _ABOVE_0_OR_NULL,
     "layer_decay": (lambda x: 0 < x <= 1, "give a number above 0, at most 1"),
@@ -54,7 +55,9 @@ class SharedOptions:
             root, or linear.
         reference_batch_size: batch size at which ``learning_rate`` holds as it stands.
         schedule: what follows the warm-up: linear or cosine decay to 0, constant, or stairs: five
-            equal parts at 1, 0.8, 0.6, 0.4 and 0.2 of the peak.
+            parts at 1, 0.8, 0.6, 0.4 and 0.2 of the peak.
+        stair_steps: steps of each stair but the last, which lasts to the end (500 for those who
+            published Contrastive Tension); null makes all five equal.
         warmup: below 1 a fraction of all steps (rounded up), from 1 on a number of steps.
         weight_decay: decay of kernels and embeddings, times the learning rate; biases, norms and
             temperatures never decay. Part of the gradient in sgd and lars, of the update whose
@@ -69,6 +72,7 @@ class SharedOptions:
     lr_scaling: Literal["none", "sqrt", "linear"] = "none"
     reference_batch_size: int = 256
     schedule: Literal["linear", "cosine", "constant", "stairs"] = "linear"
+    stair_steps: int | None = None
     warmup: float = 0.1
     weight_decay: float = 0.01
     clip_norm: float | None = 1.0
@@ -85,6 +89,11 @@ class SharedOptions:
                     raise UsageError(f"optimizer.{field.name} is {value!r}: {mend}")
             elif words and value not in words:
                 raise UsageError(f"optimizer.{field.name} is {value!r}: give {' or '.join(words)}")
+        if self.stair_steps is not None and self.schedule != "stairs":
+            raise UsageError(
+                f"optimizer.stair_steps is {self.stair_steps} and optimizer.schedule "
+                f"{self.schedule}: only stairs have any"
+            )
 
 
 @dataclass(frozen=True)

@@ -49,10 +49,11 @@ def make_schedule(config: OptimizerConfig, total_steps: int, batch_size: int) ->
     """Linear warm-up from 0, then the chosen decay to 0 at ``total_steps``.
 
     With w warm-up steps of T in all, update n (from 0) has the peak rate times n / w while n < w,
-    afterwards times q (linear), (1 - cos(pi q)) / 2 (cosine), 1 (constant) or q rounded up to a
-    fifth (stairs, by which Contrastive Tension falls from 1e-5 to 2e-6), where
-    q = (T - n) / (T - w). All but the last are the ``get_*_schedule_with_warmup`` of
-    `transformers`: the first update of a warm-up has rate 0, the first without one the full rate.
+    afterwards times q (linear), (1 - cos(pi q)) / 2 (cosine), 1 (constant) or, as stairs, by which
+    Contrastive Tension falls from 1e-5 to 2e-6, q rounded up to a fifth or, with ``stair_steps``
+    of s, 1 - floor((n - w) / s) / 5 and at least a fifth; q = (T - n) / (T - w). All but the last
+    are the ``get_*_schedule_with_warmup`` of `transformers`: the first update of a warm-up has rate
+    0, the first without one the full rate.
 
     Raises:
         UsageError: the run has no steps, or its warm-up is longer than the run.
@@ -74,7 +75,11 @@ def make_schedule(config: OptimizerConfig, total_steps: int, batch_size: int) ->
         elif config.schedule == "stairs":
             # Of whole numbers, so that no step is early or late by a rounding.
             done = jnp.clip(n - warmup, 0, max(0, total_steps - warmup - 1))
-            fall = (5 - jnp.floor_divide(5 * done, max(1, total_steps - warmup))) / 5
+            if config.stair_steps is None:
+                fallen = jnp.floor_divide(5 * done, max(1, total_steps - warmup))
+            else:
+                fallen = jnp.floor_divide(done, config.stair_steps)
+            fall = jnp.maximum(5 - fallen, 1) / 5
         else:
             fall = jnp.ones_like(left)
         return jnp.float32(peak) * jnp.where(n < warmup, rise, fall)

@@ -28,6 +28,18 @@ def test_stairs_fall_by_fifths():
     np.testing.assert_allclose([float(warm(n)) for n in range(10)], wanted, rtol=1e-6)
 
 
+def test_stairs_of_a_length_of_their_own():
+    """As those who published Contrastive Tension have them: at 500, 1,000, 1,500 and 2,000."""
+    authors = AdamW(learning_rate=1e-5, warmup=0, schedule="stairs", stair_steps=500)
+    rate = make_schedule(authors, 50_000, 16)
+    steps = {0: 1e-5, 499: 1e-5, 500: 8e-6, 1000: 6e-6, 1999: 4e-6, 2000: 2e-6, 49_999: 2e-6}
+    np.testing.assert_allclose([float(rate(n)) for n in steps], [*steps.values()], rtol=1e-6)
+    with pytest.raises(UsageError, match=r"optimizer\.stair_steps is 0: give 1 or more, or null"):
+        AdamW(schedule="stairs", stair_steps=0)
+    with pytest.raises(UsageError, match=r"optimizer\.schedule linear: only stairs have any"):
+        AdamW(stair_steps=500)
+
+
 @pytest.mark.parametrize(("warmup", "steps"), [(0.0, 0), (0.1, 3), (0.11, 3), (1, 1), (21, 21)])
 def test_warmup_is_a_fraction_or_a_number_of_steps(warmup, steps):
     assert warmup_steps(AdamW(warmup=warmup), 21) == steps
