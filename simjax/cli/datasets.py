@@ -99,10 +99,22 @@ DATA_SETS = (
         (File("en/nli/triples_train.csv", (12_501, 275_601), ("sent0", "sent1", "hard_neg")),),
     ),
     DataSet(
+        "snli",
+        "SNLI (Bowman et al. 2015), dev, pairs on whose class most annotators agree",
+        "configs/roformer_sim_supervised.yaml",
+        (File("en/nli/snli_dev.tsv", (9831, 9842), ("premise", "hypothesis", "label")),),
+    ),
+    DataSet(
         "wiki",
         "58,629 sentences of English Wikipedia, one a line",
         "unsupervised recipes",
         (File("en/corpus/wiki_mixed.txt", (58_629,)),),
+    ),
+    DataSet(
+        "headlines",
+        "31,986 headlines of English news, one a line",
+        "configs/univae_small.yaml",
+        (File("en/corpus/headlines.txt", (31_986,)),),
     ),
     DataSet(
         "quora",
@@ -165,6 +177,12 @@ DATA_SETS = (
             File("zh/stsb/train.tsv", (5231,), PAIR_COLUMNS),
             File("zh/stsb/dev.tsv", (1458,), PAIR_COLUMNS),
         ),
+    ),
+    DataSet(
+        "zh-nli",
+        "11,832 Chinese triples of natural language inference",
+        "configs/roformer_sim_small.yaml",
+        (File("zh/nli/triples.csv", (11_832,), ("sent0", "sent1", "hard_neg")),),
     ),
     DataSet(
         "vocab",
