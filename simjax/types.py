@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 
 import jax
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 Array: TypeAlias = jax.Array | np.ndarray
 Params: TypeAlias = Any
@@ -45,6 +45,9 @@ class Block:
     """0 in the first part of a text and at padding, 1 in its second part; None where no text has
     two. The first part is seen from everywhere in its text and sees itself alone; in the second
     each token sees those before it as well (UniLM, arXiv 1905.03197, sequence-to-sequence)."""
+    goes_on: Bool[Array, "*K R L"] | None = None
+    """Whether the token goes on the word of the token before it, where its id alone does not tell;
+    None where words are not asked for, or ids tell."""
 
 
 @jax.tree_util.register_dataclass

@@ -9,12 +9,13 @@ of it.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, Int
 
+from simjax.data.chinese_words import ChineseWords
 from simjax.data.config import DataConfig
 from simjax.data.corpus import keys_of
 from simjax.data.disk_arrays import gather, release, slices
@@ -88,6 +89,7 @@ class BatchSource:
         *,
         augmenter: Augmenter | None = None,
         guide: Float[np.ndarray, "ids G"] | None = None,
+        words: ChineseWords | None = None,
         process_index: int = 0,
         process_count: int = 1,
     ) -> None:
@@ -98,6 +100,7 @@ class BatchSource:
             config: How it is cut into batches.
             augmenter: Changes the words of the views; see `views.make_augmenter`.
             guide: A guide's unit vector for every text id, which batches then carry along.
+            words: Finds the words of paraphrases, which batches then tell.
             process_index: Number of this process.
             process_count: How many there are.
 
@@ -109,6 +112,7 @@ class BatchSource:
         self.config = config
         self._augmenter = augmenter
         self._guide = guide
+        self._words = words
         self.num_blocks = config.batch_size // config.block
         if self.num_blocks % process_count:
             raise UsageError(
@@ -213,7 +217,9 @@ class BatchSource:
             there = (both != NO_TEXT).all(axis=-1, keepdims=True)
             lengths = np.where(there, store.lengths(np.maximum(both, 0)), 0)
             starts = gather(store.offsets, np.maximum(both, 0))
-            return pack_pairs(store.tokens, starts, lengths, row, column, **shape, whole=whole)
+            block = pack_pairs(store.tokens, starts, lengths, row, column, **shape, whole=whole)
+            words = self._words
+            return block if words is None else replace(block, goes_on=words.goes_on(block))
         starts, lengths = plan.starts[self._own], plan.lengths[self._own]
         return pack(plan.tokens, starts, lengths, row, column, **shape)
 

@@ -38,7 +38,10 @@ def corrupt_front(
     here = (text != NO_TEXT) & (segment == 0) & chosen[jnp.maximum(text, 0)]
     here &= ~_table(vocabulary.special, vocabulary.size)[tokens]
     # One draw for a word: that of its first token.
-    fate = jax.random.uniform(what, (size,))[word_starts(tokens, vocabulary)]
+    goes_on = _table(vocabulary.continues, vocabulary.size)[tokens]
+    if block.goes_on is not None:
+        goes_on |= jnp.ravel(block.goes_on)
+    fate = jax.random.uniform(what, (size,))[word_starts(goes_on)]
     drawn = jax.random.randint(other, (size,), 0, vocabulary.size, tokens.dtype)
     masked = here & (fate < MASKED * rate)
     random = here & (fate >= (1 - RANDOM) * rate) & (fate < rate)
@@ -46,10 +49,9 @@ def corrupt_front(
     return replace(block, tokens=jnp.where(random, drawn, put).reshape(block.tokens.shape))
 
 
-def word_starts(tokens: Int[Array, "P"], vocabulary: Vocabulary) -> Int[Array, "P"]:
-    """The place of the first token of each token's word."""
-    places = jnp.arange(tokens.shape[0])
-    goes_on = _table(vocabulary.continues, vocabulary.size)[tokens]
+def word_starts(goes_on: Bool[Array, "P"]) -> Int[Array, "P"]:
+    """The place of the first token of each token's word, from which tokens go on the one before."""
+    places = jnp.arange(goes_on.shape[0])
     return jax.lax.cummax(jnp.where(goes_on, 0, places))
 
 

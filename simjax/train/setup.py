@@ -46,7 +46,7 @@ from simjax.train.requirements import check_examples, check_teacher, check_width
 from simjax.train.start import Start, make_model
 from simjax.train.state import TrainState, abstract_state, init_state
 from simjax.train.step import Step, blocks_per_device
-from simjax.train.system import Facts, vocabulary_of
+from simjax.train.system import Facts, chinese_words, vocabulary_of
 from simjax.train.update import check_parts, check_tensor, make_update
 from simjax.types import Params
 
@@ -226,6 +226,7 @@ def set_up(config: RunConfig, *, devices: list[jax.Device] | None = None) -> Run
         config.data,
         augmenter=make_augmenter(config.data, tokenizer),
         guide=None if told is None else told.vectors,
+        words=chinese_words(config.objective, tokenizer),
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from flax import nnx
 
 from simjax.data.augment import Change, FeatureCutoff, TokenCutoff, changed_views
+from simjax.data.chinese_words import ChineseWords, make_chinese_words
 from simjax.errors import UsageError
 from simjax.models import latents as latent_passes
 from simjax.models.cutoff import Cutoff
@@ -322,6 +323,19 @@ def masks(objective: ObjectiveConfig) -> str | None:
         return "objective.mlm"
     corrupts = objective.seq2seq is not None and objective.seq2seq.corrupted > 0
     return "objective.seq2seq.corrupted" if corrupts else None
+
+
+def chinese_words(
+    objective: ObjectiveConfig, tokenizer: PreTrainedTokenizerFast
+) -> ChineseWords | None:
+    """What finds the words that are masked; None where tokens tell, or no words are.
+
+    Raises:
+        SimjaxError: As of `make_chinese_words`.
+    """
+    if objective.seq2seq is None or not objective.seq2seq.corrupted:
+        return None
+    return make_chinese_words(tokenizer)
 
 
 def vocabulary_of(

@@ -1,7 +1,5 @@
 """Words of the text in front that are masked while the one behind is learned."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,13 +19,16 @@ SPECIAL = (0, 1, 2, 3)
 VOCABULARY = Vocabulary(size=1000, mask=3, special=SPECIAL, continues=tuple(range(500, 1000)))
 
 
-def block(seed=0, texts=TEXTS):
-    """A text to a row: a special token, words of one to three tokens, one behind, padding."""
+def block(seed=0, texts=TEXTS, *, told=False):
+    """A text to a row: a special token, words of one to three tokens, one behind, padding.
+
+    What goes on a word is marked by its id, or told beside it.
+    """
     random = np.random.default_rng(seed)
     tokens = random.integers(4, 500, (texts, FRONT + BEHIND)).astype(np.int32)
     goes_on = random.random(tokens.shape) < 0.4
     goes_on[:, [0, 1, FRONT - 1, FRONT]] = False
-    tokens = np.where(goes_on, tokens + 499, tokens).astype(np.int32)
+    tokens = np.where(goes_on & (not told), tokens + 499, tokens).astype(np.int32)
     tokens[:, 0], tokens[:, FRONT - 1] = 1, 2
     text = np.broadcast_to(np.arange(texts, dtype=np.int32)[:, None], tokens.shape).copy()
     text[:, -1] = NO_TEXT
@@ -35,22 +36,24 @@ def block(seed=0, texts=TEXTS):
     segment = np.where(text == NO_TEXT, 0, segment).astype(np.int32)
     first = np.arange(texts, dtype=np.int32) * (FRONT + BEHIND)
     places = np.broadcast_to(np.arange(tokens.shape[1], dtype=np.int32), tokens.shape)
-    return Block(tokens, places, text, first, segment)
+    return Block(tokens, places, text, first, segment, goes_on if told else None)
 
 
-def words(tokens):
+def words(goes_on):
     """Places of each word of a row's front, special tokens left out."""
     found = []
     for place in range(1, FRONT - 1):
-        if tokens[place] >= 500 and found:
+        if goes_on[place] and found:
             found[-1].append(place)
         else:
             found.append([place])
     return found
 
 
-def test_whole_words_of_some_texts_are_replaced_at_their_rates():
-    before = block()
+@pytest.mark.parametrize("told", [False, True])
+def test_whole_words_of_some_texts_are_replaced_at_their_rates(told):
+    before = block(told=told)
+    goes_on = before.goes_on if told else before.tokens >= 500
     after = corrupt_front(jax.random.key(0), before, 0.5, 0.4, VOCABULARY)
     tokens, changed = before.tokens, np.asarray(after.tokens)
     behind = (before.segment == 1) | (before.text == NO_TEXT) | np.isin(tokens, SPECIAL)
@@ -60,7 +63,7 @@ def test_whole_words_of_some_texts_are_replaced_at_their_rates():
     assert abs(touched.mean() - 0.5) < 0.08
     total = masked = other = 0
     for row in np.flatnonzero(touched):
-        for word in words(tokens[row]):
+        for word in words(goes_on[row]):
             new, old = changed[row, word], tokens[row, word]
             total += 1
             if (new == 3).all():
@@ -76,12 +79,9 @@ def test_whole_words_of_some_texts_are_replaced_at_their_rates():
 
 
 def test_all_tokens_of_a_word_share_their_fate():
-    tokens = jnp.asarray([1, 10, 600, 601, 11, 12, 700, 2])
-    starts = word_starts(tokens, VOCABULARY)
-    assert starts.tolist() == [0, 1, 1, 1, 4, 5, 5, 7]
-    assert word_starts(tokens, dataclasses.replace(VOCABULARY, continues=())).tolist() == list(
-        range(8)
-    )
+    goes_on = jnp.asarray([False, False, True, True, False, False, True, False])
+    assert word_starts(goes_on).tolist() == [0, 1, 1, 1, 4, 5, 5, 7]
+    assert word_starts(jnp.zeros(8, bool)).tolist() == list(range(8))
 
 
 def test_what_is_predicted_is_not_corrupted_and_no_block_depends_on_another():

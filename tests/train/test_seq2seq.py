@@ -17,6 +17,7 @@ from sentence_transformers import SentenceTransformer
 
 from simjax import mesh as meshes
 from simjax.checkpoint.config import CheckpointConfig
+from simjax.data.sources import Source
 from simjax.errors import UsageError
 from simjax.eval.tasks import EvalConfig, Task
 from simjax.mesh import MeshConfig
@@ -49,6 +50,7 @@ from tests.models.test_lm_head import head_of, saved_peer
 from tests.models.test_segments import FIRST, pairs, seen
 from tests.tiny_models import bert_tokenizer
 from tests.train.tiny_run import (
+    BATCH,
     BLOCK,
     STOPPED,
     TOTAL,
@@ -345,6 +347,32 @@ def test_words_are_masked_with_what_the_tokenizer_has():
     tokenizer.mask_token = None
     with pytest.raises(UsageError, match=r"objective\.seq2seq\.corrupted is given and the tok"):
         vocabulary_of(corrupting, tokenizer)
+
+
+@pytest.mark.parametrize("corrupted", [0.0, 0.5])
+def test_batches_tell_the_words_of_chinese(data, tmp_path, corrupted):
+    """Where words are masked; by jieba, since its characters are tokens."""
+    characters = "".join(map(chr, range(0x4E00, 0x9FFF)))
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    (tmp_path / "vocab.txt").write_text("\n".join([*special, *characters]), encoding="utf-8")
+    pair = "怎么更改手机\t在白云的蓝天\n"
+    (tmp_path / "pairs.tsv").write_text("anchor\tpositive\n" + pair * BATCH, encoding="utf-8")
+    source = Source(path=str(tmp_path / "pairs.tsv"), anchor="anchor", positives=("positive",))
+    objective = dataclasses.replace(OBJECTIVE, seq2seq=Seq2SeqConfig(corrupted=corrupted))
+    config = paraphrases(data, tmp_path / "run", objective=objective)
+    config = dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, source=source),
+        tokenizer=TokenizerConfig(source=str(tmp_path / "vocab.txt")),
+    )
+    block = set_up(config).source[0].batch.block
+    if not corrupted:
+        assert block.goes_on is None
+        return
+    words = [0, 1, 0, 1, 0, 1], [0, 0, 1, 0, 0, 1]  # 怎么 更改 手机; 在 白云 的 蓝天
+    both = [[0, *one, 0, *other, 0, 0] for one, other in (words, words[::-1])]
+    assert block.goes_on.astype(int).reshape(-1, 16).tolist() == both * BATCH
+    assert train(dataclasses.replace(config, train=TrainConfig(steps=2)))["steps"] == 2
 
 
 def test_a_weight_is_above_nothing():
