@@ -1,12 +1,25 @@
-"""Nested widths: the weighted sum of an objective of the first numbers."""
+"""Nested widths beside sentence-transformers' MatryoshkaLoss."""
 
+import jax
 import numpy as np
 import pytest
+import torch
+from sentence_transformers import SentenceTransformer
+from sentence_transformers.sentence_transformer import losses as peers
 
 from simjax.errors import UsageError
-from simjax.objectives.config import ContrastiveConfig, MatryoshkaConfig
+from simjax.objectives.config import (
+    ContrastiveConfig,
+    CosentConfig,
+    MatryoshkaConfig,
+    TensionConfig,
+    TripletConfig,
+)
 from simjax.objectives.contrastive import Contrastive
 from simjax.objectives.matryoshka import Matryoshka
+from simjax.objectives.ranking import Ranking
+from simjax.objectives.tension import Tension
+from simjax.objectives.triplet import Triplet
 from simjax.objectives.uniformity import Views
 from tests.objectives.drawn import (
     assert_gradient,
@@ -15,27 +28,100 @@ from tests.objectives.drawn import (
     value_and_grad,
 )
 
+WIDTH = 8
+NESTED = MatryoshkaConfig((2, WIDTH, 4), (0.5, 1.0, 2.0))
+CUTS = {"matryoshka_dims": [2, 4], "matryoshka_weights": [0.5, 2.0]}
+CONTRAST = Contrastive(ContrastiveConfig(directions="forward"), Views(1, True, 16))
+
+
+def drawn(views):
+    rng = np.random.default_rng(7)
+    vectors = (3 * rng.normal(size=(16, views, WIDTH))).astype(np.float32)
+    return vectors, rng.integers(0, 6, 16).astype(np.float32)
+
+
+def given_embeddings():
+    """A model whose inputs are their embeddings."""
+    return SentenceTransformer(modules=[torch.nn.Identity()])
+
+
+def columns(x):
+    return [{"sentence_embedding": x[:, view]} for view in range(x.shape[1])]
+
+
+@pytest.mark.parametrize(
+    ("objective", "views", "kind"),
+    [
+        (CONTRAST, 3, peers.MultipleNegativesRankingLoss),
+        (Ranking(CosentConfig()), 2, peers.CoSENTLoss),
+    ],
+    ids=["contrastive", "cosent"],
+)
+def test_cosines_of_each_width_are_those_of_sentence_transformers(objective, views, kind):
+    vectors, scores = drawn(views)
+    given = examples(vectors, scores=scores)
+    loss, _, grad = value_and_grad(Matryoshka(objective, NESTED), {}, given)
+    theirs = torch.tensor(vectors.astype(np.float64), requires_grad=True)
+    model = given_embeddings()
+    peer = peers.MatryoshkaLoss(model, kind(model), [*NESTED.dimensions], [*NESTED.weights])
+    wanted = peer(columns(theirs), torch.tensor(scores.astype(np.float64)))
+    wanted.backward()
+    np.testing.assert_allclose(loss, wanted.item(), rtol=1e-5)
+    assert_gradient(grad, theirs.grad.numpy())
+
 
 @pytest.mark.slow
-def test_each_width_has_its_own_loss_and_gradient():
-    rng = np.random.default_rng(7)
-    vectors = rng.normal(size=(16, 2, 8)).astype(np.float32)
-    contrast = Contrastive(ContrastiveConfig(), Views(1, True, 16))
-    objective = Matryoshka(contrast, MatryoshkaConfig((2, 8, 4), (0.5, 1.0, 2.0)))
-    given = examples(vectors)
-    loss, _, grad = value_and_grad(objective, {}, given)
-    wanted, wanted_grad = 0.0, np.zeros_like(vectors)
-    for width, weight in ((2, 0.5), (8, 1.0), (4, 2.0)):
-        part, _, part_grad = value_and_grad(contrast, {}, examples(vectors[..., :width]))
-        wanted += weight * part
-        wanted_grad[..., :width] += weight * part_grad
-    np.testing.assert_allclose(loss, wanted, rtol=1e-6)
-    assert_gradient(grad, wanted_grad.astype(np.float64))
-    assert_sharded_is_whole(objective, {}, given)
-    metrics = objective.loss({}, given)[1]
-    whole = contrast.loss({}, given)[1]
-    assert metrics["alignment"] == whole["alignment"]
+@pytest.mark.parametrize(
+    "objective", [CONTRAST, Triplet(TripletConfig())], ids=["contrastive", "triplet"]
+)
+def test_devices_make_no_difference(objective):
+    assert_sharded_is_whole(Matryoshka(objective, NESTED), {}, examples(drawn(3)[0]))
+
+
+@pytest.mark.parametrize("distance", ["euclidean", "manhattan", "cosine"])
+def test_distances_are_those_of_the_cut_vectors_made_unit_vectors(distance):
+    """At the whole width it is the plain loss, where MatryoshkaLoss makes unit vectors, too."""
+    vectors, _ = drawn(3)
+    config = TripletConfig(margin=1.5, distance=distance)
+    loss, _, grad = value_and_grad(Matryoshka(Triplet(config), NESTED), {}, examples(vectors))
+    theirs = torch.tensor(vectors.astype(np.float64), requires_grad=True)
+    model = given_embeddings()
+    metric = getattr(peers.TripletDistanceMetric, distance.upper())
+    triplet = peers.TripletLoss(model, metric, triplet_margin=1.5)
+    cut = peers.MatryoshkaLoss(model, triplet, **CUTS)(columns(theirs), None)
+    wanted = triplet(columns(theirs), None) + cut
+    wanted.backward()
+    np.testing.assert_allclose(loss, wanted.item(), rtol=1e-5)
+    assert_gradient(grad, theirs.grad.numpy())
+
+
+def test_dot_products_are_those_of_the_cut_vectors_made_unit_vectors():
+    """Those of Contrastive Tension, of each sentence with itself and the one that follows it."""
+    vectors, _ = drawn(2)
+    nested = Matryoshka(Tension(TensionConfig(negatives=1), len(vectors)), NESTED)
+    loss, _, grad = value_and_grad(nested, {}, examples(vectors, views=1))
+    theirs = torch.tensor(vectors.astype(np.float64), requires_grad=True)
+    wanted = torch.zeros((), dtype=torch.float64)
+    for dimension, weight in zip(NESTED.dimensions, NESTED.weights, strict=True):
+        cut = theirs[..., :dimension]
+        if dimension < WIDTH:
+            cut = torch.nn.functional.normalize(cut, dim=-1)
+        same, next_one = ((cut[:, 0] * torch.roll(cut[:, 1], -step, 0)).sum(-1) for step in (0, 1))
+        values = torch.nn.functional.softplus(torch.stack([-same, next_one]))
+        wanted = wanted + weight * values.sum()
+    wanted.backward()
+    np.testing.assert_allclose(loss, wanted.item(), rtol=1e-5)
+    assert_gradient(grad, theirs.grad.numpy())
+
+
+def test_metrics_are_those_of_the_whole_width_and_each_loss():
+    given = examples(drawn(3)[0])
+    metrics = jax.jit(Matryoshka(CONTRAST, NESTED).loss)({}, given)[1]
+    whole = jax.jit(CONTRAST.loss)({}, given)[1]
+    np.testing.assert_allclose(metrics["alignment"], whole["alignment"], rtol=1e-6)
     np.testing.assert_allclose(metrics["loss_8"], whole["loss"], rtol=1e-6)
+    summed = 0.5 * metrics["loss_2"] + metrics["loss_8"] + 2 * metrics["loss_4"]
+    np.testing.assert_allclose(metrics["loss"], summed, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
