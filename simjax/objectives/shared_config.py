@@ -56,7 +56,7 @@ class MatryoshkaConfig:
     """The loss of the first numbers of each embedding, for several widths (arXiv 2205.13147).
 
     Attributes:
-        dimensions: How many of the first numbers; the whole width should be among them.
+        dimensions: How many of the first numbers; the whole width has to be among them.
         weights: What each one's loss is multiplied by before they are added; by default 1.
     """
 

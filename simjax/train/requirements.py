@@ -28,13 +28,18 @@ def check_width(config: RunConfig, width: int) -> None:
     """Refuses embeddings of a width that an objective cannot work on, before texts are tokenised.
 
     Raises:
-        UsageError: Nested widths are beyond the whole one, or AnglE's are odd.
+        UsageError: Nested widths are beyond the whole one or leave it out, or AnglE's are odd.
     """
     objective = config.objective
     nested = () if objective.matryoshka is None else objective.matryoshka.dimensions
     if nested and max(nested) > width:
         raise UsageError(
             f"objective.matryoshka.dimensions has {max(nested)} and the embeddings are {width} wide"
+        )
+    if nested and width not in nested:
+        raise UsageError(
+            f"objective.matryoshka.dimensions has {max(nested)} at most and the embeddings are "
+            f"{width} wide: no loss would see the numbers beyond; add {width}"
         )
     if isinstance(objective, AngleConfig):
         for even in (width, *nested):

@@ -173,8 +173,13 @@ def test_keys_that_do_not_go_together_are_refused(data, tmp_path, teacher):
     missing = asked("matryoshka", wide, data=dataclasses.replace(tension.data, source=source))
     missing = dataclasses.replace(missing, data=dataclasses.replace(missing.data, views="columns"))
     assert "the embeddings are 16 wide" in refused(missing)  # before any text is asked for
+    tail = ContrastiveConfig(matryoshka=MatryoshkaConfig((4, 8)))
+    assert refused(asked("matryoshka", tail)) == (
+        "objective.matryoshka.dimensions has 8 at most and the embeddings are 16 wide: no loss "
+        "would see the numbers beyond; add 16"
+    )
     assert "does not go with objective.name softmax" in refused(
-        asked("softmax", SoftmaxConfig(matryoshka=MatryoshkaConfig((8,))))
+        asked("softmax", SoftmaxConfig(matryoshka=MatryoshkaConfig((16, 8))))
     )
     still = asked("softmax")
     model = dataclasses.replace(still.model, dropout=0.0)
@@ -217,7 +222,9 @@ def test_keys_that_do_not_go_together_are_refused(data, tmp_path, teacher):
     assert "objective.matryoshka does not go with objective.target cosine" in refused(
         asked(
             "similarity",
-            DistillationConfig(teacher=teacher, target="cosine", matryoshka=MatryoshkaConfig((8,))),
+            DistillationConfig(
+                teacher=teacher, target="cosine", matryoshka=MatryoshkaConfig((16, 8))
+            ),
         )
     )
     encoder = dataclasses.replace(still.model.encoder, hidden_size=8, num_heads=2)
