@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from simjax.argument_types import positive
 from simjax.cli.arguments import add_json
 from simjax.cli.model import add_model, load_model
 from simjax.errors import SimjaxError, UsageError
@@ -111,6 +112,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "they are) to 1, which gives few texts in many dimensions finite distances",
     )
     parser.add_argument(
+        "--truncate_dim",
+        type=positive,
+        metavar="D",
+        help="score the first D dimensions alone, made unit vectors again",
+    )
+    parser.add_argument(
         "--plot", type=path_here, metavar="FILE", help="draw the scores into a PNG file"
     )
     add_json(parser)
@@ -129,6 +136,8 @@ def run(args: argparse.Namespace) -> None:
     heading = Path(args.model).name or args.model
     columns = {heading: results.metrics}
     figures: dict[str, object] = {"model": args.model, "scores": results.metrics}
+    if args.truncate_dim is not None:
+        figures["truncate_dim"] = args.truncate_dim
     spectra = results.spectra
     if args.compare is not None:
         from simjax.eval.comparison import compare_tasks
@@ -171,8 +180,9 @@ def score(args: argparse.Namespace, loaded: Tasks, model: str | None = None) -> 
     if model is not None:
         args = argparse.Namespace(**{**vars(args), "model": model})
     encoder = load_model(args)
+    options = {"batch_size": args.batch_size, "truncate_dim": args.truncate_dim}
     encode, queries, documents = (
-        partial(encode, batch_size=args.batch_size, show_progress_bar=True)
+        partial(encode, **options, show_progress_bar=True)
         for encode in (encoder.encode, *encoder.for_retrieval)
     )
     sides = (queries, documents)

@@ -309,3 +309,47 @@ def test_evaluate_classification_and_labelled_pairs(simjax, model_folder, tmp_pa
     assert "lcqmc-dev/spearman" in scores
     status, _, err = simjax("evaluate", model_folder, "--root", tmp_path, "--tasks", "transfer")
     assert status == 1 and "en/transfer/cr.tsv: no such file" in err
+
+
+def test_evaluate_the_first_dimensions(simjax, model_folder, embeddings, tmp_path) -> None:
+    pairs, classes, beir = tmp_path / "pairs.tsv", tmp_path / "classes.tsv", tmp_path / "beir"
+    gold = [5.0, 1.0, 3.0, 4.5]
+    rows = [f"{TEXTS[i]}\t{TEXTS[i + 1]}\t{gold[i]}" for i in range(4)]
+    pairs.write_text("\n".join(["sentence1\tsentence2\tscore", *rows]))
+    rows = [f"{TEXTS[i % 5]}\t{'animal' if i % 5 != 2 else 'sun'}" for i in range(40)]
+    classes.write_text("\n".join(["sentence\tlabel", *rows]))
+    beir.mkdir()
+    (beir / "corpus.jsonl").write_text(json.dumps({"_id": "1", "title": "", "text": TEXTS[0]}))
+    (beir / "queries.jsonl").write_text(json.dumps({"_id": "q", "text": TEXTS[1]}))
+    (beir / "qrels.tsv").write_text("query-id\tcorpus-id\tscore\nq\t1\t1\n")
+    encoder = SentenceEncoder.from_pretrained(model_folder, pooling="max", normalize=True)
+    other = encoder.save_pretrained(tmp_path / "other")
+    arguments = ["evaluate", model_folder, "--sts", pairs, "--classification", classes]
+    arguments += ["--retrieval", beir, "--compare", other, "--json", tmp_path / "x.json"]
+    assert simjax(*arguments).status == 0
+    assert "truncate_dim" not in json.loads((tmp_path / "x.json").read_text())
+    assert simjax(*arguments, "--truncate_dim", 3).status == 0
+    figures = json.loads((tmp_path / "x.json").read_text())
+    assert figures["truncate_dim"] == 3
+
+    found = []
+    for whole, scores in ((embeddings, "scores"), (encoder.encode(list(TEXTS)), "other_scores")):
+        x = unit(whole[:, :3].astype(np.float64))
+        found.append(x - x.mean(0))
+        pearson = stats.pearsonr(np.sum(x[:4] * x[1:], axis=1), gold).statistic
+        squares = ((x[:, None] - x) ** 2).sum(-1)
+        uniformity = np.log(np.exp(-2 * squares[~np.eye(5, dtype=bool)]).mean())
+        expected = {
+            "pairs/pearson": 100 * pearson,
+            "classes/uniformity": uniformity,
+            "beir/alignment": squares[0, 1],
+        }
+        for name, value in expected.items():
+            assert figures[scores][name] == pytest.approx(value, rel=1e-3), name
+    x, y = found
+    cka = np.linalg.norm(x.T @ y) ** 2 / np.linalg.norm(x.T @ x) / np.linalg.norm(y.T @ y)
+    assert figures["between"]["pairs/cka"] == pytest.approx(cka, rel=1e-3)
+    status, _, err = simjax(*arguments, "--truncate_dim", 17)
+    assert (status, err) == (2, "simjax: truncate_dim 17: embeddings have 16 dimensions\n")
+    status, _, err = simjax(*arguments, "--truncate_dim", 0)
+    assert (status, "'0' is not a whole number of at least 1" in err) == (2, True)
