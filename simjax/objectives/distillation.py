@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from simjax.mesh import equal_part, global_sum
 from simjax.objectives.config import DistillationConfig
@@ -39,6 +39,9 @@ class Distillation(Unlearned):
             )
         elif self.config.target == "margin":
             part, loss = global_mean(*_margin_errors(student, teacher, there))
+        elif self.config.target == "kl":
+            temperature = self.config.temperature
+            part, loss = global_mean(*_divergences(student, teacher, there, temperature))
         else:
             if self.config.target == "cosine":
                 values = 1 - (student * teacher).sum(-1)
@@ -84,3 +87,33 @@ def _margin_errors(
 
     weights = (there[:, 2:] & there[:, 1:2]).astype(jnp.float32)
     return ((margins(student) - margins(teacher)) ** 2).reshape(-1), weights.reshape(-1)
+
+
+def _divergences(
+    student: Float[Array, "n V D"],
+    teacher: Float[Array, "n V G"],
+    there: Bool[Array, "n V"],
+    temperature: float,
+) -> tuple[Float[Array, "n"], Float[Array, "n"]]:
+    """temperature^2 KL(teacher || student) of each anchor's candidates, and which anchors count.
+
+    Candidates are the positive and the hard negatives that are there, with the probabilities
+    softmax(cosines with the anchor / temperature). Hinton et al. 2015 (arXiv 1503.02531), section
+    2; sentence-transformers' DistillKLDivLoss on unit vectors. An anchor whose positive is alone,
+    and has the probability 1 whatever is learned, counts not.
+    """
+    candidates = there[:, 1:]
+    counted = candidates[:, 0] & candidates[:, 1:].any(axis=1)
+
+    def log_softmax(x: Float[Array, "n V D"]) -> Float[Array, "n C"]:
+        cosines = (x[:, :1] * x[:, 1:]).sum(-1)
+        return jax.nn.log_softmax(jnp.where(candidates, cosines / temperature, -jnp.inf))
+
+    log_s, log_t = log_softmax(student), log_softmax(teacher)
+    s, t = jnp.exp(log_s), jnp.exp(log_t)
+    ratio = jnp.where(candidates, log_s - log_t, 0.0)
+    # KL is the sum of -t ratio. With s - t, whose sum is 0, no term is below 0, so that terms do
+    # not cancel each other where student and teacher are close.
+    difference = jnp.where(ratio < 1, t * jnp.expm1(jnp.minimum(ratio, 1.0)), s - t)
+    values = (difference - t * ratio).sum(axis=-1)
+    return temperature**2 * values, counted.astype(jnp.float32)

@@ -138,18 +138,29 @@ class DistillationConfig(SharedOptions):
         target: What is fitted. ``embedding``: unit vectors, by their mean squared difference;
             ``cosine``: their directions, by 1 - cosine; ``similarity``: the cosines of all pairs of
             texts of the batch, by their mean squared difference; ``margin``: how much closer an
-            anchor is to its positive than to its hard negatives (margin-MSE, arXiv 2010.02666).
+            anchor is to its positive than to its hard negatives (margin-MSE, arXiv 2010.02666);
+            ``kl``: softmax probabilities of an anchor's positive and hard negatives, by the
+            divergence KL(teacher || student) (arXiv 1503.02531).
         weight: What the loss is multiplied by; RoFormer-Sim has 100 with ``similarity``.
+        temperature: Of the cosines that ``kl`` makes probabilities of. Its square multiplies the
+            divergence, so that the size of the gradient hardly depends on it where it is large.
     """
 
     name: Literal["distillation"] = "distillation"
     teacher: str = ""
-    target: Literal["embedding", "cosine", "similarity", "margin"] = "similarity"
+    target: Literal["embedding", "cosine", "similarity", "margin", "kl"] = "similarity"
     weight: float = 1.0
+    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         if not self.teacher:
             raise UsageError("objective.teacher is missing: name the model whose embeddings count")
+        _check_temperature(self.temperature)
+        if self.target != "kl" and self.temperature != DistillationConfig.temperature:
+            raise UsageError(
+                f"objective.temperature is given and objective.target is {self.target}, for which "
+                "it means nothing; leave it out, or take target kl"
+            )
         if not 0 < self.weight < math.inf:
             raise UsageError(f"objective.weight is {self.weight}: give a number above 0")
 

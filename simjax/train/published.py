@@ -196,14 +196,20 @@ PUBLISHED: tuple[Published, ...] = (
     Published(
         "distillation of embeddings",
         "arXiv 2004.09813",
-        "objective.name distillation, objective.target embedding",
-        _fits("embedding"),
+        "objective.name distillation, objective.target embedding or cosine",
+        _fits("embedding", "cosine"),
     ),
     Published(
         "margin-MSE",
         "arXiv 2010.02666",
         "objective.name distillation, objective.target margin",
         _fits("margin"),
+    ),
+    Published(
+        "distillation of softmax probabilities",
+        "arXiv 1503.02531",
+        "objective.name distillation, objective.target kl",
+        _fits("kl"),
     ),
     Published(
         "Matryoshka",

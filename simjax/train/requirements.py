@@ -69,7 +69,7 @@ def check_teacher(config: RunConfig, width: int, theirs: int) -> None:
     if themselves and theirs != width:
         raise UsageError(
             f"objective.teacher: its embeddings are {theirs} wide and the student's {width}; "
-            "with objective.target similarity or margin they may differ"
+            "with objective.target similarity, margin or kl they may differ"
         )
 
 
@@ -93,8 +93,8 @@ def check_examples(config: RunConfig, source: BatchSource) -> None:
         _check_classes(name, source)
         if objective.label_spaces:
             _check_spaces(source.store.label_names, objective.label_spaces)
-    margins = isinstance(objective, DistillationConfig) and objective.target == "margin"
-    if (isinstance(objective, TripletConfig) or margins) and (
+    ranks = isinstance(objective, DistillationConfig) and objective.target in ("margin", "kl")
+    if (isinstance(objective, TripletConfig) or ranks) and (
         source.num_positives != 1 or others < 1
     ):
         raise UsageError(

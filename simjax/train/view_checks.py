@@ -71,7 +71,7 @@ def check_views(config: RunConfig) -> None:
     ):
         raise UsageError(
             f"objective.matryoshka does not go with objective.target {objective.target}, which "
-            "needs the teacher's width; use similarity or margin"
+            "needs the teacher's width; use similarity, margin or kl"
         )
     if (
         isinstance(objective, ContrastiveConfig | SigmoidConfig | InBatchTensionConfig)

@@ -58,6 +58,7 @@ OBJECTIVES = {
     "views": (ContrastiveConfig(directions="views"), LABELLED),
     "similarity": (DistillationConfig(teacher=TEACHER), TRIPLES),
     "margin": (DistillationConfig(teacher=TEACHER, target="margin"), TRIPLES),
+    "kl": (DistillationConfig(teacher=TEACHER, target="kl", temperature=0.1), TRIPLES),
     "embedding": (DistillationConfig(teacher=TEACHER, target="embedding"), TRIPLES),
 }
 """Those that `objective.name` or an option of it tells apart."""

@@ -118,9 +118,10 @@ def test_data_that_an_objective_cannot_learn_from_is_refused(data, tmp_path, tea
     assert refused(asked("softmax", label=None)).startswith(
         "objective.name is softmax, and example 1 has no class"
     )
-    assert "the examples have 1 positives and 0 hard negatives" in refused(
-        asked("triplet", negatives=())
-    )
+    for name in ("triplet", "margin", "kl"):
+        assert "the examples have 1 positives and 0 hard negatives" in refused(
+            asked(name, negatives=())
+        )
     assert "compares two texts, and the examples have 3" in refused(
         dataclasses.replace(
             asked("cosine"),
@@ -233,7 +234,10 @@ def test_keys_that_do_not_go_together_are_refused(data, tmp_path, teacher):
         model=dataclasses.replace(still.model, encoder=encoder),
         data=dataclasses.replace(still.data, cache=str(tmp_path / "cache")),
     )
-    assert "its embeddings are 16 wide and the student's 8" in refused(narrow)
+    assert (
+        "its embeddings are 16 wide and the student's 8; with objective.target similarity, margin "
+        "or kl they may differ"
+    ) in refused(narrow)
     assert not list((tmp_path / "cache").glob("frozen-*"))  # before any text is embedded
 
 

@@ -51,9 +51,10 @@ CASES = [
     ("roformer_sim_supervised", (), "RoFormer-Sim's supervised stage"),
     ("roformer_sim_distil", ("--objective.seq2seq.rate=0",), ["distillation of similarities"]),
     ("distil_minilm", (), ["distillation of similarities"]),
-    ("distil_minilm", ("--objective.target=cosine",), []),
+    ("distil_minilm", ("--objective.target=cosine",), ["distillation of embeddings"]),
     ("distil_minilm", ("--objective.target=embedding",), ["distillation of embeddings"]),
     ("distil_minilm", ("--objective.target=margin", *PAIRS), ["margin-MSE"]),
+    ("distil_minilm", ("--objective.target=kl", *PAIRS), ["distillation of softmax probabilities"]),
     ("univae_small", (), ["UniVAE"]),
 ]
 
