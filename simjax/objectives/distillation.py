@@ -40,7 +40,8 @@ class Distillation(Unlearned):
         elif self.config.target == "margin":
             part, loss = global_mean(*_margin_errors(student, teacher, there))
         elif self.config.target == "kl":
-            temperature = self.config.temperature
+            own = self.config.temperature
+            temperature = 1.0 if own is None else own
             part, loss = global_mean(*_divergences(student, teacher, there, temperature))
         else:
             if self.config.target == "cosine":

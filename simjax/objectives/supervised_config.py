@@ -142,27 +142,29 @@ class DistillationConfig(SharedOptions):
             ``kl``: softmax probabilities of an anchor's positive and hard negatives, by the
             divergence KL(teacher || student) (arXiv 1503.02531).
         weight: What the loss is multiplied by; RoFormer-Sim has 100 with ``similarity``.
-        temperature: Of the cosines that ``kl`` makes probabilities of. Its square multiplies the
-            divergence, so that the size of the gradient hardly depends on it where it is large.
+        temperature: Of the cosines that ``kl`` makes probabilities of; null is 1. Its square
+            multiplies the divergence, so that the size of the gradient hardly depends on it where
+            it is large.
     """
 
     name: Literal["distillation"] = "distillation"
     teacher: str = ""
     target: Literal["embedding", "cosine", "similarity", "margin", "kl"] = "similarity"
     weight: float = 1.0
-    temperature: float = 1.0
+    temperature: float | None = None
 
     def __post_init__(self) -> None:
         if not self.teacher:
             raise UsageError("objective.teacher is missing: name the model whose embeddings count")
-        _check_temperature(self.temperature)
-        if self.target != "kl" and self.temperature != DistillationConfig.temperature:
+        if not 0 < self.weight < math.inf:
+            raise UsageError(f"objective.weight is {self.weight}: give a number above 0")
+        if self.temperature is not None:
+            _check_temperature(self.temperature)
+        if self.temperature is not None and self.target != "kl":
             raise UsageError(
                 f"objective.temperature is given and objective.target is {self.target}, for which "
                 "it means nothing; leave it out, or take target kl"
             )
-        if not 0 < self.weight < math.inf:
-            raise UsageError(f"objective.weight is {self.weight}: give a number above 0")
 
 
 def _check_temperature(temperature: float) -> None:

@@ -63,7 +63,8 @@ def margins(model, s, t, there):
 
 def divergence(model, s, t, there, temperature):
     """Of the examples with both hard negatives, and of those with one, by their numbers."""
-    peer = peers.DistillKLDivLoss(model, pairwise_cos_sim, temperature)
+    given = {} if temperature is None else {"temperature": temperature}
+    peer = peers.DistillKLDivLoss(model, pairwise_cos_sim, **given)
     total, count = 0, 0
     for views in ([1, 2, 3], [1, 2], [1, 3]):
         lacking = [view for view in (1, 2, 3) if view not in views]
