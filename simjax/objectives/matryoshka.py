@@ -18,10 +18,9 @@ class Matryoshka:
     """Sum over widths d of weight_d times an objective of the first d numbers of each vector.
 
     Kusupati et al. 2022 (arXiv 2205.13147), equation 1; sentence-transformers' MatryoshkaLoss. The
-    texts are encoded once. As there, what is cut is made a unit vector, which matters to objectives
-    of distances or dot products and not to those of cosines. The whole width stays as the encoder
-    gives it, where sentence-transformers makes that a unit vector, too. Metrics are those of the
-    largest width, but for `loss`.
+    texts are encoded once. As there, the vectors of every width are made unit vectors, which
+    matters to objectives of distances or dot products and not to those of cosines. Metrics are
+    those of the largest width, but for `loss`.
 
     Attributes:
         objective: What is taken of each width, with one set of learned parameters.
@@ -58,19 +57,13 @@ class Matryoshka:
         parts, losses = [], []
         metrics: Metrics = {}
         for dimension, weight in _largest_first(self.config):
-            part, found = self.objective.loss(params, _cut(examples, dimension))
+            cut = replace(examples, vectors=unit(examples.vectors[..., :dimension]))
+            part, found = self.objective.loss(params, cut)
             metrics = metrics or dict(found)
             metrics[f"loss_{dimension}"] = found["loss"]
             parts.append(weight * part)
             losses.append(weight * found["loss"])
         return sum(parts[1:], parts[0]), metrics | {"loss": sum(losses[1:], losses[0])}
-
-
-def _cut(examples: Examples, dimension: int) -> Examples:
-    vectors = examples.vectors
-    if dimension == vectors.shape[-1]:
-        return examples
-    return replace(examples, vectors=unit(vectors[..., :dimension]))
 
 
 def _largest_first(config: MatryoshkaConfig) -> Sequence[tuple[int, float]]:

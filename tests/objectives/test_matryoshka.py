@@ -30,7 +30,6 @@ from tests.objectives.drawn import (
 
 WIDTH = 8
 NESTED = MatryoshkaConfig((2, WIDTH, 4), (0.5, 1.0, 2.0))
-CUTS = {"matryoshka_dims": [2, 4], "matryoshka_weights": [0.5, 2.0]}
 CONTRAST = Contrastive(ContrastiveConfig(directions="forward"), Views(1, True, 16))
 
 
@@ -79,8 +78,7 @@ def test_devices_make_no_difference(objective):
 
 
 @pytest.mark.parametrize("distance", ["euclidean", "manhattan", "cosine"])
-def test_distances_are_those_of_the_cut_vectors_made_unit_vectors(distance):
-    """At the whole width it is the plain loss, where MatryoshkaLoss makes unit vectors, too."""
+def test_distances_of_each_width_are_those_of_sentence_transformers(distance):
     vectors, _ = drawn(3)
     config = TripletConfig(margin=1.5, distance=distance)
     loss, _, grad = value_and_grad(Matryoshka(Triplet(config), NESTED), {}, examples(vectors))
@@ -88,14 +86,14 @@ def test_distances_are_those_of_the_cut_vectors_made_unit_vectors(distance):
     model = given_embeddings()
     metric = getattr(peers.TripletDistanceMetric, distance.upper())
     triplet = peers.TripletLoss(model, metric, triplet_margin=1.5)
-    cut = peers.MatryoshkaLoss(model, triplet, **CUTS)(columns(theirs), None)
-    wanted = triplet(columns(theirs), None) + cut
+    peer = peers.MatryoshkaLoss(model, triplet, [*NESTED.dimensions], [*NESTED.weights])
+    wanted = peer(columns(theirs), None)
     wanted.backward()
     np.testing.assert_allclose(loss, wanted.item(), rtol=1e-5)
     assert_gradient(grad, theirs.grad.numpy())
 
 
-def test_dot_products_are_those_of_the_cut_vectors_made_unit_vectors():
+def test_dot_products_are_those_of_unit_vectors_of_each_width():
     """Those of Contrastive Tension, of each sentence with itself and the one that follows it."""
     vectors, _ = drawn(2)
     nested = Matryoshka(Tension(TensionConfig(negatives=1), len(vectors)), NESTED)
@@ -103,9 +101,7 @@ def test_dot_products_are_those_of_the_cut_vectors_made_unit_vectors():
     theirs = torch.tensor(vectors.astype(np.float64), requires_grad=True)
     wanted = torch.zeros((), dtype=torch.float64)
     for dimension, weight in zip(NESTED.dimensions, NESTED.weights, strict=True):
-        cut = theirs[..., :dimension]
-        if dimension < WIDTH:
-            cut = torch.nn.functional.normalize(cut, dim=-1)
+        cut = torch.nn.functional.normalize(theirs[..., :dimension], dim=-1)
         same, next_one = ((cut[:, 0] * torch.roll(cut[:, 1], -step, 0)).sum(-1) for step in (0, 1))
         values = torch.nn.functional.softplus(torch.stack([-same, next_one]))
         wanted = wanted + weight * values.sum()
