@@ -1,6 +1,5 @@
 """The objective against plain float64 statements, PyTorch and sentence-transformers."""
 
-import itertools
 from functools import cache
 
 import jax
@@ -14,6 +13,7 @@ from simjax.errors import UsageError
 from simjax.objectives.config import ContrastiveConfig
 from simjax.objectives.contrastive import contrastive_loss
 from simjax.objectives.uniformity import Views
+from tests.objectives.definition import Definition
 from tests.objectives.drawn import assert_gradient
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
@@ -56,95 +56,6 @@ def metrics_of(x, config, ids, *, positives=1, one_distribution=False):
     return {name: float(value) for name, value in metrics.items()}
 
 
-class Definition:
-    """v_i = log sum over negatives exp(s_ij - s_ip), row by row and in float64."""
-
-    def __init__(self, x, config, ids, labels, positives):
-        x = np.asarray(x, np.float64)
-        self.x = x / np.linalg.norm(x, axis=-1, keepdims=True)
-        self.config, self.ids, self.labels, self.positives = config, ids, labels, positives
-        self.n, self.views, _ = x.shape
-
-    def score(self, a, b):
-        return float(self.x[a] @ self.x[b]) / self.config.temperature
-
-    def negative(self, a, b):
-        """May text b (example, view) be a negative of text a? Own examples are not asked about."""
-        ids, positives = self.ids, range(1, 1 + self.positives)
-        if ids[b] == -1 or ids[a] == -1 or a[0] == b[0]:
-            return False
-        if self.config.false_negatives == "label":
-            labelled = self.labels[a[0]] >= 0 and self.labels[a[0]] == self.labels[b[0]]
-            return not (labelled and a[1] <= self.positives and b[1] <= self.positives)
-        if self.config.false_negatives == "none":
-            return True
-
-        def partners(t):
-            if t[1] == 0:
-                return {int(ids[t[0], p]) for p in positives if ids[t[0], p] != -1}
-            return {int(ids[t[0], 0])} if t[1] <= self.positives else set()
-
-        related = ids[a] == ids[b] or ids[b] in partners(a) or ids[a] in partners(b)
-        if (a[1] == 0 and b[1] == 0) or (a[1] > 0 and b[1] > 0):
-            related = related or bool(partners(a) & partners(b))
-        return not related
-
-    def own_hard(self, i):
-        taken = {int(self.ids[i, v]) for v in range(1 + self.positives)}
-        for h in range(1 + self.positives, self.views):
-            if self.ids[i, h] == -1:
-                continue
-            if self.config.false_negatives == "text" and int(self.ids[i, h]) in taken:
-                continue
-            yield self.score((i, 0), (i, h)) + np.log(self.config.hard_negative_weight)
-
-    def log_odds(self, i, p, direction):
-        s_ip = self.score((i, 0), (i, p))
-        others = list(itertools.product(range(self.n), range(1, self.views)))
-        terms = []
-        if direction in ("forward", "joint", "anchors with all"):
-            terms += [self.score((i, 0), t) for t in others if self.negative((i, 0), t)]
-            terms += list(self.own_hard(i))
-        if direction in ("backward", "joint", "positives with all"):
-            anchors = [(j, 0) for j in range(self.n)]
-            terms += [self.score((i, p), a) for a in anchors if self.negative(a, (i, p))]
-        if direction in ("joint", "anchors with all"):
-            anchors = [(j, 0) for j in range(self.n)]
-            terms += [self.score((i, 0), a) for a in anchors if self.negative((i, 0), a)]
-        if direction in ("joint", "positives with all"):
-            terms += [self.score((i, p), t) for t in others if self.negative((i, p), t)]
-        if not terms:
-            return -np.inf
-        return float(np.log(np.sum(np.exp(np.array(terms) - s_ip))))
-
-    def loss(self):
-        directions = {
-            "forward": ["forward"],
-            "symmetric": ["forward", "backward"],
-            "joint": ["joint"],
-            "views": ["anchors with all", "positives with all"],
-        }[self.config.directions]
-        return float(np.mean([self.mean(direction) for direction in directions]))
-
-    def mean(self, direction):
-        rows, kind = [], self.config.loss
-        for i in range(self.n):
-            values = []
-            for p in range(1, 1 + self.positives):
-                if self.ids[i, p] == -1:
-                    continue
-                v = self.log_odds(i, p, direction)
-                if kind == "dcl":
-                    values += [v] if v > -np.inf else []
-                elif kind == "flatnce":
-                    values += [np.log1p(np.exp(v))] if v > -np.inf else []
-                else:
-                    values.append(np.log((2 if direction == "joint" else 1) + np.exp(v)))
-            if values:
-                rows.append(np.mean(values))
-        return np.mean(rows) if rows else 0.0
-
-
 def shared_ids(n, views, seed=1):
     """Texts that come back: in other examples, as anchors of others, and some that are absent."""
     rng = np.random.default_rng(seed)
@@ -153,31 +64,48 @@ def shared_ids(n, views, seed=1):
     return ids
 
 
-@pytest.mark.sampled(2)
-@pytest.mark.parametrize("directions", ["forward", "symmetric", "joint", "views"])
-@pytest.mark.parametrize(
-    ("loss", "rule", "positives"),
-    [
-        ("infonce", "none", 2),
-        ("infonce", "text", 1),
-        ("infonce", "text", 2),
-        ("infonce", "label", 1),
-        ("dcl", "text", 2),
-        ("flatnce", "text", 2),
-    ],
-)
-def test_the_loss_is_its_definition_in_float64(directions, loss, rule, positives):
-    x = embeddings(n=10, views=4)
-    ids = shared_ids(10, 4)
-    x = np.where((ids == -1)[..., None], 0, x).astype(np.float32)
+def repeated(positives):
+    """Vectors of texts that come back, or are absent; their ids; and classes, some unknown."""
+    ids = shared_ids(10, 2 + positives)
+    x = np.where((ids == -1)[..., None], 0, embeddings(n=10, views=2 + positives))
     labels = np.random.default_rng(2).integers(-1, 4, 10).astype(np.int32)
-    config = ContrastiveConfig(
-        loss=loss, directions=directions, false_negatives=rule, hard_negative_weight=2.5
-    )
-    value, _ = ours(x, config, ids=ids, labels=labels, positives=positives)
-    safe = np.where((ids == -1)[..., None], 1.0, x)  # absent texts are asked about nowhere
-    expected = Definition(safe, config, ids, labels, positives).loss()
-    np.testing.assert_allclose(float(value), expected, rtol=2e-6, atol=2e-6)
+    return x.astype(np.float32), ids, labels
+
+
+@pytest.mark.parametrize("directions", ["forward", "symmetric", "joint", "views"])
+@pytest.mark.parametrize(("rule", "positives"), [("none", 2), ("text", 2), ("label", 1)])
+def test_value_and_gradient_are_the_definition_s_in_float64(directions, rule, positives):
+    """The gradient is that of every vector: of anchors, positives and hard negatives."""
+    x, ids, labels = repeated(positives)
+    gradients = {}
+    for loss in ("infonce", "dcl", "flatnce"):
+        config = ContrastiveConfig(
+            loss=loss, directions=directions, false_negatives=rule, hard_negative_weight=2.5
+        )
+        value, gradients[loss] = ours(x, config, ids=ids, labels=labels, positives=positives)
+        definition = Definition(x, config, ids, labels, positives)
+        expected = definition.loss()
+        np.testing.assert_allclose(float(value), expected, rtol=2e-6, atol=2e-6, err_msg=loss)
+        wanted = definition.gradient()
+        assert (np.abs(wanted).max(axis=(0, 2)) > 1e-3).all()  # texts of all three kinds
+        assert_gradient(gradients[loss], wanted)
+    np.testing.assert_array_equal(gradients["flatnce"], gradients["dcl"])
+
+
+@pytest.mark.parametrize("directions", ["forward", "symmetric", "joint", "views"])
+def test_infonce_has_the_gradient_of_dcl_with_each_anchor_weighed_by_sigmoid(directions):
+    x, ids, labels = repeated(2)
+    config = ContrastiveConfig(directions=directions)
+    weights = []
+
+    def weighed(v, direction):
+        # GTE's partition counts the positive twice.
+        weights.append(torch.sigmoid(v.detach() - (np.log(2) if direction == "joint" else 0)))
+        return weights[-1] * v
+
+    wanted = Definition(x, config, ids, labels, 2).gradient(weighed)
+    assert 0 < min(weights) < 0.5 * max(weights)  # or one number would do for all anchors
+    assert_gradient(ours(x, config, ids=ids, labels=labels, positives=2)[1], wanted)
 
 
 def torch_gradient(x, loss):
@@ -231,19 +159,6 @@ def test_hard_negatives_weigh_as_in_supervised_simcse(weight):
     value, grad = ours(x, config)
     np.testing.assert_allclose(float(value), expected, rtol=1e-6)
     assert_gradient(grad, gradient)
-
-
-@pytest.mark.parametrize("directions", ["forward", "symmetric", "joint", "views"])
-def test_dcl_and_flatnce_have_one_gradient_and_infonce_is_weighted_by_sigmoid(directions):
-    x = embeddings()
-    flat, dcl = (
-        ours(x, ContrastiveConfig(loss=loss, directions=directions)) for loss in ("flatnce", "dcl")
-    )
-    np.testing.assert_array_equal(flat[1], dcl[1])
-    infonce = ours(x, ContrastiveConfig(directions=directions))
-    if directions != "joint":  # which counts the positive twice, and FlatNCE's v does not
-        np.testing.assert_allclose(float(flat[0]), float(infonce[0]), rtol=1e-6)
-    assert not np.allclose(infonce[1], dcl[1])
 
 
 @pytest.mark.parametrize("loss", ["infonce", "dcl", "flatnce"])
@@ -315,7 +230,7 @@ def test_metrics_are_what_their_names_say():
     squared = ((unit[:, 0] - unit[:, 1]) ** 2).sum(-1)
     np.testing.assert_allclose(metrics["alignment"], squared.mean(), rtol=1e-5)
     definition = Definition(x, config, ids, np.full(8, -1), 1)
-    log_odds = [definition.log_odds(i, 1, "forward") for i in range(8)]
+    log_odds = [definition.log_odds(i, 1, "forward").item() for i in range(8)]
     np.testing.assert_allclose(metrics["mean_v"], np.mean(log_odds), rtol=1e-5)
     cosine = unit[:, 0] @ unit[:, 1].T
     best = [

@@ -11,8 +11,9 @@ from simjax.errors import UsageError
 from simjax.objectives.config import ContrastiveConfig, GuideConfig
 from simjax.objectives.contrastive import contrastive_loss
 from simjax.objectives.uniformity import Views
+from tests.objectives.definition import Definition
 from tests.objectives.drawn import assert_gradient
-from tests.objectives.test_contrastive import Definition, distinct_ids, embeddings, shared_ids
+from tests.objectives.test_contrastive import distinct_ids, embeddings, shared_ids
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 
@@ -75,7 +76,7 @@ class Guided(Definition):
             if self.ids[i, h] == -1 or int(self.ids[i, h]) in taken:
                 continue
             if self.alike((i, 0), (i, h)) <= self.anchor_limit(i):
-                yield self.score((i, 0), (i, h)) + np.log(self.config.hard_negative_weight)
+                yield self.scores[i, 0, i, h] + np.log(self.config.hard_negative_weight)
 
 
 @pytest.mark.sampled(4)
@@ -86,16 +87,16 @@ class Guided(Definition):
     [GuideConfig("m"), GuideConfig("m", 0.1), GuideConfig("m", 0.3, "relative")],
     ids=["bare", "absolute", "relative"],
 )
-def test_the_loss_is_its_definition_in_float64(directions, positives, guide):
+def test_value_and_gradient_are_the_definition_s_in_float64(directions, positives, guide):
     ids = shared_ids(10, 4)
     x = np.where((ids == -1)[..., None], 0, embeddings(n=10, views=4)).astype(np.float32)
     vectors = np.where((ids == -1)[..., None], 0, guide_vectors(10, 4)).astype(np.float32)
     config = ContrastiveConfig(directions=directions, guide=guide, hard_negative_weight=2.5)
-    value, _ = ours(x, vectors, config, ids=ids, positives=positives)
-    safe = np.where((ids == -1)[..., None], 1.0, x)  # absent texts are asked about nowhere
-    stated = Guided(safe, vectors, config, ids, positives)
+    value, grad = ours(x, vectors, config, ids=ids, positives=positives)
+    stated = Guided(x, vectors, config, ids, positives)
     np.testing.assert_allclose(float(value), stated.loss(), rtol=2e-6, atol=2e-6)
-    unguided = Definition(safe, config, ids, np.full(10, -1), positives).loss()
+    assert_gradient(grad, stated.gradient())
+    unguided = Definition(x, config, ids, np.full(10, -1), positives).loss()
     assert abs(unguided - stated.loss()) > 1e-3
 
 
