@@ -112,7 +112,7 @@ def _measures(sides: Sides, cosine: Float[Array, "n P"], hardest: Float[Array, "
     """Alignment of all pairs; share of those with a negative that no negative is nearer than."""
     cosine, hardest = jax.lax.stop_gradient((cosine, hardest))
     pairs = sides.has_positive.astype(jnp.float32)
-    contrasted = pairs * (hardest > -jnp.inf)[:, None]
+    contrasted = jnp.where((hardest > -jnp.inf)[:, None], pairs, 0.0)
     nearest = jnp.where(cosine > hardest[:, None], contrasted, 0.0)
     sums = ((pairs * (2 - 2 * cosine)).sum(), pairs.sum(), nearest.sum(), contrasted.sum())
     total = global_sum(sums)
