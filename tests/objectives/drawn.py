@@ -35,10 +35,8 @@ def examples(
     return jax.tree.map(jnp.asarray, whole)
 
 
-def value_and_grad(
-    objective: Objective, params: Any, given: Examples, devices: tuple[int, int] = (1, 1)
-) -> tuple[float, Any, np.ndarray]:
-    """Loss, and its gradients for the parameters and the vectors, on a mesh."""
+def on_devices(objective: Objective, devices: tuple[int, int]) -> Any:
+    """The program of loss, and gradients for parameters and vectors, on a mesh."""
     count = devices[0] * devices[1]
     mesh = meshes.make_mesh(MeshConfig(*devices), jax.devices()[:count])
 
@@ -56,7 +54,14 @@ def value_and_grad(
     split = jax.shard_map(
         local, mesh=mesh, in_specs=(P(), spec), out_specs=(P(), P(), spec), check_vma=True
     )
-    loss, params_grad, vectors_grad = jax.jit(split)(params, given)
+    return jax.jit(split)
+
+
+def value_and_grad(
+    objective: Objective, params: Any, given: Examples, devices: tuple[int, int] = (1, 1)
+) -> tuple[float, Any, np.ndarray]:
+    """Loss, and its gradients for the parameters and the vectors, on a mesh."""
+    loss, params_grad, vectors_grad = on_devices(objective, devices)(params, given)
     return float(loss), jax.tree.map(np.asarray, params_grad), np.asarray(vectors_grad)
 
 

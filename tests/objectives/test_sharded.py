@@ -11,9 +11,12 @@ import pytest
 from jax import P
 from jax.sharding import AxisType, Mesh
 
-from simjax.objectives.config import ContrastiveConfig, GuideConfig
-from simjax.objectives.contrastive import contrastive_loss
+from simjax.objectives.config import ContrastiveConfig, GuideConfig, SigmoidConfig
+from simjax.objectives.contrastive import Contrastive, contrastive_loss
+from simjax.objectives.sigmoid import Sigmoid
 from simjax.objectives.uniformity import Views
+from simjax.ops.sharded import bytes_held
+from tests.objectives.drawn import examples, on_devices
 
 pytestmark = pytest.mark.usefixtures("strict_promotion")
 EXAMPLES, VIEWS, WIDTH = 32, 3, 10
@@ -21,6 +24,8 @@ AXES = ("slice", "data", "fsdp")
 OBJECTIVES = list(
     itertools.product(["infonce", "flatnce", "dcl"], ["forward", "symmetric", "joint", "views"])
 )
+
+VIEWS_OF_PAIRS = Views(positives=1, one_distribution=False, group=4)
 
 
 @cache
@@ -73,6 +78,30 @@ def test_three_axes_are_one_device(objective, exchange):
 def test_the_gradient_does_not_depend_on_the_device_count(shape, exchange):
     config = ContrastiveConfig("infonce", "symmetric", temperature=0.02, learnable_temperature=True)
     assert_same(on_mesh(shape, config, exchange), on_mesh((1,), config, "all_gather"))
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        Sigmoid(SigmoidConfig(), VIEWS_OF_PAIRS, exchange="ring"),
+        Contrastive(ContrastiveConfig(directions="symmetric"), VIEWS_OF_PAIRS, exchange="ring"),
+    ],
+    ids=["sigmoid", "log-sum-exp"],
+)
+def test_on_a_ring_memory_does_not_grow_with_the_devices(objective):
+    """Of a device that has the same examples whatever the number of devices."""
+    own, width = 64, 64
+    params = objective.init(width, jax.random.key(0))
+    found = {}
+    for devices in (1, 2, 4, 8):
+        vectors = np.zeros((devices * own, 2, width), np.float32)
+        program = on_devices(objective, (devices, 1)).lower(params, examples(vectors)).compile()
+        found[devices] = program.memory_analysis().temp_size_in_bytes
+    small = 1024  # of what is counted by devices; gathered keys are 16 KiB for each
+    assert max(found[4], found[8]) <= found[2] + small
+    # With a second device there are keys on their way, with their gradients and their four ids.
+    held = [bytes_held(kind, own, width, np.float32, 1) for kind in ("local", "ring")]
+    assert found[2] <= found[1] + held[1] - held[0] + 2 * 4 * 4 * own + small
 
 
 @pytest.mark.parametrize(
