@@ -44,6 +44,10 @@ LABELLED = Source(
 TRIPLES = Source(
     path="triples.csv", anchor="anchor", positives=("positive",), negatives=("negative",)
 )
+RELATIONS = ("entailment", "neutral", "contradiction")
+RELATED = dataclasses.replace(LABELLED, label="relation", classes=RELATIONS, score=None, weight=2.0)
+CUT = dataclasses.replace(LABELLED, label=None, label_above=2.5, weight=1.0)
+"""Both of one mixture, whose classes do not compete."""
 TEACHER = "teacher"
 OBJECTIVES = {
     "cosine": (CosineConfig(score_range=(0.0, 5.0)), LABELLED),
@@ -62,31 +66,63 @@ OBJECTIVES = {
     "embedding": (DistillationConfig(teacher=TEACHER, target="embedding"), TRIPLES),
 }
 """Those that `objective.name` or an option of it tells apart."""
-VARIANTS: dict[str, tuple[Any, Source]] = {
+VARIANTS: dict[str, tuple[Any, Source | tuple[Source, ...]]] = {
+    "dcl": (ContrastiveConfig(loss="dcl"), TRIPLES),
     "flatnce": (ContrastiveConfig(loss="flatnce"), TRIPLES),
+    "joint": (ContrastiveConfig(directions="joint"), TRIPLES),
     "masked": (ContrastiveConfig(mlm=MaskedLmConfig(weight=1.0, rate=0.3)), TRIPLES),
     "guided": (ContrastiveConfig(guide=GuideConfig(model=TEACHER)), TRIPLES),
+    "simcse": (ContrastiveConfig(), TRIPLES),
     "augmented": (ContrastiveConfig(), TRIPLES),
     "paraphrases": (
         ContrastiveConfig(directions="views", seq2seq=Seq2SeqConfig(corrupted=0.5)),
         LABELLED,
     ),
+    "distilled_paraphrases": (
+        DistillationConfig(teacher=TEACHER, weight=100.0, seq2seq=Seq2SeqConfig(corrupted=0.5)),
+        LABELLED,
+    ),
+    "distilled_cosine": (DistillationConfig(teacher=TEACHER, target="cosine"), TRIPLES),
+    "label_spaces": (
+        SoftmaxConfig(use_bias=False, label_spaces=(("0", "1"), RELATIONS)),
+        (RELATED, CUT),
+    ),
     "reconstruction": (VaeConfig(), TRIPLES),
+    "gaussian": (VaeConfig(kl_weight=0.5, kl_warmup=4), TRIPLES),
 }
-"""Those that differ from the default in what they take or learn beside it."""
+"""Those that differ from the default in what they take or learn beside it, and further options."""
 SYSTEMS = OBJECTIVES | VARIANTS
+VIEWS: dict[str, Any] = {
+    "tension": "single",
+    "tension_in_batch": "single",
+    "simcse": "dropout",
+    "augmented": "dropout",
+    "paraphrases": "paraphrases",
+    "distilled_paraphrases": "paraphrases",
+    "reconstruction": "reconstruction",
+    "gaussian": "reconstruction",
+}
+"""Of those that do not have an example's columns for views."""
+POOLINGS: dict[str, Any] = {"simcse": "cls_mlp", "paraphrases": "cls_linear"}
+"""Of those whose papers have a layer over the first token."""
+LATENTS = {
+    "reconstruction": LatentsConfig(layers=1, size=4, kappa=20.0),
+    "gaussian": LatentsConfig("gaussian", layers=1, size=4),
+}
 
 
 def write_scored(data: Path) -> None:
-    """The triples' pairs, with classes and scores."""
+    """The triples' pairs, with two classes, scores, and three classes of another kind."""
     rows = (data / "triples.csv").read_text().splitlines()[1:]
     random = np.random.default_rng(1)
     with (data / "scored.csv").open("w") as file:
-        file.write("anchor,positive,label,score\n")
+        file.write("anchor,positive,label,score,relation\n")
         for row in rows:
             anchor, positive, _ = row.split(",")
             score = int(random.integers(0, 6))
-            file.write(f"{anchor},{positive},{'yes' if score > 2 else 'no'},{score}\n")
+            relation = RELATIONS[random.integers(0, len(RELATIONS))]
+            label = "yes" if score > 2 else "no"
+            file.write(f"{anchor},{positive},{label},{score},{relation}\n")
 
 
 def config_of(name: str, data: Path, output: Path, teacher: str, **changes: Any) -> RunConfig:
@@ -115,25 +151,17 @@ def config_of(name: str, data: Path, output: Path, teacher: str, **changes: Any)
         }
         | changes,
     )
-    model = config.model
-    views, augment, row_length = "columns", (), config.data.row_length
-    if name.startswith("tension"):
-        views = "single"
-    elif name == "augmented":
-        views, augment = "dropout", (Delete(rate=0.2),)
-    elif name == "paraphrases":
-        views, model = "paraphrases", dataclasses.replace(model, pooling="cls_linear")
-    elif name == "reconstruction":
-        views, row_length = "reconstruction", 32
-        latents = LatentsConfig(layers=1, size=4, kappa=20.0)
-        model = dataclasses.replace(model, latents=latents)
+    views = VIEWS.get(name, "columns")
     found = dataclasses.replace(
         config.data,
-        source=source,
+        source=source if isinstance(source, Source) else Source(),
+        sources=() if isinstance(source, Source) else source,
+        mixing="one_source" if isinstance(source, Source) else "mixed",
         views=views,
-        augment=augment,
+        augment=(Delete(rate=0.2),) if name == "augmented" else (),
         batch_size=BATCH,
         block_size=BLOCK,
-        row_length=row_length,
+        row_length=32 if views == "reconstruction" else config.data.row_length,
     )
+    model = dataclasses.replace(config.model, pooling=POOLINGS.get(name), latents=LATENTS.get(name))
     return dataclasses.replace(config, data=found, model=model)

@@ -31,7 +31,7 @@ from simjax.train import loop
 from simjax.train.config import ModelConfig, RunConfig, TokenizerConfig, TrainConfig, validate
 from simjax.train.setup import load_run_tokenizer, make_encoder
 from simjax.train.start import make_model
-from tests.train.systems import BATCH, OBJECTIVES, TRIPLES, config_of, write_scored
+from tests.train.systems import BATCH, SYSTEMS, TRIPLES, config_of, write_scored
 from tests.train.tiny_run import StopAfter, assert_same_bits, lines, state_at, train
 
 
@@ -47,12 +47,12 @@ def scored(data):
     write_scored(data)
 
 
-# One of two encoders is trained and stopped in the fast tier.
+# One of two encoders is trained and stopped in the fast tier, and one of a mixture.
 @pytest.mark.parametrize(
     "name",
     [
-        name if name == "tension" else pytest.param(name, marks=pytest.mark.slow)
-        for name in OBJECTIVES
+        name if name in ("tension", "label_spaces") else pytest.param(name, marks=pytest.mark.slow)
+        for name in SYSTEMS
     ],
 )
 def test_a_stopped_run_ends_as_one_that_was_not(name, data, tmp_path, teacher, monkeypatch):
