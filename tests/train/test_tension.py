@@ -20,7 +20,9 @@ from tests.train.systems import STEPS, config_of
 from tests.train.tiny_run import state_at, train
 
 
-@pytest.mark.parametrize("name", ["tension", "tension_in_batch"])
+@pytest.mark.parametrize(
+    "name", ["tension", pytest.param("tension_in_batch", marks=pytest.mark.slow)]
+)
 def test_the_encoder_of_the_second_texts_is_evaluated_and_exported(name, data, tmp_path):
     """sentence-transformers keeps that one too; the first has learned something else."""
     evaluation = tasks.EvalConfig(tasks=(tasks.Task("sts", "sts-dev.tsv"),), every=STEPS)
