@@ -84,9 +84,11 @@ def main() -> int:
 
     dice = random.Random(args.seed)
     teacher = System(folder / TEACHER, 1, dice, name="flatnce")
-    teacher.finish(teacher.output)
+    # `compare` puts one run's name for the other's in recipes, which hold this folder too.
+    taught = folder / TEACHER / "trained"
+    teacher.finish(taught)
     for name in args.names or SYSTEMS:
-        one = System(folder / name, 1, dice, name=name, teacher=str(teacher.output / "export"))
+        one = System(folder / name, 1, dice, name=name, teacher=str(taught / "export"))
         whole = one.folder / "undisturbed"
         one.finish(whole)
         for _ in range(9):
