@@ -185,7 +185,9 @@ def _devices(args: argparse.Namespace, index: int) -> dict[str, str]:
     if args.gpus:
         visible = os.environ.get("CUDA_VISIBLE_DEVICES")
         mine = str(index) if visible is None else visible.split(",")[index]
-        return {"CUDA_VISIBLE_DEVICES": mine}
+        # JAX would go on without a word on the CPU where CUDA does not work, all processes alike.
+        platforms = os.environ.get("JAX_PLATFORMS") or "cuda"
+        return {"CUDA_VISIBLE_DEVICES": mine, "JAX_PLATFORMS": platforms}
     if args.cpu_devices is None:
         return {}
     return {"JAX_PLATFORMS": "cpu", "JAX_NUM_CPU_DEVICES": str(args.cpu_devices)}

@@ -13,6 +13,7 @@ import pytest
 
 LAUNCHER = Path(__file__).parents[2] / "launch" / "local.py"
 
+_OF_THE_MACHINE = ("CUDA_VISIBLE_DEVICES", "JAX_PLATFORMS")
 STAND_IN = """
 import os, signal, sys, time
 from pathlib import Path
@@ -49,7 +50,7 @@ def launch(tmp_path):
                 stderr=subprocess.PIPE,
                 text=True,
                 cwd=tmp_path,  # `python -m` looks there first
-                env={k: v for k, v in os.environ.items() if k != "CUDA_VISIBLE_DEVICES"}
+                env={k: v for k, v in os.environ.items() if k not in _OF_THE_MACHINE}
                 | {"PYTHONPATH": str(package.parent)}
                 | variables,
             )
@@ -87,6 +88,22 @@ def test_all_are_started_alike_and_marked(launch, tmp_path):
 def test_one_gpu_each(launch):
     out, _ = launch("", "--gpus").communicate(timeout=60)
     assert sorted(out.splitlines()) == ["[0] hello None 0", "[1] hello None 1"]
+
+
+@pytest.mark.parametrize(
+    ("options", "given", "told"),
+    [
+        (["--gpus"], {}, "cuda"),
+        (["--gpus"], {"JAX_PLATFORMS": ""}, "cuda"),
+        (["--gpus"], {"JAX_PLATFORMS": "rocm"}, "rocm"),
+        ([], {}, "None"),
+        (["--cpu_devices", "2"], {"JAX_PLATFORMS": "cuda"}, "cpu"),
+    ],
+)
+def test_processes_with_gpus_never_compute_on_the_cpu_instead(launch, options, given, told):
+    process = launch("print(os.environ.get('JAX_PLATFORMS'))", *options, **given)
+    lines = process.communicate(timeout=60)[0].splitlines()
+    assert sorted(line for line in lines if "hello" not in line) == [f"[0] {told}", f"[1] {told}"]
 
 
 @pytest.mark.parametrize(
