@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 
@@ -19,6 +20,8 @@ from simjax.dotted import flatten
 from simjax.errors import SimjaxError, UsageError
 from simjax.processes import board
 from simjax.remote import without_secrets
+
+_Answer = TypeVar("_Answer")
 
 _LONG = 7 * 24 * 3600.0
 """Seconds. How far apart processes come is no fault; one that is gone is the watch's to find."""
@@ -39,6 +42,16 @@ def versions() -> dict[str, str]:
         except PackageNotFoundError:  # it lies on the path without being installed
             found[name] = "unknown"
     return found
+
+
+def devices() -> dict[str, str]:
+    """What this process computes on: how many devices of which kind.
+
+    Raises:
+        SimjaxError: JAX cannot use those that the environment names, or finds none.
+    """
+    kinds = Counter(device.device_kind for device in _asked(jax.local_devices))
+    return {"local devices": ", ".join(f"{n} {kind}" for kind, n in sorted(kinds.items()))}
 
 
 @cache
@@ -108,11 +121,25 @@ def _again(subject: str) -> str:
 
 def _check_alone() -> None:
     # On a pod of TPUs a process sees the devices of all hosts, joined or not.
-    if jax.process_count() > 1:
+    count = _asked(jax.process_count)
+    if count > 1:
         raise UsageError(
-            f"the devices here belong to {jax.process_count()} processes, which have not been "
+            f"the devices here belong to {count} processes, which have not been "
             "joined: give --distributed yes, or --coordinator"
         )
+
+
+def _asked(question: Callable[[], _Answer]) -> _Answer:
+    """What JAX answers, which looks for devices when it is first asked about them."""
+    try:
+        return question()
+    except (RuntimeError, AssertionError) as error:  # the latter where a platform has no devices
+        why = str(error) or "it finds none"
+        raise SimjaxError(
+            f"JAX cannot use the devices of this machine ({why}); JAX_PLATFORMS is "
+            f"{os.environ.get('JAX_PLATFORMS') or 'not set'}: are the driver and JAX's package "
+            "for them installed?"
+        ) from error
 
 
 def differences(said: Sequence[Mapping[str, Any]], hosts: Mapping[int, str]) -> str:

@@ -71,8 +71,7 @@ def train(
     console = console or Console(stderr=True)
     run_config.validate(config)
     roll_call.agree("code and recipe", roll_call.versions() | dataclasses.asdict(config))
-    platform = jax.default_backend()
-    roll_call.agree("devices", {"local devices": f"{jax.local_device_count()} {platform}"})
+    roll_call.agree("devices", roll_call.devices())
     folder = open_folder(config.output)
     # The folder is this run's, and a signal no sudden end, until the export is there.
     with locked(folder), ExitStack() as until_exported:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import threading
 from types import SimpleNamespace
 
 import pytest
 
-from simjax.errors import UsageError
+from simjax.errors import SimjaxError, UsageError
 from simjax.processes import board, roll_call
 from simjax.processes.roll_call import Disagreement, differences
 from tests.processes.store import of_each
@@ -52,6 +53,48 @@ def test_all_processes_raise_alike(monkeypatch):
         "the processes of this run differ: process 1 has train.steps 6 (others: 5); start all of "
         "them with the same code, recipe, data and devices"
     }
+
+
+def test_a_machine_with_other_accelerators_is_named(monkeypatch):
+    """As many as the others have, and of one platform: each step would wait for the slowest."""
+    kinds = [["NVIDIA H100"] * 2, ["NVIDIA H100", "NVIDIA A100"], ["NVIDIA H100"] * 2]
+    mine = threading.local()
+    found = SimpleNamespace(
+        local_devices=lambda: [SimpleNamespace(device_kind=kind) for kind in kinds[mine.index]],
+        process_count=lambda: 3,
+    )
+    monkeypatch.setattr(roll_call, "jax", found)
+
+    def call(index: int) -> None:
+        mine.index = index
+        roll_call.agree("devices", roll_call.devices())
+
+    raised = of_each(3, call, monkeypatch)
+    assert {str(error) for error in raised} == {
+        "the processes of this run differ: process 1 has local devices "
+        '"1 NVIDIA A100, 1 NVIDIA H100" (others: "2 NVIDIA H100"); start all of them with the same '
+        "code, recipe, data and devices"
+    }
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (AssertionError(), "it finds none"),
+        (RuntimeError("Unable to initialize backend 'cuda'"), "Unable to initialize backend"),
+    ],
+)
+def test_devices_that_are_asked_for_and_cannot_be_used(monkeypatch, error, told):
+    """An assertion is what JAX raises for a machine without a GPU that is to use CUDA."""
+
+    def none() -> None:
+        raise error
+
+    monkeypatch.setattr(roll_call, "jax", SimpleNamespace(local_devices=none, process_count=none))
+    monkeypatch.setenv("JAX_PLATFORMS", "cuda")
+    for ask in (roll_call.devices, lambda: roll_call.agree("recipe", {"a": 1})):
+        with pytest.raises(SimjaxError, match=rf"{told}.*JAX_PLATFORMS is cuda: "):
+            ask()
 
 
 def test_alone_there_is_nobody_to_differ_from():
