@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import simjax
 from simjax.cli.arguments import LineParser, add_traceback
+from simjax.cli.termination import STATUS, Terminated, terminable
 from simjax.errors import SimjaxError, UsageError
 
 DESCRIPTION = "Contrastive sentence encoders in JAX: train, evaluate, export, encode, search."
@@ -77,10 +78,15 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit status.
 
-    0: done. 1: it failed. 2: it was called wrongly. 130: interrupted.
+    0: done. 1: it failed. 2: it was called wrongly. 130: interrupted. 143: told to stop by
+    SIGTERM, which a command that can save answers otherwise.
     """
     try:
-        status = _run(sys.argv[1:] if argv is None else list(argv))
+        try:
+            with terminable():
+                status = _run(sys.argv[1:] if argv is None else list(argv))
+        except Terminated as stop:
+            status = _fail(str(stop), STATUS)
     except BaseException:
         _leave(1)
         raise

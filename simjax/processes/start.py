@@ -136,6 +136,15 @@ def joined(config: ProcessConfig) -> Iterator[None]:
         raise differ
 
 
+def told_to_leave(why: str) -> None:
+    """Lets the others know at once that this process ends, whatever its main thread is in.
+
+    From here on no watch ends it first, with a word and a status of another process's.
+    """
+    if _watch is not None:
+        _watch.has_failed(why)
+
+
 def leave(status: int) -> None:
     """Ends this process at once if it has joined others and not left them; else does nothing.
 

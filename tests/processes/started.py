@@ -8,9 +8,10 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from simjax.train import config as run_config
 from simjax.train.config import RunConfig
@@ -112,3 +113,16 @@ def wait_for(found: Callable[[], bool], all_of_them: list[Started]) -> None:
                 raise AssertionError(f"ended with {one.process.returncode}: {one.said()}")
         time.sleep(0.01)
     raise AssertionError("it never came to that: " + all_of_them[0].said())
+
+
+def writer(pipe: Path, all_of_them: list[Started]) -> BinaryIO:
+    """The end of a pipe to write to, once one of the processes waits at the other."""
+    found: list[int] = []
+
+    def opened() -> bool:
+        with suppress(OSError):  # nobody reads there yet
+            found.append(os.open(pipe, os.O_WRONLY | os.O_NONBLOCK))
+        return bool(found)
+
+    wait_for(opened, all_of_them)
+    return os.fdopen(found[0], "wb")

@@ -15,7 +15,7 @@ from simjax.checkpoint.config import CheckpointConfig
 from simjax.eval.tasks import EvalConfig
 from simjax.mesh import MeshConfig
 from simjax.train.config import RunConfig, TrainConfig
-from tests.processes.started import comes_to, free_port, started
+from tests.processes.started import comes_to, free_port, started, writer
 from tests.train.tiny_run import BLOCK, lines, recipe
 
 pytestmark = [pytest.mark.multiprocess, pytest.mark.faults]
@@ -70,6 +70,28 @@ def test_a_recipe_that_one_process_cannot_read_ends_the_other(long, tmp_path):
     ) as (one, other):
         assert [one.ended(), other.ended()] == [2, 1]
     assert "process 0 (" in other.said() and "has failed: --train.micro_batch" in other.said()
+
+
+@pytest.mark.parametrize("index", [0, 1])
+def test_a_process_that_is_told_to_stop_before_it_has_begun_is_named_by_the_other(
+    long, tmp_path, index
+):
+    """Process 1 reads its recipe from a pipe in which there is none; process 0 waits for it."""
+    folder = tmp_path / "both"
+    folder.mkdir()
+    pipe = folder / "held.yaml"
+    os.mkfifo(pipe)
+    held = ["bash", "-c", 'exec "${@/recipe.yaml/held.yaml}"', "bash"]
+    with started(long, folder, devices=1, before=lambda index: held if index == 1 else []) as them:
+        with writer(pipe, them):  # who has come so far has joined the other
+            them[index].process.send_signal(signal.SIGTERM)
+            assert them[index].ended() == 143
+            assert them[1 - index].ended() == 1
+        pid = them[index].process.pid
+    assert them[index].said().endswith("simjax: told to stop by SIGTERM\n")
+    assert "Traceback" not in them[index].said()
+    named = f"simjax: process {index} ({os.uname().nodename}, pid {pid}) has failed: told to stop"
+    assert named in them[1 - index].said()
 
 
 @pytest.mark.parametrize("count", [2, 3])

@@ -1,0 +1,87 @@
+"""SIGTERM ends a command as an interrupt does: what it had begun is cleared up, in one line."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+STATUS = 128 + signal.SIGTERM
+_PATIENCE = 5.0
+"""Seconds in which the main thread has to come to its end; a container is killed after ten."""
+
+
+class Terminated(BaseException):
+    """SIGTERM has come, as KeyboardInterrupt says of SIGINT."""
+
+    def __init__(self) -> None:
+        super().__init__("told to stop by SIGTERM")
+
+
+@contextmanager
+def terminable() -> Iterator[None]:
+    """In the block SIGTERM raises `Terminated` in the main thread.
+
+    By default the signal ends a process before it can say a word to the others of its run, and the
+    first process of a container not at all. Nothing changes where it is ignored or handled already,
+    nor outside of the main thread, which alone may handle signals. `simjax.train.signals` takes it
+    over while training can save.
+
+    A main thread that is still in the block some seconds later, inside of a compilation or a wait
+    for other processes, is not waited for: the process ends with `STATUS`.
+    """
+    unhandled = os.name == "posix" and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if not unhandled or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    left, told = threading.Event(), False
+
+    def tell(number: int, frame: FrameType | None) -> None:
+        nonlocal told
+        if not told:  # a second one would interrupt the end itself
+            told = True
+            raise Terminated
+
+    def watch(read: int) -> None:
+        # The wake-up pipe is written the moment a signal arrives, whatever the main thread is in.
+        while arrived := os.read(read, 64):
+            if signal.SIGTERM in arrived:
+                _tell_others()
+                if not left.wait(_PATIENCE):
+                    _end()
+                return
+
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    watcher = threading.Thread(target=watch, args=(read,), daemon=True)
+    watcher.start()
+    old = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
+    signal.signal(signal.SIGTERM, tell)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        signal.set_wakeup_fd(old)
+        left.set()
+        os.close(write)  # the watcher reads the end and returns
+        watcher.join()
+        os.close(read)
+
+
+def _tell_others() -> None:
+    start = sys.modules.get("simjax.processes.start")
+    if start is not None:
+        start.told_to_leave(str(Terminated()))
+
+
+def _end() -> NoReturn:
+    print(f"simjax: {Terminated()}", file=sys.stderr, flush=True)
+    start = sys.modules.get("simjax.processes.start")
+    if start is not None:
+        start.leave(STATUS)
+    os._exit(STATUS)
