@@ -9,6 +9,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -43,9 +45,7 @@ class Machine:
 
     def calls(self, name: str) -> list[list[str]]:
         path = self.folder / f"{name}.calls"
-        return (
-            [shlex.split(line) for line in path.read_text().splitlines()] if path.exists() else []
-        )
+        return [_words(line) for line in path.read_text().splitlines()] if path.exists() else []
 
     def start(self, script: Path, *arguments: str, **variables: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
@@ -55,12 +55,21 @@ class Machine:
             text=True,
             cwd=self.folder,
             env={"PATH": f"{self.bin}:{os.environ['PATH']}", "HOME": str(self.folder), **variables},
+            start_new_session=True,
         )
 
     def run(self, script: Path, *arguments: str, **variables: str) -> tuple[int, str]:
         process = self.start(script, *arguments, **variables)
         out, err = process.communicate(timeout=60)
         return process.returncode, out + err
+
+
+def _words(line: str) -> list[str]:
+    """What a shell reads, $'...' with what it stands for as well."""
+    read = subprocess.run(
+        ["bash", "-c", f"printf '%s\\0' {line}"], stdout=subprocess.PIPE, text=True
+    )
+    return read.stdout.split("\0")[:-1]
 
 
 @pytest.fixture
@@ -143,16 +152,130 @@ def test_tpu_pod_trains_on_all_workers(machine):
     (call,) = machine.calls("gcloud")
     assert call[:-1] == [*SSH, "--worker=all"]
     # What each worker's shell makes of it.
-    worker = machine.folder / "simjax" / ".venv" / "bin"
-    worker.mkdir(parents=True)
-    (worker / "simjax").write_text('#!/bin/bash\nprintf "%s\\n" "$@" > args; echo $$ > pid\n')
-    (worker / "simjax").chmod(0o755)
+    keeps = "until [[ -s .run.pid ]]; do sleep 0.01; done; cp .run.pid kept; echo $$ > pid"
+    has_simjax(machine, f'printf "%s\\n" "$@" > args\n{keeps}')
     command = call[-1].removeprefix("--command=")
     subprocess.run(["bash", "-c", command], cwd=machine.folder, check=True)
     told = (machine.folder / "simjax" / "args").read_text().splitlines()
     assert told == ["train", "x.yaml", "--data.root", "a b", "--distributed", "yes"]
-    kept = (machine.folder / "simjax" / ".run.pid").read_text()
+    kept = (machine.folder / "simjax" / "kept").read_text()
     assert kept == (machine.folder / "simjax" / "pid").read_text()
+
+
+# What the connection carries goes to a reader that an interrupt ends, and the worker runs on.
+GCLOUD = """
+import subprocess, sys
+from contextlib import suppress
+
+command = sys.argv[-1].removeprefix("--command=")
+worker = subprocess.Popen(
+    ["setsid", "bash", "-c", command],
+    stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+)
+with suppress(KeyboardInterrupt):
+    for line in worker.stdout:
+        print(line, end="", flush=True)
+        if "the connection is lost" in line:
+            sys.exit(255)
+    sys.exit(worker.wait())
+sys.exit(1)
+"""
+
+
+def has_simjax(machine: Machine, body: str) -> None:
+    """A worker's simjax, which works in the machine's folder."""
+    worker = machine.folder / "simjax" / ".venv" / "bin"
+    worker.mkdir(parents=True)
+    (worker / "simjax").write_text(f"#!/bin/bash\n{body}\n")
+    (worker / "simjax").chmod(0o755)
+
+
+@pytest.fixture
+def worker(machine):
+    """A machine whose gcloud reaches a worker: itself."""
+    script = machine.folder / "gcloud.py"
+    script.write_text(GCLOUD)
+    machine.has("gcloud", f'exec {shlex.quote(sys.executable)} {shlex.quote(str(script))} "$@"')
+    # Whoever starts the tests in the background may have it ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield machine
+    signal.signal(signal.SIGINT, before)
+    for pid in (machine.folder / "simjax" / "pids").read_text().split():
+        with suppress(ProcessLookupError):
+            os.kill(int(pid), signal.SIGKILL)
+
+
+def wait_until(found: Callable[[], bool]) -> None:
+    for _ in range(3000):
+        if found():
+            return
+        time.sleep(0.01)
+    raise AssertionError("it never came to that")
+
+
+@pytest.mark.parametrize("status", [0, 2, 7, 143])
+def test_tpu_pod_ends_as_the_run_does(worker, status):
+    has_simjax(worker, f"echo $$ >> pids; echo said; echo more >&2; exit {status}")
+    ended, told = worker.run(TPU, "train", "x.yaml", MAX_RESTARTS="0", **WHERE)
+    assert ended == status
+    assert told.startswith("said\nmore\n")
+    assert (worker.folder / "simjax" / ".run.log").read_text() == "said\nmore\n"
+    assert not (worker.folder / "simjax" / ".run.pid").exists()
+
+
+GOES_ON = """
+echo $$ >> pids
+trap 'echo saved; exit 0' TERM
+while true; do echo step; sleep 0.05; done
+"""
+
+
+def test_tpu_pod_that_is_interrupted_leaves_the_run_going_until_it_is_stopped(worker):
+    has_simjax(worker, GOES_ON)
+    folder = worker.folder / "simjax"
+    log = folder / ".run.log"
+    launcher = worker.start(TPU, "train", "x.yaml", **WHERE)
+    assert launcher.stdout is not None and launcher.stdout.readline() == "step\n"
+    os.killpg(launcher.pid, signal.SIGINT)  # as a terminal does
+    _, told = launcher.communicate(timeout=60)
+    assert launcher.returncode == 130 and "the run goes on" in told
+    assert len(worker.calls("gcloud")) == 1
+
+    def goes_on() -> None:
+        written = log.stat().st_size
+        wait_until(lambda: log.stat().st_size > written + 20)
+
+    goes_on()
+    status, told = worker.run(TPU, "train", "x.yaml", **WHERE)
+    assert status == 2 and "a run goes on already" in told
+    goes_on()
+    assert len((folder / "pids").read_text().split()) == 1
+    assert worker.run(TPU, "stop", **WHERE) == (0, "")
+    wait_until(lambda: not (folder / ".run.pid").exists())
+    assert log.read_text().endswith("saved\n")
+    status, told = worker.run(TPU, "stop", **WHERE)
+    assert status == 1 and "there is no run" in told
+
+
+def test_tpu_pod_stops_no_other_process_that_has_the_number_of_a_run_by_now(worker):
+    """As after a worker has been started anew."""
+    has_simjax(worker, "")
+    with subprocess.Popen(["sleep", "600"]) as other:
+        (worker.folder / "simjax" / "pids").write_text(str(other.pid))
+        (worker.folder / "simjax" / ".run.pid").write_text(str(other.pid))
+        status, told = worker.run(TPU, "stop", **WHERE)
+        assert status == 1 and "there is no run" in told
+        assert other.poll() is None
+        other.kill()
+
+
+def test_tpu_pod_ends_what_a_lost_connection_has_left_before_it_starts_again(worker):
+    has_simjax(worker, "[[ -e pids ]] && exit 0\necho the connection is lost\n" + GOES_ON)
+    status, told = worker.run(TPU, "train", "x.yaml", **WHERE)
+    assert status == 0 and "failed with status 255" in told
+    assert len(worker.calls("gcloud")) == 3
+    (pid,) = (worker.folder / "simjax" / "pids").read_text().split()
+    assert not Path(f"/proc/{pid}").exists()
 
 
 def test_tpu_pod_starts_a_failed_run_again_after_ending_what_is_left(machine):
