@@ -56,7 +56,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--negative_groups", nargs="+", type=_group, metavar="G",
         help="examples among which negatives are found, for batches that are larger; `batch` is "
-        "all of it; by default 64 batch",
+        "all of it; by default 64, or what a device has of the smallest batch if that is less, and "
+        "batch",
     )  # fmt: skip
     parser.add_argument("--objectives", nargs="+", metavar="LOSS",
         help=f"of {_words(OBJECTIVES)}, by default {_words(grid.objectives)}",
@@ -71,7 +72,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--micro_batch", type=positive, metavar="M",
         help="examples that a device encodes at a time in every run, by default the recipe's, or "
-        "half of the smallest batch",
+        "half of the smallest batch, and no more than a device has of it",
     )  # fmt: skip
 
 
@@ -83,8 +84,12 @@ def _word(value: object) -> str:
     return "batch" if value is None else str(value)
 
 
-def grid_of(args: argparse.Namespace) -> tuple[Grid, int]:
+def grid_of(args: argparse.Namespace, parts: int = 1) -> tuple[Grid, int]:
     """The runs that a command line asks for, and the examples of each.
+
+    Args:
+        args: The command line.
+        parts: Devices that a batch is split over.
 
     Raises:
         UsageError: They cannot be.
@@ -97,45 +102,53 @@ def grid_of(args: argparse.Namespace) -> tuple[Grid, int]:
     }
     grid = dataclasses.replace(grid, **given)
     if args.negative_groups is None:
-        # Of what nobody asked for, what goes with the batches.
-        batches = grid.batch_sizes
-        groups = tuple(
-            group
-            for group in grid.negative_groups
-            if group is None
-            or (group < max(batches) and all(b <= group or b % group == 0 for b in batches))
-        )
+        groups = _groups(grid.batch_sizes, grid.negative_groups, parts)
         grid = dataclasses.replace(grid, negative_groups=groups)
     examples = args.examples or (QUICK_EXAMPLES if args.quick else EXAMPLES)
     check(grid, examples)
     return grid, examples
 
 
+def _groups(
+    batches: Sequence[int], groups: Sequence[int | None], parts: int
+) -> tuple[int | None, ...]:
+    """Of groups that nobody asked for, what goes with the batches.
+
+    A group lies on one device, so it is made as small as what a device has of the smallest batch.
+    """
+    share = max(1, min(batches) // parts)
+    if parts > 1:
+        groups = [None if group is None else min(group, share) for group in groups]
+    return tuple(
+        group
+        for group in groups
+        if group is None
+        or (
+            1 < group < max(batches)
+            and all(batch <= group or batch // parts % group == 0 for batch in batches)
+        )
+    )
+
+
 def run(args: argparse.Namespace) -> dict[str, Any]:
     """Make the runs that are missing and write the report; as `simjax.lab.command.run`."""
-    from simjax.lab.scaling import report
+    from simjax.lab.scaling import recipe, report
     from simjax.lab.scaling.study import Study
 
     def prepare(folder: Path) -> Callable[[Console], None]:
-        grid, examples = grid_of(args)
-        return partial(_measure, args, grid, _plan(args, grid, examples, folder))
+        found = recipe.read(*sweep.recipe_of(args, recipe.RECIPE))
+        grid, examples = grid_of(args, recipe.batch_parts(found))
+        plan = recipe.plan(
+            found,
+            grid,
+            folder,
+            examples=examples,
+            base_batch=args.base_batch,
+            micro_batch=args.micro_batch,
+        )
+        return partial(_measure, args, grid, plan)
 
     return sweep.run(args, NAME, OPTIONS, prepare=prepare, read=Study.read, report=report.write)
-
-
-def _plan(args: argparse.Namespace, grid: Grid, examples: int, folder: Path) -> Plan:
-    from simjax.lab.scaling import recipe
-
-    path, overrides = sweep.recipe_of(args, recipe.RECIPE)
-    return recipe.plan(
-        path,
-        overrides,
-        grid,
-        folder,
-        examples=examples,
-        base_batch=args.base_batch,
-        micro_batch=args.micro_batch,
-    )
 
 
 def _measure(args: argparse.Namespace, grid: Grid, plan: Plan, console: Console) -> None:

@@ -22,6 +22,9 @@ from simjax.lab.scaling.grid import Grid, RunKey, Setting, check, run_keys, sett
 from simjax.lab.scaling.study import Study
 from simjax.lab.sweep import inputs, runs
 from simjax.lab.sweep.recipe import find
+from simjax.mesh import make_mesh
+from simjax.train import setup
+from simjax.train.step import blocks_per_device
 from tests.lab.scaling.made_runs import STUDY
 from tests.lab.scaling.made_runs import run as made
 from tests.train.tiny_run import recipe as tiny_recipe
@@ -154,10 +157,10 @@ def test_a_run_that_a_signal_ends_has_no_record(config, tmp_path, capfd, monkeyp
 def test_a_run_that_diverges_is_a_record(config, tmp_path, examples):
     """The loss of a later step is not finite, or the model that the one step leaves."""
     grid = Grid((32,), (None,), ("infonce",), ("constant",), seeds=(0,))
+    ruinous = recipe.read(config, ["--optimizer.learning_rate=1.0e+38", "--optimizer.warmup=0"])
     plan = recipe.plan(
-        config, ["--optimizer.learning_rate=1.0e+38", "--optimizer.warmup=0"], grid,
-        tmp_path / "study", examples=examples, base_batch=32, micro_batch=8,
-    )  # fmt: skip
+        ruinous, grid, tmp_path / "study", examples=examples, base_batch=32, micro_batch=8
+    )
     key = RunKey("infonce", 32, 32, "constant", 0)
     values = runs.Runner(plan.config)(key)
     assert values["diverged"] and values["scores"] == {} and values["steps"] >= 1
@@ -232,9 +235,8 @@ def test_the_runs_of_a_grid():
 
 def test_a_plan_puts_in_what_the_study_varies(config, tmp_path):
     grid = Grid((16, 32), (None,), ("dcl",), ("sqrt",), seeds=(7,))
-    plan = recipe.plan(
-        config, [], grid, tmp_path, examples=64, base_batch=16, micro_batch=8
-    )  # fmt: skip
+    read = recipe.read(config, [])
+    plan = recipe.plan(read, grid, tmp_path, examples=64, base_batch=16, micro_batch=8)
     made_of = plan.config(RunKey("dcl", 32, 16, "sqrt", 7))
     assert made_of.seed == made_of.data.seed == 7 and made_of.train.steps == 2
     assert made_of.objective.loss == "dcl" and made_of.objective.negative_group == 16
@@ -243,34 +245,110 @@ def test_a_plan_puts_in_what_the_study_varies(config, tmp_path):
     assert plan.config(RunKey("dcl", 32, 32, "sqrt", 7)).objective.negative_group is None
     assert plan.config(RunKey("dcl", 16, 16, "constant", 7)).optimizer.lr_scaling == "none"
     # By default the learning rate holds at the recipe's own batch.
-    default = recipe.plan(
-        config, [], grid, tmp_path, examples=64, base_batch=None, micro_batch=None
-    )
+    default = recipe.plan(read, grid, tmp_path, examples=64, base_batch=None, micro_batch=None)
     assert default.base_batch == 32 and default.micro_batch == 8
 
 
-def test_the_recipe_of_the_study(tmp_path):
-    assert find(recipe.RECIPE).name == "scaling_small.yaml"
-    plan = recipe.plan(
-        find(recipe.RECIPE),
-        [],
-        Grid(),
-        tmp_path,
-        examples=command.EXAMPLES,
-        base_batch=None,
-        micro_batch=None,
-    )
-    assert (plan.base_batch, plan.micro_batch, plan.block_size) == (128, 64, 64)
-    told = json.dumps(plan.told())
-    assert "root" not in plan.told()["recipe"]["data"] and str(tmp_path) not in told
+@pytest.mark.parametrize("quick", [(), ("--quick",)])
+@pytest.mark.parametrize(
+    ("data", "group", "micro"), [(1, 64, 64), (2, 64, 64), (4, 32, 32), (8, 16, 16), (-1, 16, 16)]
+)
+def test_the_defaults_of_the_study_go_with_any_number_of_devices(
+    tmp_path, quick, data, group, micro
+):
+    found = recipe.read(find(recipe.RECIPE), [f"--mesh.data={data}"])
+    grid, examples = command.grid_of(asked(*quick), recipe.batch_parts(found))
+    assert grid.negative_groups == (group, None)
+    plan = recipe.plan(found, grid, tmp_path, examples=examples, base_batch=None, micro_batch=None)
+    assert (plan.base_batch, plan.micro_batch, plan.block_size) == (128, micro, micro)
+    assert plan.told()["parts"] == plan.parts == (8 if data == -1 else data)
+    for key in run_keys(grid, plan.base_batch):
+        # As training asks, before it begins.
+        made_of = plan.config(key)
+        _, blocks = blocks_per_device(
+            made_of.data.batch_size, made_of.data.block, made_of.train.micro_batch,
+            make_mesh(made_of.mesh),
+        )  # fmt: skip
+        assert blocks * made_of.data.block == micro
+        setup._check_groups(made_of, key.batch // plan.parts)
 
 
-def test_default_groups_give_way_to_batches():
+def test_what_decides_the_results_of_a_study_on_one_device(tmp_path):
+    found = recipe.read(find(recipe.RECIPE), ["--mesh.data=1"])
+    plan = recipe.plan(found, Grid(), tmp_path, examples=24_576, base_batch=None, micro_batch=None)
+    told = plan.told()
+    own = {key: value for key, value in told.items() if key != "recipe"}
+    assert own == {
+        "parts": 1, "examples": 24_576, "base_batch": 128, "micro_batch": 64, "block_size": 64,
+    }  # fmt: skip
+    assert "root" not in told["recipe"]["data"] and str(tmp_path) not in json.dumps(told)
+
+
+def test_noise_is_measured_where_a_batch_has_parts(config, tmp_path):
+    """A batch that is one micro-batch on one of eight devices has none."""
+    grid = Grid((16, 32), (None,), ("dcl",), ("sqrt",), seeds=(0,))
+    for data, expected in (("1", [False, True]), ("2", [True, True])):
+        found = recipe.read(config, [f"--mesh.data={data}"])
+        micro = 16 // int(data)
+        plan = recipe.plan(found, grid, tmp_path, examples=64, base_batch=16, micro_batch=micro)
+        keys = [RunKey("dcl", batch, batch, "sqrt", 0) for batch in (16, 32)]
+        assert [plan.config(key).train.noise_scale for key in keys] == expected
+
+
+@pytest.mark.slow
+def test_runs_on_eight_devices(config, tmp_path):
+    grid = Grid((16, 32), (2, None), ("dcl",), ("constant",), seeds=(0,))
+    found = recipe.read(config, ["--mesh.data=8", "--optimizer.warmup=0"])
+    plan = recipe.plan(found, grid, tmp_path, examples=32, base_batch=16, micro_batch=None)
+    assert (plan.micro_batch, plan.block_size) == (2, 2)
+    values = runs.Runner(plan.config)(RunKey("dcl", 32, 2, "constant", 0))
+    assert values["steps"] == 1 and not values["diverged"] and values["noise"] is not None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (("--batch_sizes", "4"), "--batch_sizes 4: cannot be shared out among 8 devices"),
+        (
+            ("--batch_sizes", "16", "32", "--micro_batch", "4"),
+            "--batch_sizes 16: a share of 2 for each of 8 devices is no multiple of the "
+            "micro-batch of 4; give another --micro_batch",
+        ),
+        (
+            ("--batch_sizes", "16", "32", "--negative_groups", "8"),
+            "--negative_groups 8: does not divide the 2 examples that each of 8 devices has of "
+            "--batch_sizes 16",
+        ),
+    ],
+)
+def test_what_eight_devices_cannot_share(config, tmp_path, capfd, arguments, says):
+    folder = tmp_path / "study"
+    assert call(config, folder, *arguments, "--mesh.data", "8") == 2
+    said = capfd.readouterr().err
+    assert says in said and said.count("\n") == 1
+    assert not folder.exists()
+
+
+def asked(*arguments: str) -> argparse.Namespace:
+    """A command line."""
     parser = argparse.ArgumentParser()
     command.add_arguments(parser)
-    for batches, groups in (([128, 512], (64, None)), ([16, 32], (None,)), ([96, 192], (None,))):
-        args = parser.parse_args(["--examples", "3072", "--batch_sizes", *map(str, batches)])
-        assert command.grid_of(args)[0].negative_groups == groups
+    return parser.parse_args([*arguments])
+
+
+def test_default_groups_give_way_to_batches_and_devices():
+    for batches, parts, groups in (
+        ([128, 512], 1, (64, None)),
+        ([16, 32], 1, (None,)),
+        ([96, 192], 1, (None,)),
+        ([96, 192], 2, (48, None)),
+        ([16, 32], 8, (2, None)),
+        # Alone an example has no negatives.
+        ([8, 32], 8, (None,)),
+        ([4, 32], 8, (None,)),
+    ):
+        args = asked("--examples", "3072", "--batch_sizes", *map(str, batches))
+        assert command.grid_of(args, parts)[0].negative_groups == groups
 
 
 def test_nothing_to_report_on(tmp_path):
