@@ -118,8 +118,8 @@ def _found(text: str, devices: int) -> Iterator[Collective]:
             operation = _OPERATION.search(line)
             if operation is not None:
                 shapes, kind, start = operation.groups()
-                arrays = _arrays(shapes, asynchronous=start is not None)
-                yield Collective(kind, arrays, turns, _group(line, devices), depth)
+                results = shapes if start is None else _started(shapes, kind)
+                yield Collective(kind, _arrays(results), turns, _group(line, devices), depth)
 
 
 def _count(
@@ -159,18 +159,38 @@ def _trip_count(line: str, condition: str) -> int:
     return int(bounds[0])
 
 
-def _arrays(shapes: str, *, asynchronous: bool) -> tuple[tuple[str, int], ...]:
-    found = [
+def _started(shapes: str, kind: str) -> str:
+    """The results of what is begun here, of the shapes that its instruction has.
+
+    A gather and a permute have (operands, results, ...), each an array or a tuple of several; what
+    has no start of its own has ((operands), results, ...). An all-reduce has its results alone.
+    """
+    elements = _elements(shapes)
+    if kind == "all-reduce" and not elements[0].startswith("("):
+        return shapes
+    return elements[1] if len(elements) > 1 else shapes
+
+
+def _elements(shapes: str) -> list[str]:
+    """Of a tuple; layouts such as {1,0:T(8,128)} have commas of their own."""
+    if not shapes.startswith("("):
+        return [shapes]
+    elements, depth = [""], 0
+    for character in shapes[1:-1]:
+        depth += (character in "([{") - (character in ")]}")
+        if character == "," and depth == 0:
+            elements.append("")
+        else:
+            elements[-1] += character
+    return [element.strip() for element in elements]
+
+
+def _arrays(shapes: str) -> tuple[tuple[str, int], ...]:
+    return tuple(
         (dtype, math.prod(int(n) for n in shape.split(",") if n))
         for dtype, shape in re.findall(r"(\w+)\[([\d,]*)\]", shapes)
         if dtype in _SIZES
-    ]
-    if asynchronous:
-        # Operands come first, then results, then single numbers that it is tracked by.
-        found = [(dtype, count) for dtype, count in found if (dtype, count) != ("u32", 1)]
-        if len(found) > 1:
-            found = found[len(found) // 2 :]
-    return tuple(found)
+    )
 
 
 def _group(line: str, devices: int) -> int:

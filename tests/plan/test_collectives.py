@@ -75,3 +75,46 @@ def test_bytes_go_by_the_group_and_not_by_all_devices():
 def test_a_loop_that_does_not_say_how_often_it_turns_is_no_guess():
     with pytest.raises(ValueError, match="turns"):
         collectives(program(TEXT.replace(FIVE, "")), 8)
+
+
+@pytest.mark.parametrize(
+    ("instruction", "arrays"),
+    [
+        ("f32[6,2]{1,0} all-reduce-start(%x)", [("f32", 12)]),
+        # Gradients that the compiler has combined: results, and no operands beside them.
+        (
+            "(f32[10]{0}, bf16[4,8]{1,0:T(8,128)(2,1)}, f32[]) all-reduce-start(%x, %y, %z)",
+            [("f32", 10), ("bf16", 32), ("f32", 1)],
+        ),
+        ("(f32[10]{0}, f32[10]{0}) all-reduce-start(%x, %y)", [("f32", 10), ("f32", 10)]),
+        ("(bf16[4,2]{1,0:T(8,128)}, bf16[16,2]{1,0}) all-gather-start(%x)", [("bf16", 32)]),
+        (
+            "((f32[3]{0}, s32[5]{0}), (f32[12]{0}, s32[20]{0})) all-gather-start(%x, %y)",
+            [("f32", 12), ("s32", 20)],
+        ),
+        (
+            "(f32[6]{0:T(256)S(1)}, f32[6]{0}, u32[]{:S(2)}, u32[]) collective-permute-start(%x)",
+            [("f32", 6)],
+        ),
+        # What it carries may look like what it is tracked by.
+        ("(u32[], u32[], u32[], u32[]) collective-permute-start(%x)", [("u32", 1)]),
+        (
+            "((f32[6]{0}, s32[2]{0}), (f32[6]{0}, s32[2]{0}), u32[], u32[]) "
+            "collective-permute-start(%x, %y)",
+            [("f32", 6), ("s32", 2)],
+        ),
+        ("((f32[16]{0}), f32[4]{0}, u32[]) reduce-scatter-start(%x)", [("f32", 4)]),
+        (
+            "((f32[16]{0}, f32[8]{0}), (f32[4]{0}, f32[2]{0}), s32[]) reduce-scatter-start(%x, %y)",
+            [("f32", 4), ("f32", 2)],
+        ),
+        ("((f32[16]{0}), f32[16]{0}, s32[]) all-reduce-start(%x)", [("f32", 16)]),
+    ],
+)
+def test_what_is_begun_counts_by_its_results(instruction, arrays):
+    text = (
+        f"ENTRY %main (x: f32[]) -> f32[] {{\n  %start = {instruction}, channel_id=1\n"
+        "  %done = f32[] all-reduce-done(%start)\n}\n"
+    )
+    (found,) = collectives(program(text), 8)
+    assert list(found.arrays) == arrays
