@@ -21,6 +21,8 @@ class Chip:
         links: Bytes per second that it sends to others, over all of its links together.
         per_host: Devices of a process, where a machine has so many.
         cores: Tensor cores of a TPU, of which the pair kernels use one (`simjax.ops.pallas_tpu`).
+        axes: Of the torus that TPUs are linked to: a chip has two links on each, one for each way.
+            0 where a switch is between all of them, as NVSwitch is.
         source: Where the figures are from.
     """
 
@@ -34,18 +36,30 @@ class Chip:
     per_host: int
     source: str
     cores: int = 1
+    axes: int = 0
 
     def peak(self, dtype: str) -> float:
         """Operations per second of products of ``dtype``."""
         return self.bfloat16 if dtype == "bfloat16" else self.float32
 
+    @property
+    def link(self) -> float:
+        """Bytes per second that it sends to one other: over one link of a torus, or by a switch."""
+        return self.links / (2 * self.axes) if self.axes else self.links
+
 
 def _tpu(
-    name: str, teraflops: float, memory: float, bandwidth: float, links: float, cores: int
+    name: str,
+    teraflops: float,
+    memory: float,
+    bandwidth: float,
+    links: float,
+    cores: int,
+    axes: int,
 ) -> Chip:
     source = f"cloud.google.com/tpu/docs/{name}"
-    peak = teraflops * 1e12
-    return Chip(name, "tpu", peak, peak, memory, bandwidth * 1e9, links * 1e9, 4, source, cores)
+    peak, per_second = teraflops * 1e12, (bandwidth * 1e9, links * 1e9)
+    return Chip(name, "tpu", peak, peak, memory, *per_second, 4, source, cores, axes)
 
 
 def _gpu(name: str, teraflops: float, memory: float, bandwidth: float, links: float) -> Chip:
@@ -60,10 +74,10 @@ def _gpu(name: str, teraflops: float, memory: float, bandwidth: float, links: fl
 CHIPS: dict[str, Chip] = {
     chip.name: chip
     for chip in (
-        _tpu("v4", 275, 32 * 2**30, 1200, 300, 2),
-        _tpu("v5e", 197, 16 * 2**30, 819, 200, 1),
-        _tpu("v5p", 459, 95 * 2**30, 2765, 600, 2),
-        _tpu("v6e", 918, 32 * 2**30, 1638, 400, 1),
+        _tpu("v4", 275, 32 * 2**30, 1200, 300, 2, 3),
+        _tpu("v5e", 197, 16 * 2**30, 819, 200, 1, 2),
+        _tpu("v5p", 459, 95 * 2**30, 2765, 600, 2, 3),
+        _tpu("v6e", 918, 32 * 2**30, 1638, 400, 1, 2),
         _gpu("a100", 312, 80e9, 2039, 300),
         _gpu("h100", 989, 80e9, 3350, 450),
         _gpu("h200", 989, 141e9, 4800, 450),

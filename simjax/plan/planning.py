@@ -69,7 +69,7 @@ class Plan:
         """Times of a step, with the bytes that the compiled program sends, if there is one."""
         sent = None
         if self.compiled is not None and self.compiled.needed is None:
-            sent = sum(self.compiled.sent().values())
+            sent = self.compiled.sent()
         return roofline(self.layout, self.topology.chip, sent)
 
     @cached_property

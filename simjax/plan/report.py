@@ -110,6 +110,11 @@ def show(plan: Plan, recipe: str, console: Console) -> None:
         f"(products at {BEST:.0%} of the peak with all transfers beside them, to products at "
         f"{USUAL:.0%} and nothing beside them; assumed, not measured)"
     )
+    if chip.axes:
+        line(
+            f"(what goes round a ring of devices, such as collective-permute, is taken to use one "
+            f"of a chip's {2 * chip.axes} links, to a neighbour, and the rest all of them)"
+        )
     largest = plan.largest_batch
     if largest:
         line(
@@ -198,7 +203,10 @@ def _time(plan: Plan) -> Table:
     table.add_row(
         "HBM, estimated", f"{chip.memory_bandwidth / 1e9:,.0f} GB/s", _seconds(roofline.memory)
     )
-    table.add_row("links", f"{chip.links / 1e9:,.0f} GB/s sent", _seconds(roofline.links))
+    rate = f"{chip.links / 1e9:,.0f} GB/s sent"
+    if chip.axes:
+        rate += f", {chip.link / 1e9:,.0f} to one neighbour"
+    table.add_row("links", rate, _seconds(roofline.links))
     table.caption = f"peaks: {chip.source}"
     return table
 

@@ -16,7 +16,6 @@ from simjax.plan.chips import CHIPS, Chip
 if TYPE_CHECKING:
     import jax
 
-_DIMENSIONS = {"v4": 3, "v5e": 2, "v5p": 3, "v6e": 2}
 # Without these libtpu asks the metadata server of Google's cloud who it is, and only one program
 # at a time may use it.
 _QUIET = {
@@ -58,7 +57,7 @@ def parse(name: str) -> Topology:
             f"--topology {name!r}: no such accelerator; choose one of {', '.join(CHIPS)}, such as "
             "v5e:16x16, v5p:4x4x8 or h100:8"
         )
-    wanted = _DIMENSIONS.get(kind, 1)
+    wanted = CHIPS[kind].axes or 1
     if not re.fullmatch(r"[1-9]\d*(x[1-9]\d*)*", shape) or shape.count("x") != wanted - 1:
         example = {1: "8", 2: "4x4", 3: "2x2x4"}[wanted]
         what = "their number" if wanted == 1 else f"the shape of a slice in {wanted} dimensions"

@@ -27,7 +27,7 @@ def sent(layout: Layout, platform: Platform) -> dict[str, float]:
     found = {
         "gradients": share * gradients + 2 * (data - 1) / data * gradients / fsdp,
         "parameters": share * (held.rest + held.layers / (2 if platform == "tpu" else 1)),
-        "keys": 0.0,
+        "keys": _keys(layout),
         "layers over mesh.tensor": _tensor(layout),
     }
     if layout.by_layer:
@@ -37,20 +37,45 @@ def sent(layout: Layout, platform: Platform) -> dict[str, float]:
         forwards = losses * (1 + (layout.remat is not None)) + layout.several
         found["parameters"] = share * (held.rest + held.layers * turns * forwards)
         found["gradients"] += share * held.layers * held.trained * (turns * losses - 1)
-    if layout.parts > 1:
-        found["keys"] = bytes_sent(
-            *(layout.exchange, layout.num_keys, layout.width, jnp.dtype(layout.dtype)),
-            *(layout.parts, layout.guide_width),
-        )
-        if layout.directions == "joint":
-            # Anchors are keys once more, and positives meet all keys, which are gathered once for
-            # both that meet them.
-            found["keys"] *= 2 + 1 / max(1, layout.views - 1)
-            if layout.exchange == "all_gather":
-                width = layout.width + layout.guide_width
-                gathered = layout.num_keys * width * layout.itemsize
-                found["keys"] -= (layout.parts - 1) / layout.parts * gathered
     return {name: size for name, size in found.items() if size}
+
+
+def sent_round(layout: Layout, platform: Platform) -> float:
+    """Of what is `sent`, bytes that go round a ring of devices, from each to the one after it.
+
+    All that goes with keys on the ring; of gathered ones on a TPU the gradients, (n - 1) / n N D
+    floats (`simjax.ops.sharded.scatter`).
+    """
+    if layout.exchange == "ring":
+        return _keys(layout)
+    if layout.exchange == "local" or platform != "tpu":
+        return 0.0
+    vectors = layout.num_keys * layout.width * _exchanges(layout)
+    return (layout.parts - 1) / layout.parts * vectors * _FLOAT
+
+
+def _keys(layout: Layout) -> float:
+    if layout.parts == 1:
+        return 0.0
+    once = bytes_sent(
+        *(layout.exchange, layout.num_keys, layout.width, jnp.dtype(layout.dtype)),
+        *(layout.parts, layout.guide_width),
+    )
+    total = once * _exchanges(layout)
+    if layout.directions == "joint" and layout.exchange == "all_gather":
+        # Keys are gathered once for both that meet them.
+        width = layout.width + layout.guide_width
+        gathered = layout.num_keys * width * layout.itemsize
+        total -= (layout.parts - 1) / layout.parts * gathered
+    return total
+
+
+def _exchanges(layout: Layout) -> float:
+    """How often as many vectors as there are keys meet those of other devices.
+
+    Of joint directions anchors are keys once more, and positives meet all keys.
+    """
+    return 2 + 1 / max(1, layout.views - 1) if layout.directions == "joint" else 1
 
 
 def _tensor(layout: Layout) -> float:

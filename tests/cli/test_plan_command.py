@@ -107,8 +107,11 @@ def test_what_the_compiler_says_is_set_beside_the_formula(small, tmp_path, monke
 
     def compiled(program):
         formula = memory(layout_of(program), "tpu").total
-        one = Collective("all-gather", (("f32", 2_000_000),), 1, 8, 0)
-        return Compiled(formula - 1_000_000 + beyond, 1_000_000, 0, None, (one,), 2.0)
+        found = (
+            Collective("all-gather", (("f32", 2_000_000),), 1, 8, 0),
+            Collective("collective-permute", (("f32", 500_000),), 7, 8, 1),
+        )
+        return Compiled(formula - 1_000_000 + beyond, 1_000_000, 0, None, found, 2.0)
 
     monkeypatch.setattr(planning, "compile_step", compiled)
     figures = tmp_path / "plan.json"
@@ -120,8 +123,10 @@ def test_what_the_compiler_says_is_set_beside_the_formula(small, tmp_path, monke
     assert remainder[-2].strip() == "3.2 MB"
     found = json.loads(figures.read_text())
     assert found["memory"]["compiler"] == found["memory"]["formula"] + beyond
-    assert found["sent"]["compiler"] == {"all-gather": 7e6}
-    assert found["seconds"]["links"] == pytest.approx(7e6 / 200e9)
+    assert found["sent"]["compiler"] == {"all-gather": 7e6, "collective-permute": 14e6}
+    assert found["seconds"]["links"] == pytest.approx(7e6 / 200e9 + 14e6 / 50e9)
+    assert "200 GB/s sent, 50 to one neighbour" in told
+    assert "is taken to use one of a chip's 4 links" in told
 
     def too_large(program):
         return Compiled(0, 0, 0, 20 * 2**30, (), 2.0)
@@ -143,6 +148,7 @@ def test_machines_of_gpus_that_are_linked_by_a_network(small, capsys):
         assert main(["plan", str(small), "--topology", name, "--tokens", "20"]) == 0
         told = capsys.readouterr().out
         assert ("between machines of 8 the network is taken to be as fast" in told) is wanted
+        assert "450 GB/s sent " in told and "neighbour" not in told
 
 
 def test_without_libtpu(small, monkeypatch, capsys):

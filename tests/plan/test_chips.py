@@ -43,3 +43,23 @@ def test_memory_and_links_are_as_published(name, gigabytes, per_second, both_way
     assert chip.memory == pytest.approx(gigabytes * 1e9)
     assert chip.memory_bandwidth == per_second * 1e9
     assert chip.links == both_ways * 1e9 / 2
+
+
+@pytest.mark.parametrize(
+    ("name", "axes", "gigabytes"),
+    [
+        # cloud.google.com/tpu/docs: v5e and v6e are 2D tori with 4 ports a chip, v4 and v5p 3D ones
+        # with 6; each sends its part of what the chip sends.
+        ("v4", 3, 300 / 6),
+        ("v5e", 2, 200 / 4),
+        ("v5p", 3, 600 / 6),
+        ("v6e", 2, 400 / 4),
+        # Through NVSwitch one peer gets everything.
+        ("a100", 0, 300),
+        ("h100", 0, 450),
+        ("h200", 0, 450),
+    ],
+)
+def test_one_neighbour_of_a_torus_is_sent_to_over_one_link(name, axes, gigabytes):
+    assert CHIPS[name].axes == axes
+    assert CHIPS[name].link == gigabytes * 1e9

@@ -21,6 +21,7 @@ from simjax.plan.operations import operations
 from simjax.plan.parts import memory
 from simjax.plan.roofline import Roofline, roofline
 from simjax.plan.shapes import KNOWN, abstract_model
+from simjax.plan.transfers import sent
 from simjax.train.config import MeshConfig, ModelConfig, TokenizerConfig, validate
 from tests.plan.small import TOKENS, recipe, with_adapters
 from tests.tiny_models import bert_tokenizer, write_folder
@@ -178,10 +179,50 @@ def test_a_step_takes_what_takes_longest():
     layout = plan(recipe(mesh=MeshConfig())).layout
     usual = roofline(layout, GPUS.chip)
     assert usual.seconds == max(usual.products, usual.memory, usual.links)
-    slow = roofline(layout, dataclasses.replace(GPUS.chip, links=1.0), sent_bytes=3.0)
+    slow = roofline(
+        layout, dataclasses.replace(GPUS.chip, links=1.0), sent_bytes={"all-gather": 3.0}
+    )
     assert (slow.bound, slow.seconds, slow.links) == ("links", 3.0, 3.0)
     fast, late = slow.expected
     assert fast == 3.0 < late and slow.pairs_per_second[1] == pytest.approx(64 / 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "sent_bytes", "seconds"),
+    [
+        # Two ways on two axes: a quarter of 200 GB/s goes to one neighbour.
+        ("v5e:2x4", {"all-gather": 150e9, "all-reduce": 50e9, "collective-permute": 50e9}, 2.0),
+        ("v5e:2x4", {"all-gather": 50e9}, 0.25),
+        ("v5p:2x2x2", {"collective-permute": 150e9}, 1.5),
+        ("h100:8", {"all-gather": 450e9, "collective-permute": 450e9}, 2.0),
+    ],
+)
+def test_a_ring_has_one_link_of_a_torus(name, sent_bytes, seconds):
+    layout = plan(recipe(mesh=MeshConfig())).layout
+    found = roofline(layout, topology.parse(name).chip, sent_bytes)
+    assert found.links == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("keys", "name", "all_links", "one_link"),
+    [
+        # 64 keys of 32 floats on 8 devices. On the ring keys go forward and backward, gradients
+        # once, and an eighth of them home.
+        ("ring", "v5e:2x4", 0, 64 * 32 * (4 + 4 + 4) + 64 * 32 // 8 * 4),
+        # Gathered: seven eighths of the keys, and as much of their gradients, which go round.
+        ("all_gather", "v5e:2x4", 7 * 64 * 32 // 8 * 4, 7 * 64 * 32 // 8 * 4),
+        ("ring", "h100:8", 64 * 32 * 12 + 64 * 32 // 8 * 4, 0),
+    ],
+)
+def test_a_ring_has_one_link_by_formula_too(keys, name, all_links, one_link):
+    wanted = topology.parse(name)
+    found = plan(recipe(mesh=MeshConfig(keys=keys)), wanted)
+    by_name = sent(found.layout, wanted.chip.platform)
+    assert by_name.pop("keys") == all_links + one_link
+    links, link = {"v5e:2x4": (200e9, 50e9), "h100:8": (450e9, 450e9)}[name]
+    others = sum(by_name.values())
+    assert others > 0
+    assert found.roofline.links == pytest.approx((others + all_links) / links + one_link / link)
 
 
 def test_the_range_of_speeds_is_from_nothing_overlapped_to_everything():

@@ -11,7 +11,7 @@ from simjax.objectives.config import MaskedLmConfig
 from simjax.plan.collectives import bytes_sent
 from simjax.plan.layout import Held, layout_of
 from simjax.plan.parts import activations
-from simjax.plan.transfers import moved, sent
+from simjax.plan.transfers import moved, sent, sent_round
 from tests.plan.small import GUIDE, program, recipe, with_adapters
 
 SMALL = {"batch_size": 128, "hidden_size": 64, "num_layers": 2, "intermediate_size": 128}
@@ -53,6 +53,21 @@ def test_the_formula_is_what_a_compiled_step_sends(config):
     # Ids, log-sum-exps and metrics are a few numbers for each key beside its vector.
     few = 64 * layout.num_keys
     assert 0.97 * expected <= found <= 1.03 * expected + few
+
+
+def test_what_goes_round_when_all_views_meet_all():
+    """64 keys of 32 floats on 8 devices; both sides are keys, and positives are keys once more."""
+    share = 7 * 64 * 32 * 4 // 8
+    for keys, platform, expected in (
+        ("all_gather", "tpu", 3 * share),
+        ("all_gather", "gpu", 0),
+        ("ring", "gpu", 3 * (64 * 32 * 12 + 64 * 32 // 8 * 4)),
+    ):
+        mesh = MeshConfig(keys=keys)
+        layout = layout_of(program(recipe(mesh=mesh, objective={"directions": "joint"})))
+        assert sent_round(layout, platform) == expected
+        gathered = 3 * 2 * share - share
+        assert sent(layout, platform)["keys"] == (gathered if keys == "all_gather" else expected)
 
 
 def test_what_goes_to_and_from_memory_as_a_hand_counts_it():

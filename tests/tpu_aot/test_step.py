@@ -10,7 +10,7 @@ from simjax.plan.compiled import compile_step
 from simjax.plan.layout import layout_of
 from simjax.plan.parts import memory
 from simjax.plan.topology import tpu_devices
-from simjax.plan.transfers import sent
+from simjax.plan.transfers import sent, sent_round
 from tests.plan.small import program, recipe
 
 pytestmark = pytest.mark.tpu_aot
@@ -44,6 +44,8 @@ def test_memory_and_transfers_of_a_step_are_those_of_the_plan(capsys):
     # Ids, log-sum-exps and metrics are a few numbers for each key beside its vector.
     few = 64 * layout.num_keys
     expected, found = sum(sent(layout, "tpu").values()), sum(compiled.sent().values())
+    assert 0.95 * expected <= found <= 1.05 * expected + few
+    expected, found = sent_round(layout, "tpu"), compiled.sent()["collective-permute"]
     assert 0.95 * expected <= found <= 1.05 * expected + few
 
 
