@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -9,13 +10,16 @@ import jax
 import pytest
 
 from simjax.cli.main import main
+from simjax.eval.tasks import EvalConfig
 from simjax.plan import planning, topology
 from simjax.plan.collectives import Collective
 from simjax.plan.compiled import Compiled
 from simjax.plan.layout import layout_of
 from simjax.plan.parts import memory
 from simjax.train import config as run_config
+from simjax.train.config import TrainConfig
 from tests.plan.small import recipe
+from tests.train import tiny_run
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 
@@ -65,7 +69,7 @@ def test_a_million_pairs_fit_256_chips_on_the_ring(tmp_path):
     assert found["memory"]["fits"] and found["memory"]["parts"]["keys on the ring"] < 1e9
 
 
-def test_a_search_writes_a_recipe_that_trains(small, tmp_path, capsys):
+def test_a_search_writes_the_recipe_with_another_layout(small, tmp_path, capsys):
     path = tmp_path / "found.yaml"
     arguments = ["--topology", "h100:4", "--search", "--write", str(path), "--tokens", "20"]
     assert main(["plan", str(small), *arguments]) == 0
@@ -75,6 +79,21 @@ def test_a_search_writes_a_recipe_that_trains(small, tmp_path, capsys):
     share = 64 // (4 // found.mesh.tensor)
     assert found.train.micro_batch and share % found.train.micro_batch == 0
     assert found.mesh.keys in ("all_gather", "ring")
+
+
+@pytest.mark.slow
+def test_what_a_search_writes_trains(tmp_path):
+    """On as many devices as it was searched for."""
+    output, path, asked = tmp_path / "run", tmp_path / "found.yaml", tmp_path / "asked.yaml"
+    (tmp_path / "data").mkdir()
+    train = TrainConfig(steps=2, log_every=1)
+    config = tiny_run.recipe(tiny_run.write_data(tmp_path / "data"), output, train=train)
+    asked.write_text(run_config.dump(dataclasses.replace(config, evaluation=EvalConfig())))
+    arguments = ["--topology", "h100:8", "--search", "--write", str(path), "--tokens", "8"]
+    assert main(["plan", str(asked), *arguments]) == 0
+    assert main(["train", str(path)]) == 0
+    assert [line["step"] for line in tiny_run.lines(output)] == [1, 2]
+    assert run_config.load(output / "config.yaml").mesh == run_config.load(path).mesh
 
 
 @pytest.mark.parametrize(
