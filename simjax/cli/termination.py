@@ -12,6 +12,8 @@ from types import FrameType
 from typing import NoReturn
 
 STATUS = 128 + signal.SIGTERM
+_SOON = 0.02
+"""Seconds after which it is tried again to raise where the exception would be lost."""
 _PATIENCE = 5.0
 """Seconds in which the main thread has to come to its end; a container is killed after ten."""
 
@@ -39,13 +41,21 @@ def terminable() -> Iterator[None]:
     if not unhandled or threading.current_thread() is not threading.main_thread():
         yield
         return
-    left, told = threading.Event(), False
+    left, told, main = threading.Event(), False, threading.get_ident()
 
     def tell(number: int, frame: FrameType | None) -> None:
         nonlocal told
-        if not told:  # a second one would interrupt the end itself
-            told = True
-            raise Terminated
+        if told or left.is_set():  # a second one would interrupt the end itself
+            return
+        if _swallows(frame):
+            threading.Thread(target=tell_again, daemon=True).start()
+            return
+        told = True
+        raise Terminated
+
+    def tell_again() -> None:
+        if not left.wait(_SOON):
+            signal.pthread_kill(main, signal.SIGTERM)
 
     def watch(read: int) -> None:
         # The wake-up pipe is written the moment a signal arrives, whatever the main thread is in.
@@ -65,12 +75,21 @@ def terminable() -> Iterator[None]:
     try:
         yield
     finally:
+        left.set()
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         signal.set_wakeup_fd(old)
-        left.set()
         os.close(write)  # the watcher reads the end and returns
         watcher.join()
         os.close(read)
+
+
+def _swallows(frame: FrameType | None) -> bool:
+    """Whether what is raised there is lost: in finalisers and what the collector calls."""
+    while frame is not None:
+        if frame.f_code.co_name in ("__del__", "_xla_gc_callback"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _tell_others() -> None:

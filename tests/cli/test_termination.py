@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -40,6 +41,20 @@ def test_the_signal_is_raised_once_and_then_everything_is_as_before():
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert signal.set_wakeup_fd(-1) == -1
     assert threading.active_count() == before
+
+
+class Held:
+    def __del__(self) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.001)  # here Python calls the handler
+
+
+def test_a_signal_in_a_finaliser_is_not_lost(capfd):
+    with pytest.raises(Terminated), terminable():
+        held = [Held()]
+        held.clear()
+        time.sleep(3)
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize("handler", [signal.SIG_IGN, lambda *_: None])

@@ -114,13 +114,13 @@ LATENTS = {
 def write_scored(data: Path) -> None:
     """The triples' pairs, with two classes, scores, and three classes of another kind."""
     rows = (data / "triples.csv").read_text().splitlines()[1:]
-    random = np.random.default_rng(1)
+    random, others = np.random.default_rng(1), np.random.default_rng(2)
     with (data / "scored.csv").open("w") as file:
         file.write("anchor,positive,label,score,relation\n")
         for row in rows:
             anchor, positive, _ = row.split(",")
             score = int(random.integers(0, 6))
-            relation = RELATIONS[random.integers(0, len(RELATIONS))]
+            relation = RELATIONS[others.integers(0, len(RELATIONS))]
             label = "yes" if score > 2 else "no"
             file.write(f"{anchor},{positive},{label},{score},{relation}\n")
 
