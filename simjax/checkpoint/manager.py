@@ -196,7 +196,7 @@ class Checkpoints:
                 path, {_STATE: leaves.to_arrays(named)}, custom_metadata=about
             )
         except (OSError, ValueError, RuntimeError) as error:
-            raise complaints.unsaved(self._path(step), self._steps, error) from error
+            raise complaints.unsaved(path, self._steps, error) from error
         work = self._worker.submit(self._complete, path, response)
         if unscored:
             drop = []
@@ -274,7 +274,7 @@ class Checkpoints:
             with context:
                 arrays = v1.load_checkpointables(path, {_STATE: targets})[_STATE]
         except Exception as error:  # Orbax and TensorStore have no common base for damaged data
-            raise complaints.unreadable(self._path(step), self._steps, error) from error
+            raise complaints.unreadable(path, self._steps, error) from error
         return leaves.from_arrays(arrays, abstract_state), dict(about["data"])
 
     def identify(

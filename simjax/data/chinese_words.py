@@ -6,7 +6,7 @@ for RoFormer-Sim (github.com/ZhuiyiTechnology/roformer-sim).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,16 +38,20 @@ class ChineseWords:
         characters: Token ids that are one ideograph each, and which.
     """
 
-    def __init__(self, characters: Mapping[int, str], size: int) -> None:
+    def __init__(
+        self, characters: Mapping[int, str], size: int, cut: Callable[[str, bool], list[str]]
+    ) -> None:
         """Takes note of the vocabulary.
 
         Args:
             characters: See there.
             size: Tokens of the vocabulary.
+            cut: Cuts a text into words, with words that no dictionary has or without.
         """
         self.characters = dict(characters)
         self._is_one = np.zeros(size, bool)
         self._is_one[list(self.characters)] = True
+        self._cut = cut
 
     def goes_on(self, block: Block) -> Bool[np.ndarray, "*K R L"]:
         """Whether a token goes on the word of the token before it.
@@ -66,16 +70,11 @@ class ChineseWords:
         lasts = inner[np.diff(inner, append=-1) != 1]
         for first, last in zip(firsts.tolist(), lasts.tolist(), strict=True):
             place = first
-            for word in self._cut(flat[first : last + 1]):
+            piece = "".join(self.characters[n] for n in flat[first : last + 1].tolist())
+            for word in self._cut(piece, True):
                 joined[place] = False
                 place += len(word)
         return found
-
-    def _cut(self, tokens: np.ndarray) -> list[str]:
-        import rjieba
-
-        words: list[str] = rjieba.cut("".join(self.characters[n] for n in tokens.tolist()), True)
-        return words
 
 
 def make_chinese_words(tokenizer: PreTrainedTokenizerFast) -> ChineseWords | None:
@@ -89,13 +88,13 @@ def make_chinese_words(tokenizer: PreTrainedTokenizerFast) -> ChineseWords | Non
     if len(characters) < _CHINESE:
         return None
     try:
-        import rjieba  # noqa: F401
+        import rjieba
     except ImportError:
         raise SimjaxError(
             "objective.seq2seq.corrupted masks words, and those of Chinese are found by the "
             "library rjieba, which is not installed: pip install 'simjax[chinese]'"
         ) from None
-    return ChineseWords(characters, max(vocabulary.values()) + 1)
+    return ChineseWords(characters, max(vocabulary.values()) + 1, rjieba.cut)
 
 
 def _is_ideograph(token: str) -> bool:
