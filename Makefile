@@ -10,10 +10,11 @@ WORKERS ?= 2
 # Arguments for `simjax quickstart`, for pytest, or for the torture.
 ARGS ?=
 
-# Tests of what is computed, which the full tier compiles as users do. Programs of all others, and of
-# the fast tier, run once or twice: optimising them costs more than they gain by it.
-COMPUTED := $(addprefix tests/,cli/test_published_scores.py data eval index inference models objectives \
-	ops parity postprocess tpu_aot)
+# Tests of what is computed, which the full tier compiles as users do; objectives among them where
+# they are held to their peers. Programs of all others, and of the fast tier, run once or twice:
+# optimising them costs more than they gain by it.
+COMPUTED := $(addprefix tests/,cli/test_published_scores.py eval inference models ops parity postprocess \
+	tpu_aot)
 QUICK := XLA_FLAGS="--xla_backend_optimization_level=0 --xla_cpu_use_fusion_emitters=false $(XLA_FLAGS)"
 
 BIN := $(VENV)/bin

@@ -6,6 +6,8 @@ import os
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+# PyTorch's threads spin while they wait, and take the cores from whatever else is tested.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from collections import Counter
 from collections.abc import Iterator

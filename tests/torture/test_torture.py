@@ -36,17 +36,7 @@ def test_a_run_that_is_killed_again_and_again(processes, kills, more, tmp_path):
     assert f"survived {kills} kills of {processes} processes" in told
 
 
-# One of each kind that goes on from something else: two encoders, learned scores, words that are
-# changed in each epoch, a head, two texts in a row, vectors of a frozen model, a mixture with
-# classes, latents, and a weight that goes with the step. `make torture` has them all.
-@pytest.mark.parametrize(
-    "names",
-    [
-        ("tension", "sigmoid", "augmented", "masked"),
-        ("paraphrases", "guided", "label_spaces", "reconstruction", "gaussian"),
-    ],
-    ids="-".join,
-)
-def test_runs_of_systems_that_are_killed(names, tmp_path):
-    told = survived(tmp_path, "tests.torture.systems", *names)
-    assert tuple(line.split()[0] for line in told.splitlines()) == names
+def test_a_run_of_a_system_that_is_killed(tmp_path):
+    """One of two encoders; `tests/train/test_objectives.py` kills all of them at a chosen step."""
+    told = survived(tmp_path, "tests.torture.systems", "tension")
+    assert told.splitlines()[0].startswith("tension survived: step")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import signal
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
 
+from simjax.checkpoint.config import CheckpointConfig
 from simjax.data.augment import Delete
 from simjax.errors import SimjaxError, UsageError
 from simjax.mesh import MeshConfig
@@ -32,7 +34,18 @@ from simjax.train.config import ModelConfig, RunConfig, TokenizerConfig, TrainCo
 from simjax.train.setup import load_run_tokenizer, make_encoder
 from simjax.train.start import make_model
 from tests.train.systems import BATCH, SYSTEMS, TRIPLES, config_of, write_scored
-from tests.train.tiny_run import StopAfter, assert_same_bits, lines, state_at, train
+from tests.train.tiny_run import (
+    StopAfter,
+    assert_same_bits,
+    figures,
+    lines,
+    saved_steps,
+    start,
+    state_at,
+    train,
+)
+
+SAVED = CheckpointConfig(every=2, keep=6)
 
 
 @pytest.fixture(scope="module")
@@ -47,28 +60,49 @@ def scored(data):
     write_scored(data)
 
 
-# One of two encoders is trained and stopped in the fast tier, and one of a mixture.
+STOPPED = 3
+"""A step that is not saved by itself."""
+
+
+def stop(config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "StopRequest", StopAfter)
+        patch.setattr(StopAfter, "steps", STOPPED)
+        assert train(config)["stopped"]
+    assert saved_steps(config) == {2, STOPPED}
+
+
+def kill(config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = start(config, tmp_path, module="tests.train.killed", options=(str(STOPPED),))
+    printed = "".join(ended.communicate())
+    assert ended.returncode == -signal.SIGKILL, printed
+    assert saved_steps(config) == {2}
+
+
+# Of two encoders, and of a mixture with classes, runs are stopped in the fast tier.
 @pytest.mark.parametrize(
-    "name",
+    ("name", "interrupt"),
     [
-        name if name in ("tension", "label_spaces") else pytest.param(name, marks=pytest.mark.slow)
-        for name in SYSTEMS
+        ("tension", stop),
+        ("label_spaces", stop),
+        *(pytest.param(name, kill, marks=pytest.mark.slow) for name in SYSTEMS),
     ],
 )
-def test_a_stopped_run_ends_as_one_that_was_not(name, data, tmp_path, teacher, monkeypatch):
-    whole = config_of(name, data, tmp_path / "whole", teacher)
+def test_an_interrupted_run_ends_as_one_that_was_not(
+    name, interrupt, data, tmp_path, teacher, monkeypatch
+):
+    whole = config_of(name, data, tmp_path / "whole", teacher, checkpoint=SAVED)
     train(whole)
     losses = [line["loss"] for line in lines(Path(whole.output)) if "loss" in line]
     assert len(losses) == 6 and np.isfinite(losses).all() and len({*losses}) == 6
-    stopped = dataclasses.replace(whole, output=str(tmp_path / "stopped"))
-    with monkeypatch.context() as patch:
-        patch.setattr(loop, "StopRequest", StopAfter)
-        patch.setattr(StopAfter, "steps", 3)
-        assert train(stopped)["stopped"]
+    other = dataclasses.replace(whole, output=str(tmp_path / "interrupted"))
+    interrupt(other, tmp_path, monkeypatch)
+    saved = max(saved_steps(other))
     said = io.StringIO()
-    train(stopped, Console(file=said, width=200))
-    assert "going on from step" in said.getvalue()
-    assert_same_bits(state_at(stopped), state_at(whole))
+    train(other, Console(file=said, width=200))
+    assert f"going on from step {saved} of 6" in said.getvalue()
+    assert figures(Path(other.output)) == figures(Path(whole.output))
+    assert_same_bits(state_at(other), state_at(whole))
     export = Path(whole.output) / "export"
     from sentence_transformers import SentenceTransformer
 

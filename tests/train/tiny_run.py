@@ -8,7 +8,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -174,12 +174,14 @@ def environment(devices: int = DEVICES) -> dict[str, str]:
     )
 
 
-def start(config: RunConfig, folder: Path) -> subprocess.Popen[str]:
-    """`simjax train` in a process of its own."""
+def start(
+    config: RunConfig, folder: Path, module: str = "simjax", options: Sequence[str] = ()
+) -> subprocess.Popen[str]:
+    """`simjax train`, or what stands for simjax, in a process of its own."""
     recipe = folder / "recipe.yaml"
     recipe.write_text(run_config.dump(config), encoding="utf-8")
     return subprocess.Popen(
-        [sys.executable, "-m", "simjax", "train", str(recipe)],
+        [sys.executable, "-m", module, "train", str(recipe), *options],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         env=environment(),

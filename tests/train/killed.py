@@ -1,0 +1,42 @@
+"""Trains until a step has been taken and the checkpoint before it is whole, and is killed there.
+
+python -m tests.train.killed train RECIPE STEP
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from simjax.checkpoint import manifest
+from simjax.cli.main import main
+from simjax.train import config as run_config
+from simjax.train import loop
+from tests.train.tiny_run import StopAfter
+
+
+def kill_after(step: int, checkpoints: Path) -> type[StopAfter]:
+    """Stands for `StopRequest`, which a run asks after each step."""
+
+    class Kill(StopAfter):
+        steps = step
+
+        @property
+        def requested(self) -> bool:
+            if super().requested:
+                while not any(checkpoints.glob(f"[0-9]*/{manifest.NAME}")):
+                    time.sleep(0.01)
+                os.kill(os.getpid(), signal.SIGKILL)
+            return False
+
+    return Kill
+
+
+if __name__ == "__main__":
+    command, recipe, step = sys.argv[1:]
+    output = Path(run_config.load(Path(recipe)).output)
+    loop.StopRequest = kill_after(int(step), output / "checkpoints")  # type: ignore[misc, assignment]
+    sys.exit(main([command, recipe]))
