@@ -55,6 +55,8 @@ class Torment:
     mirrored: bool = False
     struck: Counter[str] = field(default_factory=Counter)
     """Kills so far, by what the run was about to do."""
+    lost_whole: bool = False
+    """The run folder was lost when the mirror had the last step already."""
 
     def __post_init__(self) -> None:
         from tests.train.tiny_run import BATCH, EXAMPLES, write_data
@@ -244,6 +246,7 @@ class Torment:
         at = self.steps()
         if self.copied() and self.dice.random() < 0.4:
             shutil.rmtree(self.output)
+            self.lost_whole = self.copied()[-1] == self.total
             told += f"; the run folder is gone, copied {self.copied()}"
         return f"{phase} (at step {at}, complete {after}; ended with {told})"
 
@@ -275,7 +278,11 @@ def compare(one: Torment, whole: Path) -> None:
     from tests.train.tiny_run import assert_same_bits, figures, state_at
 
     jax.config.update("jax_num_cpu_devices", DEVICES * one.processes)
-    assert contents(one.output) == contents(whole), (contents(one.output), contents(whole))
+    here, expected = contents(one.output), contents(whole)
+    if one.lost_whole:  # the newest checkpoint comes back and the best, and no step follows
+        older = {f"checkpoints/{step}" for step in one.copied()[:-1]}
+        expected = [name for name in expected if name in here or name not in older]
+    assert here == expected, (here, expected)
     # A store that was cut off while it was made goes a day later: another process may be making it.
     stores = [
         {path.name for path in one.cache(output).iterdir() if path.suffix != ".tmp"}
