@@ -20,6 +20,11 @@ from jaxtyping import Int
 from simjax.data.disk_arrays import gather
 from simjax.types import NO_TEXT, Block
 
+_MANY = 64
+"""Blocks that are placed faster together."""
+_TOGETHER = 1024
+"""Blocks that are placed together: what is known of their rows stays in a cache."""
+
 
 class Tokens(Protocol):
     """The tokens of all texts, end to end: an array, or what is indexed like one."""
@@ -54,10 +59,7 @@ def best_fit_decreasing(lengths: Int[np.ndarray, "n"], row_length: int) -> Place
     """
     lengths = np.asarray(lengths)
     count = len(lengths)
-    if count and not 0 <= lengths.min() <= lengths.max() <= row_length:
-        raise ValueError(
-            f"lengths from {lengths.min()} to {lengths.max()} in rows of {row_length} tokens"
-        )
+    _check(lengths, row_length)
     order = np.argsort(-lengths.astype(np.int64), kind="stable")
     present = int(np.count_nonzero(lengths))
     # Row numbers by free places; bit c of `open_` says that `by_room[c]` is not empty.
@@ -89,6 +91,71 @@ def best_fit_decreasing(lengths: Int[np.ndarray, "n"], row_length: int) -> Place
     row_array[order[:present]] = row_of
     column_array[order[:present]] = column_of
     return Placement(row_array, column_array, rows)
+
+
+def best_fit_blocks(lengths: Int[np.ndarray, "K T"], row_length: int) -> Placement:
+    """Place the texts of each of `K` blocks where `best_fit_decreasing` places them.
+
+    Of many blocks the longest texts of all are placed at once, then the second longest ones, and
+    so on, in a third to a fifth of the time that one block after another takes.
+
+    Args:
+        lengths: tokens of each text of each block; 0 for a text that is absent.
+        row_length: tokens of a row.
+
+    Returns:
+        Rows and columns [K, T], and the number of rows that the fullest block uses.
+
+    Raises:
+        ValueError: a length is negative or above `row_length`.
+    """
+    if len(lengths) < _MANY:
+        placed = [best_fit_decreasing(block, row_length) for block in lengths]
+    else:
+        _check(lengths, row_length)
+        parts = range(0, len(lengths), _TOGETHER)
+        placed = [_place_together(lengths[at : at + _TOGETHER], row_length) for at in parts]
+    texts = lengths.shape[1]
+    return Placement(
+        np.concatenate([placement.row.reshape(-1, texts) for placement in placed]),
+        np.concatenate([placement.column.reshape(-1, texts) for placement in placed]),
+        max(placement.rows for placement in placed),
+    )
+
+
+def _place_together(lengths: Int[np.ndarray, "K T"], row_length: int) -> Placement:
+    blocks, texts = lengths.shape
+    lengths = lengths.astype(np.int64)
+    order = np.argsort(-lengths, axis=1, kind="stable")
+    turns = np.take_along_axis(lengths, order, axis=1).T.astype(np.uint64, order="C")
+    most = min(texts, 2 * int(lengths.sum(axis=1).max()) // row_length + 1)
+    # The row to take has the smallest key that is enough: by its free places, and of rows with as
+    # many it was filled last. Rows that are not open yet come behind all others, and in order.
+    place = np.uint64(texts + 1)
+    key = np.full((blocks, most), row_length * (texts + 1) + texts, np.uint64)
+    row, column = np.zeros((2, blocks, texts), np.int32)
+    block, rows = np.arange(blocks), 0
+    for turn, length in enumerate(turns):
+        present = length > 0
+        if not present.any():
+            break
+        # Without a sign, a key that is too small is above all others.
+        chosen = (key[:, : rows + 1] - (length * place)[:, None]).argmin(axis=1)
+        before = key[block, chosen]
+        room = before // place
+        row[block, order[:, turn]] = np.where(present, chosen, 0)
+        column[block, order[:, turn]] = np.where(present, row_length - room, 0)
+        filled = (room - length) * place + np.uint64(texts - 1 - turn)
+        key[block, chosen] = np.where(present, filled, before)
+        rows = max(rows, 1 + int(chosen.max(where=present, initial=-1)))
+    return Placement(row, column, rows)
+
+
+def _check(lengths: Int[np.ndarray, "*n"], row_length: int) -> None:
+    if lengths.size and not 0 <= lengths.min() <= lengths.max() <= row_length:
+        raise ValueError(
+            f"lengths from {lengths.min()} to {lengths.max()} in rows of {row_length} tokens"
+        )
 
 
 def deal(

@@ -20,7 +20,7 @@ from simjax.data.config import DataConfig
 from simjax.data.corpus import keys_of
 from simjax.data.disk_arrays import gather, release, slices
 from simjax.data.order import WINDOW, BatchOrder
-from simjax.data.packing import Tokens, best_fit_decreasing, deal, ladder, pack
+from simjax.data.packing import Tokens, best_fit_blocks, deal, ladder, pack
 from simjax.data.paraphrases import ORDERS, joined_lengths, pack_pairs, pair_lengths
 from simjax.data.shuffle import permute
 from simjax.data.sources import Source, describe
@@ -253,17 +253,15 @@ class BatchSource:
         by_block = lengths[dealt].reshape(self.num_blocks, -1)
         # Views with the same masks are placed alike: as much room for each as for the longest.
         rooms = by_block.reshape(self.num_blocks, -1, self._groups).max(axis=2)
-        placed = [best_fit_decreasing(block, self.config.row_length) for block in rooms]
-        row = np.stack([placement.row for placement in placed])
-        column = np.stack([placement.column for placement in placed])
+        placed = best_fit_blocks(rooms, self.config.row_length)
         return _Plan(
             examples=examples[dealt],
             tokens=tokens,
             starts=starts[dealt].reshape(by_block.shape),
             lengths=by_block,
-            row=np.repeat(row, self._groups, axis=1),
-            column=np.repeat(column, self._groups, axis=1),
-            rows=self._groups * max(placement.rows for placement in placed),
+            row=np.repeat(placed.row, self._groups, axis=1),
+            column=np.repeat(placed.column, self._groups, axis=1),
+            rows=self._groups * placed.rows,
         )
 
     def _choose_ladder(self) -> tuple[tuple[int, ...], int]:

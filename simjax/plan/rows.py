@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from simjax.data.config import DataConfig
-from simjax.data.packing import best_fit_decreasing, deal
+from simjax.data.packing import best_fit_blocks, deal
 from simjax.data.paraphrases import joined_lengths
 from simjax.data.sources import Source, describe, prompted, read
 from simjax.errors import SimjaxError, UsageError
@@ -210,7 +210,7 @@ def _packed(
     by_block = lengths[dealt].reshape(blocks, -1)
     groups = lengths.shape[1] if config.dropout_masks == "shared" else 1
     rooms = by_block.reshape(blocks, -1, groups).max(axis=2)
-    rows = groups * max(best_fit_decreasing(block, config.row_length).rows for block in rooms)
+    rows = groups * best_fit_blocks(rooms, config.row_length).rows
     fill = by_block.sum() / (blocks * rows * config.row_length)
     real = lengths[lengths > 0]
     return Rows(rows, lengths.shape[1], positives, float(real.mean()), float(fill), source)

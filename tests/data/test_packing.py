@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simjax.data.packing import best_fit_decreasing, deal, pack, pack_texts
+from simjax.data.packing import best_fit_blocks, best_fit_decreasing, deal, pack, pack_texts
 from simjax.types import NO_TEXT, Block
 
 ROW_LENGTH = 16
@@ -45,10 +45,28 @@ def test_many_texts_take_as_few_rows_as_best_fit(seed):
     assert best_fit_decreasing(lengths, 64).rows == expected
 
 
+@pytest.mark.parametrize("blocks", [1, 5, 64, 1500])
+@pytest.mark.parametrize("texts", [1, 2, 40])
+@pytest.mark.parametrize("shortest", [0, 7])
+def test_texts_of_many_blocks_are_where_they_are_in_each_alone(blocks, texts, shortest):
+    rng = np.random.default_rng(blocks + texts)
+    lengths = rng.integers(shortest, ROW_LENGTH + 1, (blocks, texts), dtype=np.int32)
+    lengths[rng.random(lengths.shape) < 0.1] = 0
+    lengths[-1] = 0
+    alone = [best_fit_decreasing(block, ROW_LENGTH) for block in lengths]
+    placed = best_fit_blocks(lengths, ROW_LENGTH)
+    np.testing.assert_array_equal(placed.row, [placement.row for placement in alone])
+    np.testing.assert_array_equal(placed.column, [placement.column for placement in alone])
+    assert placed.rows == max(placement.rows for placement in alone)
+
+
 @pytest.mark.parametrize("lengths", [[3, 17], [-1, 2]])
 def test_a_length_outside_the_row_is_refused(lengths):
     with pytest.raises(ValueError, match="rows of 16"):
         best_fit_decreasing(np.array(lengths), ROW_LENGTH)
+    for blocks in (1, 64):
+        with pytest.raises(ValueError, match="rows of 16"):
+            best_fit_blocks(np.array([lengths] * blocks), ROW_LENGTH)
 
 
 @given(st.data())
@@ -109,16 +127,9 @@ def test_blocks_are_packed_apart_from_each_other():
     lengths = rng.integers(0, 9, size=(3, 10))
     tokens = rng.integers(1, 99, size=lengths.sum()).astype(np.uint16)
     starts = (np.cumsum(lengths) - lengths.ravel()).reshape(lengths.shape)
-    placed = [best_fit_decreasing(block, ROW_LENGTH) for block in lengths]
-    block = pack(
-        tokens,
-        starts,
-        lengths,
-        np.stack([placement.row for placement in placed]),
-        np.stack([placement.column for placement in placed]),
-        rows=8,
-        row_length=ROW_LENGTH,
-    )
+    placed = best_fit_blocks(lengths, ROW_LENGTH)
+    where = (starts, lengths, placed.row, placed.column)
+    block = pack(tokens, *where, rows=8, row_length=ROW_LENGTH)
     for index in range(3):
         own = jax.tree.map(lambda array, index=index: array[index], block)
         expected = [

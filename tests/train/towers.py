@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from simjax import mesh as meshes
-from simjax.data.packing import best_fit_decreasing, pack
+from simjax.data.packing import best_fit_blocks, pack
 from simjax.mesh import MeshConfig
 from simjax.models.cutoff import Cutoff
 from simjax.models.encoder import EncoderConfig
@@ -47,16 +47,9 @@ def batch_of(blocks: int, seed: int = 0) -> Batch:
     lengths = lengths.reshape(blocks, -1)
     tokens = random.integers(1, VOCABULARY, lengths.sum()).astype(np.int32)
     starts = (np.cumsum(lengths) - lengths.reshape(-1)).reshape(lengths.shape)
-    placed = [best_fit_decreasing(block, ROW) for block in lengths]
-    block = pack(
-        tokens,
-        starts,
-        lengths,
-        np.stack([placement.row for placement in placed]),
-        np.stack([placement.column for placement in placed]),
-        rows=4,
-        row_length=ROW,
-    )
+    placed = best_fit_blocks(lengths, ROW)
+    where = (starts, lengths, placed.row, placed.column)
+    block = pack(tokens, *where, rows=4, row_length=ROW)
     labels = np.full((blocks, EXAMPLES), -1, np.int32)
     return Batch(block, ids, labels, np.arange(blocks, dtype=np.int32))
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Int
 
-from simjax.data.packing import best_fit_decreasing, deal, pack
+from simjax.data.packing import best_fit_blocks, deal, pack
 from simjax.inference import Cutter
 from simjax.lab.precision.texts import Pair
 from simjax.types import Batch
@@ -91,10 +91,5 @@ def _plan(pairs: PairTokens, examples: Int[np.ndarray, "batch"], row_length: int
     size = min(len(examples), BLOCK)
     lengths = pairs.lengths[examples]
     dealt = deal(lengths.sum(axis=1), len(examples) // size, size)
-    placed = [best_fit_decreasing(block.reshape(-1), row_length) for block in lengths[dealt]]
-    return _Plan(
-        examples[dealt],
-        np.stack([placement.row for placement in placed]),
-        np.stack([placement.column for placement in placed]),
-        max(placement.rows for placement in placed),
-    )
+    placed = best_fit_blocks(lengths[dealt].reshape(len(dealt), -1), row_length)
+    return _Plan(examples[dealt], placed.row, placed.column, placed.rows)
