@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import NoReturn
 
+from simjax.processes.arrivals import arrivals
+
 STATUS = 128 + signal.SIGTERM
 _SOON = 0.02
 """Seconds after which it is tried again to raise where the exception would be lost."""
@@ -57,30 +59,20 @@ def terminable() -> Iterator[None]:
         if not left.wait(_SOON):
             signal.pthread_kill(main, signal.SIGTERM)
 
-    def watch(read: int) -> None:
-        # The wake-up pipe is written the moment a signal arrives, whatever the main thread is in.
-        while arrived := os.read(read, 64):
-            if signal.SIGTERM in arrived:
-                _tell_others()
-                if not left.wait(_PATIENCE):
-                    _end()
-                return
+    def hear(arrived: bytes) -> None:
+        if signal.SIGTERM in arrived and not left.is_set():
+            _tell_others()
+            # Training that can save may have taken the signal over meanwhile.
+            if not left.wait(_PATIENCE) and signal.getsignal(signal.SIGTERM) is tell:
+                _end()
 
-    read, write = os.pipe()
-    os.set_blocking(write, False)
-    watcher = threading.Thread(target=watch, args=(read,), daemon=True)
-    watcher.start()
-    old = signal.set_wakeup_fd(write, warn_on_full_buffer=False)
-    signal.signal(signal.SIGTERM, tell)
-    try:
-        yield
-    finally:
-        left.set()
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        signal.set_wakeup_fd(old)
-        os.close(write)  # the watcher reads the end and returns
-        watcher.join()
-        os.close(read)
+    with arrivals(hear):
+        signal.signal(signal.SIGTERM, tell)
+        try:
+            yield
+        finally:
+            left.set()
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _swallows(frame: FrameType | None) -> bool:
@@ -99,8 +91,10 @@ def _tell_others() -> None:
 
 
 def _end() -> NoReturn:
-    print(f"simjax: {Terminated()}", file=sys.stderr, flush=True)
-    start = sys.modules.get("simjax.processes.start")
-    if start is not None:
-        start.leave(STATUS)
-    os._exit(STATUS)
+    try:
+        print(f"simjax: {Terminated()}", file=sys.stderr, flush=True)
+        start = sys.modules.get("simjax.processes.start")
+        if start is not None:
+            start.leave(STATUS)
+    finally:
+        os._exit(STATUS)
