@@ -77,7 +77,7 @@ class Mirror:
         self._damaged: set[int] = set()
         """those that were, and have to be copied again."""
         self._changed: set[int] = set()
-        """Steps of which something has come since they may have been copied."""
+        """Steps of which something has come since they were copied."""
         self._fetched: list[Path] = []
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="mirror")
         self._work: Future[None] | None = None
@@ -145,7 +145,8 @@ class Mirror:
             step: The checkpoint.
             best: The best one, which is copied before it if it is not there.
             drop: Checkpoints that are about to be deleted here.
-            changed: It is copied again if it is there.
+            changed: Something has come since it was saved. If it is there and the best one, it is
+                copied again, once a newer one is there: it must not go while it is the newest.
 
         Returns:
             Those of them that may be deleted now. The others are being read, and go afterwards.
@@ -321,9 +322,6 @@ class Mirror:
 
     def _next(self) -> tuple[int, int | None] | None:
         with self._lock:
-            self._damaged |= self._changed & self._there
-            self._there -= self._changed
-            self._changed.clear()
             doomed, self._doomed = self._doomed, []
             offered, self._waiting = self._waiting, None
             self._reading = set(offered or ())
@@ -350,6 +348,10 @@ class Mirror:
             for one in (best, step):
                 if one is not None and one not in self._there:
                     self._copy(place, one, best)
+            if best is not None and best in self._changed and best < max(self._there):
+                self._there.discard(best)
+                self._damaged.add(best)
+                self._copy(place, best, best)
             self._check_mine(place)
             kept = {*sorted(self._there)[-self._keep :], best}
             for old in (self._there - kept) | {old for old in self._damaged if old < step}:
@@ -365,6 +367,7 @@ class Mirror:
             raise SimjaxError("another start writes its checkpoints there")
 
     def _copy(self, place: Place, step: int, best: int | None) -> None:
+        self._changed.discard(step)  # what comes from here on may not be in the copy
         folder, own = self._path(step), f"{STEPS}/{step}/"
         with TemporaryDirectory() as draft:
             files = {}

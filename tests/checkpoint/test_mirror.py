@@ -12,7 +12,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from simjax.checkpoint import mirror as mirrors
 from simjax.checkpoint.mirror import Mirror
-from simjax.checkpoint.mirror_place import WHOLE
+from simjax.checkpoint.mirror_place import WHOLE, Place
 from simjax.errors import SimjaxError
 from tests.checkpoint.mirrored import (
     assert_is_state,
@@ -117,6 +117,26 @@ def test_a_fetch_that_is_cut_off_begins_anew(tmp_path, monkeypatch, url):
     with run(tmp_path / "b", url) as (_, checkpoints):
         assert checkpoints.steps() == [1, 3] and checkpoints.best() == 1
     assert not (tmp_path / "b" / "fetched.partial").exists()
+
+
+@in_memory
+def test_scores_that_come_later_never_cost_the_newest_copy(tmp_path, monkeypatch, url):
+    saved(tmp_path / "a", url, {1: None})
+    with run(tmp_path / "b", url) as (mirror, checkpoints), monkeypatch.context() as patch:
+        patch.setattr(Place, "remove", lambda self, step: 1 / 0)
+        checkpoints.score(1, {"dev": 0.9})
+        checkpoints.wait()
+        mirror.finish()
+        assert whole_steps(url) == [1]
+    with run(tmp_path / "c", url) as (mirror, checkpoints):
+        assert checkpoints.metrics(1) == {}
+        checkpoints.score(1, {"dev": 0.9})
+        checkpoints.wait()
+        save(mirror, checkpoints, 2, 0.5)
+        assert whole_steps(url) == [1, 2]
+    with run(tmp_path / "d", url) as (_, checkpoints):
+        assert checkpoints.steps() == [1, 2] and checkpoints.best() == 1
+        assert checkpoints.metrics(1) == {"dev": 0.9}
 
 
 class Slow(MemoryFileSystem):
