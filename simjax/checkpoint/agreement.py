@@ -1,11 +1,15 @@
-"""What process 0 has found, known to all processes of a run."""
+"""What the processes of a run know of each other's work on checkpoints."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 from jaxtyping import Num
+
+from simjax.processes import roll_call
 
 
 def of_all_processes(values: Num[np.ndarray, "n"]) -> Num[np.ndarray, "P n"]:
@@ -27,6 +31,17 @@ def scores_from_leader(scores: dict[str, float]) -> dict[str, float]:
     names = sorted(scores)
     said = of_all_processes(np.asarray([scores[name] for name in names], np.float64))[0]
     return dict(zip(names, said.tolist(), strict=True))
+
+
+def together(write: Callable[[], None]) -> None:
+    """A part of the work on a checkpoint that no process counts as done before all have done it.
+
+    Else one that goes on to its end takes process 0 with it, which has more to write.
+    """
+    try:
+        write()
+    finally:
+        roll_call.meet("checkpoint")
 
 
 def from_leader(steps: list[int]) -> list[int]:

@@ -23,7 +23,7 @@ from orbax.checkpoint import v1
 
 from simjax.checkpoint import complaints, leaves, manifest, step_folders
 from simjax.checkpoint import identity as run_identity
-from simjax.checkpoint.agreement import from_leader
+from simjax.checkpoint.agreement import from_leader, together
 from simjax.checkpoint.best import best_step
 from simjax.checkpoint.config import CheckpointConfig
 from simjax.errors import SimjaxError
@@ -82,6 +82,8 @@ class Checkpoints:
         self._about: dict[int, dict[str, Any]] = {}
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._saving: tuple[int, dict[str, Any], list[int], Future[None]] | None = None
+        self._doomed: list[int] = []
+        """Steps that could not be deleted yet."""
         self._leads = jax.process_index() == 0
         if not read_only:
             try:
@@ -143,10 +145,6 @@ class Checkpoints:
         """The metrics that ``step`` was saved with, or got since."""
         return dict(self._describe(step).get("metrics") or {})
 
-    def data_state(self, step: int) -> dict[str, Any]:
-        """The state of the data that ``step`` was saved with."""
-        return dict(self._describe(step)["data"])
-
     def save(
         self,
         step: int,
@@ -171,18 +169,28 @@ class Checkpoints:
             unscored: `score` follows: until then nothing is deleted, and no mirror told.
 
         Raises:
-            SimjaxError: this save could not be started, or the one before failed.
+            SimjaxError: this save could not be started, or the one before failed; then this one is
+                made nevertheless, and waited for.
             ValueError: the step was saved before with other metrics, or the folder is read-only.
         """
         if self.read_only:
             raise ValueError(f"{self.folder} was opened to read only")
-        self._settle()
         about = {
             "data": json.loads(json.dumps(dict(data_state))),
             "metrics": _floats(metrics or {}),
         }
+        try:
+            self._settle()
+        except SimjaxError as error:
+            # What was wrong may have passed, and this step has all that was learned since.
+            self._save(step, state, about, unscored=unscored)
+            self._settle()
+            raise SimjaxError(f"{error}; step {step} has been saved since") from error
+        self._save(step, state, about, unscored=unscored)
+
+    def _save(self, step: int, state: PyTree, about: dict[str, Any], *, unscored: bool) -> None:
         if step in self._steps:
-            if metrics is not None and about["metrics"] != self.metrics(step):
+            if about["metrics"] and about["metrics"] != self.metrics(step):
                 raise ValueError(f"step {step} was saved before, with other metrics")
             return
         named = leaves.name_leaves(state)
@@ -197,12 +205,18 @@ class Checkpoints:
             )
         except (OSError, ValueError, RuntimeError) as error:
             raise complaints.unsaved(path, self._steps, error) from error
-        work = self._worker.submit(self._complete, path, response)
-        if unscored:
-            drop = []
-        else:  # it has one thread: this follows
-            work = self._worker.submit(self._follow, work, step, drop, best)
-        self._saving = (step, about, drop, work)
+
+        def write() -> None:
+            response.result()
+            if self._leads:
+                manifest.write(path)
+
+        def work() -> None:
+            together(write)
+            if not unscored:
+                self._follow(step, drop, best)
+
+        self._saving = (step, about, [] if unscored else drop, self._worker.submit(work))
 
     def score(self, step: int, metrics: Mapping[str, float]) -> None:
         """Adds metrics to a step that was saved as unscored, in the background.
@@ -226,9 +240,16 @@ class Checkpoints:
         about = dict(self._describe(step))
         about["metrics"] = about["metrics"] | _floats(metrics)
         drop, best = self._superfluous(step, about)
-        work = self._worker.submit(self._scored, self._path(step), about["metrics"])
-        work = self._worker.submit(self._follow, work, step, drop, best, changed=True)
-        self._saving = (step, about, drop, work)
+
+        def write() -> None:
+            if self._leads:
+                step_folders.write_scores(self._path(step), about["metrics"])
+
+        def work() -> None:
+            together(write)
+            self._follow(step, drop, best, changed=True)
+
+        self._saving = (step, about, drop, self._worker.submit(work))
 
     def restore(
         self, step: int, abstract_state: State, *, partial: bool = False
@@ -360,33 +381,15 @@ class Checkpoints:
         best = best_step(metrics, self.best_metric, self.best_mode)
         return [old for old in there[: -self.config.keep] if old != best], best
 
-    def _complete(self, path: Path, response: Any) -> None:
-        """The part of a save that runs in the background."""
-        response.result()
-        if self._leads:
-            manifest.write(path)
-
-    def _scored(self, path: Path, metrics: dict[str, float]) -> None:
-        """The part of `score` that runs there."""
-        if self._leads:
-            step_folders.write_scores(path, metrics)
-
     def _follow(
-        self,
-        work: Future[None],
-        step: int,
-        drop: list[int],
-        best: int | None,
-        *,
-        changed: bool = False,
+        self, step: int, drop: list[int], best: int | None, *, changed: bool = False
     ) -> None:
-        """What the end of either brings about, there as well."""
-        work.result()
+        """What a step that is complete, and scored, brings about in the background."""
         if self._leads:
             if self.mirror is not None:
                 drop = self.mirror.offer(step, best, drop, changed=changed)
-            for old in drop:
-                step_folders.discard(self._path(old))
+            self._doomed += drop
+            self._doomed = [old for old in self._doomed if not step_folders.went(self._path(old))]
 
     def _settle(self) -> None:
         """Waits for the end of a save that is under way, and takes note of it."""

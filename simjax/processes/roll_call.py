@@ -114,8 +114,15 @@ def answers(question: str, mine: str) -> list[tuple[str, str]]:
     return [(name(index, hosts), heard[index]) for index in range(group.count)]
 
 
+def meet(place: str) -> None:
+    """Waits until all processes have come here; alone, it does not wait."""
+    group = board.of_this_run()
+    if group is not None:
+        group.meet(_again(place), seconds=_LONG)
+
+
 def _again(subject: str) -> str:
-    """A name of its own for a question that may come again, in another run of the processes."""
+    """A name of its own for a question that comes again, in this run or in a later one."""
     return f"{subject}-{next(_calls[subject])}"
 
 

@@ -132,6 +132,7 @@ def train(
                     "the same command goes on from there"
                 )
                 mirror.finish()
+                roll_call.meet("stopped")  # or a late signal to one would end what another writes
                 return {"steps": step, "stopped": loop.stopped}
             if step < run.total_steps:
                 progress.print(
@@ -169,6 +170,7 @@ def train(
             for said in left_out(run.encoder.flow, run.encoder.decoder):
                 console.print(f"{folder / 'export'}: {said}", soft_wrap=True)
         mirror.finish()
+        roll_call.meet("exported")
         return scores
 
 

@@ -13,7 +13,7 @@ import pytest
 from jax import P
 from jax.sharding import AxisType, NamedSharding
 
-from simjax.checkpoint import manager
+from simjax.checkpoint import manager, manifest, step_folders
 from simjax.checkpoint.manager import CheckpointConfig, Checkpoints
 from simjax.errors import SimjaxError, UsageError
 
@@ -235,14 +235,52 @@ def test_a_step_is_saved_once(tmp_path):
             checkpoints.save(1, {"x": jnp.ones(2)}, {}, {"dev": 2.0})
 
 
+def test_a_step_that_cannot_be_deleted_is_tried_again(tmp_path, monkeypatch):
+    discard, refused = step_folders.discard, []
+
+    def busy(path):
+        if not refused:
+            refused.append(path.name)
+            raise OSError("Directory not empty")
+        discard(path)
+
+    monkeypatch.setattr(step_folders, "discard", busy)
+    with Checkpoints(tmp_path, CheckpointConfig(keep=1)) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, {"x": jnp.ones(2)}, {})
+        assert checkpoints.steps() == [2] and refused == ["1"] and (tmp_path / "1").exists()
+        checkpoints.save(3, {"x": jnp.ones(2)}, {})
+        assert checkpoints.steps() == [3]
+    assert not (tmp_path / "1").exists() and not (tmp_path / "2").exists()
+
+
+def test_behind_a_save_that_failed_the_next_one_is_made(tmp_path, monkeypatch):
+    write = manifest.write
+
+    def failing(path):
+        if path.name == "2":
+            raise OSError("the disk is gone")
+        write(path)
+
+    monkeypatch.setattr(manifest, "write", failing)
+    with Checkpoints(tmp_path) as checkpoints:
+        for step in (1, 2):
+            checkpoints.save(step, {"x": jnp.ones(2)}, {})
+        with pytest.raises(SimjaxError, match="2: the checkpoint could not be saved") as caught:
+            checkpoints.save(3, {"x": jnp.ones(2)}, {})
+    assert "last complete checkpoint: step 1; step 3 has been saved since" in str(caught.value)
+    assert Checkpoints(tmp_path).steps() == [1, 3]
+
+
 def test_mutable_arguments_are_taken_as_they_are(tmp_path):
     data_state, metrics = {"next_index": 1}, {"dev": 0.5}
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(1, {"x": jnp.ones(2)}, data_state, metrics)
         data_state["next_index"] = 99
         metrics["dev"] = 99.0
-    assert Checkpoints(tmp_path).data_state(1) == {"next_index": 1}
-    assert Checkpoints(tmp_path).metrics(1) == {"dev": 0.5}
+    saved = Checkpoints(tmp_path)
+    assert saved.restore(1, {"x": jnp.zeros(2)})[1] == {"next_index": 1}
+    assert saved.metrics(1) == {"dev": 0.5}
 
 
 @pytest.mark.parametrize(

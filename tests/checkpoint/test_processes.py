@@ -11,7 +11,8 @@ import sys
 import pytest
 
 PROCESS = """
-import json, sys
+import json, sys, time
+from pathlib import Path
 
 import jax
 
@@ -35,12 +36,22 @@ rest = jax.jit(
     lambda n: {"step": n, "key": jax.random.key(3), "empty": jnp.zeros((0, 2))},
     out_shardings=whole,
 )
+write = manifest.write
+
+
+def write_slowly(path):
+    time.sleep(1)
+    write(path)
+
+
+manifest.write = write_slowly
 with Checkpoints(folder, CheckpointConfig(keep=1), best_metric="dev") as checkpoints:
     checkpoints.identify({"seed": 1})
     for step, score in ((1, 0.5), (2, 0.9), (3, 0.1), (4, 0.2)):
         state = {"kernel": kernel * step, **rest(step)}
         checkpoints.save(step, state, {"next_index": step}, {"dev": score})
     checkpoints.wait()
+    assert manifest.read(Path(folder) / "4")  # by process 0, whose wait is no longer
     target = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding), state
     )

@@ -56,6 +56,7 @@ def started(
     before: Callable[[int], Sequence[str]] = lambda index: (),
     address: str = "localhost",
     port: int | None = None,
+    module: str = "simjax",
 ) -> Iterator[list[Started]]:
     """Processes that train by one recipe.
 
@@ -69,6 +70,7 @@ def started(
         before: A command that starts one process.
         address: Where process 0 is found.
         port: The port there; by default a free one.
+        module: What stands for simjax.
     """
     folder.mkdir(exist_ok=True)
     path = folder / "recipe.yaml"
@@ -83,7 +85,7 @@ def started(
             process = subprocess.Popen(
                 [
                     *before(index),
-                    *(sys.executable, "-m", "simjax", "train", str(path), *flags),
+                    *(sys.executable, "-m", module, "train", str(path), *flags),
                     *(f"--process_id={index}", *options, *of(index)),
                 ],
                 stdout=file,

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import signal
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -15,8 +16,9 @@ import pytest
 from simjax.eval.tasks import EvalConfig
 from simjax.mesh import MeshConfig
 from simjax.train.config import RunConfig, TrainConfig
-from tests.processes.started import Started, comes_to, started
+from tests.processes.started import Started, comes_to, started, wait_for
 from tests.train import systems
+from tests.train.slow_export import EXPORTING, SECONDS
 from tests.train.tiny_run import (
     BLOCK,
     EPOCHS,
@@ -143,6 +145,19 @@ def test_a_run_goes_on_with_other_numbers_of_processes_and_devices(data, tmp_pat
         assert 0 < step < total
     train(config)
     assert_same_end(config, alone)
+
+
+@pytest.mark.multiprocess
+def test_a_late_signal_to_one_process_does_not_end_what_another_writes(data, tmp_path):
+    plan = TrainConfig(steps=2, micro_batch=BLOCK, log_every=1)
+    config = recipe(data, tmp_path / "run", mesh=MeshConfig(2, 1), train=plan)
+    slow = "tests.train.slow_export"
+    with started(config, tmp_path, devices=1, module=slow) as processes:
+        wait_for(lambda: (tmp_path / "run" / EXPORTING).exists(), processes)
+        time.sleep(SECONDS / 2)  # in which the other comes to its own end
+        processes[1].process.send_signal(signal.SIGTERM)
+        all_done(processes)
+    assert (tmp_path / "run" / "export" / "model.safetensors").exists()
 
 
 @pytest.mark.multiprocess
