@@ -8,7 +8,7 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Literal, NoReturn
 
@@ -152,10 +152,11 @@ def leave(status: int) -> None:
     """
     if _watch is None:
         return
-    if sys.exc_info()[1] is not None:
-        traceback.print_exc()
-    for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+    with suppress(OSError):  # whoever would have read it may be gone
+        if sys.exc_info()[1] is not None:
+            traceback.print_exc()
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
     _watch.linger()
     os._exit(status)
 
@@ -212,10 +213,12 @@ def _initialize(config: ProcessConfig) -> None:
 def _not_all_came(config: ProcessConfig) -> NoReturn:
     who = "a process" if config.process_id is None else f"process {config.process_id}"
     count = "" if config.num_processes is None else f"{config.num_processes} "
-    print(
-        f"simjax: {who}: not all {count}processes of the run have come within "
-        f"{config.initialization_timeout} seconds; see what has become of the others",
-        file=sys.stderr,
-        flush=True,
-    )
-    os._exit(1)
+    try:
+        print(
+            f"simjax: {who}: not all {count}processes of the run have come within "
+            f"{config.initialization_timeout} seconds; see what has become of the others",
+            file=sys.stderr,
+            flush=True,
+        )
+    finally:
+        os._exit(1)

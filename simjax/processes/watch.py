@@ -175,10 +175,12 @@ class Watch:
         return told + "it was killed, stands still, or is cut off from the network"
 
     def _print_and_leave(self, told: str) -> NoReturn:
-        print(f"simjax: {gone_on(told)}", file=sys.stderr, flush=True)
-        self.last_words(told)
-        self.linger()
-        os._exit(1)
+        try:
+            print(f"simjax: {gone_on(told)}", file=sys.stderr, flush=True)
+        finally:  # whoever would have read it may be gone as well
+            self.last_words(told)
+            self.linger()
+            os._exit(1)
 
 
 def _me() -> str:
