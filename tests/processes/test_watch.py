@@ -7,6 +7,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
+
 from simjax.processes.watch import Watch
 from tests.processes.store import Store
 
@@ -124,3 +126,32 @@ def test_words_are_not_waited_for_where_nobody_answers():
     object.__setattr__(board.client, "key_value_set", lambda *a, **k: hang.wait(60))
     watch.last_words("why")  # returns
     hang.set()
+
+
+class Ended(BaseException):
+    """What stands for the end of this process."""
+
+
+def test_a_process_ends_though_nobody_reads_what_it_prints(monkeypatch):
+    class Gone:
+        def write(self, text):
+            raise BrokenPipeError
+
+        def flush(self):
+            raise BrokenPipeError
+
+    statuses = []
+
+    def end(status):
+        statuses.append(status)
+        raise Ended
+
+    store = Store(2)
+    watch = Watch(store.board(1), 1.0, look=LOOK)
+    monkeypatch.setattr("sys.stderr", Gone())
+    monkeypatch.setattr("os._exit", end)
+    with pytest.raises(Ended):
+        watch._end("process 0 has failed: no such file")
+    monkeypatch.undo()
+    assert statuses == [1]
+    assert store.board(0).heard("words") == {1: "process 0 has failed: no such file"}

@@ -25,6 +25,24 @@ def test_the_first_signal_is_a_wish(number):
     assert stop.requested  # the wish outlives the block
 
 
+def test_a_handler_that_raises_before_the_block_leaves_nothing_behind(monkeypatch):
+    """As that of a command does, at a signal that comes while the request is entered."""
+    before, threads = signal.getsignal(signal.SIGTERM), threading.active_count()
+    handle = signal.signal
+
+    def interrupted(number, handler):
+        if number == signal.SIGINT:
+            raise KeyboardInterrupt
+        return handle(number, handler)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(signal, "signal", interrupted)
+        with pytest.raises(KeyboardInterrupt), StopRequest():
+            pass
+    assert signal.getsignal(signal.SIGTERM) == before
+    assert signal.set_wakeup_fd(-1) == -1 and threading.active_count() == threads
+
+
 def test_other_signals_are_no_wish():
     heard = []
     old = signal.signal(signal.SIGUSR1, lambda *_: heard.append(1))
