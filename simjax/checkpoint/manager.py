@@ -182,17 +182,19 @@ class Checkpoints:
         try:
             self._settle()
         except SimjaxError as error:
+            if step in self._steps:
+                raise
             # What was wrong may have passed, and this step has all that was learned since.
-            self._save(step, state, about, unscored=unscored)
+            self._begin(step, state, about, unscored=unscored)
             self._settle()
             raise SimjaxError(f"{error}; step {step} has been saved since") from error
-        self._save(step, state, about, unscored=unscored)
-
-    def _save(self, step: int, state: PyTree, about: dict[str, Any], *, unscored: bool) -> None:
         if step in self._steps:
-            if about["metrics"] and about["metrics"] != self.metrics(step):
+            if metrics is not None and about["metrics"] != self.metrics(step):
                 raise ValueError(f"step {step} was saved before, with other metrics")
             return
+        self._begin(step, state, about, unscored=unscored)
+
+    def _begin(self, step: int, state: PyTree, about: dict[str, Any], *, unscored: bool) -> None:
         named = leaves.name_leaves(state)
         about["leaves"] = leaves.describe(named)
         path = self._path(step)
@@ -389,7 +391,8 @@ class Checkpoints:
             if self.mirror is not None:
                 drop = self.mirror.offer(step, best, drop, changed=changed)
             self._doomed += drop
-            self._doomed = [old for old in self._doomed if not step_folders.went(self._path(old))]
+            left = (old for old in self._doomed if not step_folders.discarded(self._path(old)))
+            self._doomed = [*left]
 
     def _settle(self) -> None:
         """Waits for the end of a save that is under way, and takes note of it."""

@@ -12,7 +12,6 @@ import shutil
 import threading
 from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from contextlib import suppress
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -23,7 +22,7 @@ from simjax import remote
 from simjax.checkpoint import identity as run_identity
 from simjax.checkpoint import manifest
 from simjax.checkpoint.mirror_place import MARK, STEPS, Place, Whole, is_step
-from simjax.checkpoint.step_folders import discard
+from simjax.checkpoint.step_folders import discard, discarded
 from simjax.errors import SimjaxError
 from simjax.processes import roll_call, shared_folder
 
@@ -327,8 +326,7 @@ class Mirror:
             self._reading = set(offered or ())
             self._busy = offered is not None
         for step in doomed:
-            with suppress(OSError):  # what is left goes at the next start
-                discard(self._path(step))
+            discarded(self._path(step))  # what is left goes at the next start
         return offered
 
     def _tried(self, step: int, best: int | None) -> str:

@@ -50,8 +50,8 @@ def discard(path: Path) -> None:
     _remove(doomed)
 
 
-def went(path: Path) -> bool:
-    """Deletes a step, if it can: a network's folder may refuse to while somebody reads it."""
+def discarded(path: Path) -> bool:
+    """Whether a step could be deleted: a network's folder may refuse while somebody reads it."""
     try:
         discard(path)
     except OSError:

@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import NoReturn
 
@@ -91,10 +91,9 @@ def _tell_others() -> None:
 
 
 def _end() -> NoReturn:
-    try:
+    with suppress(OSError):  # whoever would have read it may be gone
         print(f"simjax: {Terminated()}", file=sys.stderr, flush=True)
-        start = sys.modules.get("simjax.processes.start")
-        if start is not None:
-            start.leave(STATUS)
-    finally:
-        os._exit(STATUS)
+    start = sys.modules.get("simjax.processes.start")
+    if start is not None:
+        start.leave(STATUS)
+    os._exit(STATUS)

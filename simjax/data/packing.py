@@ -97,7 +97,7 @@ def best_fit_blocks(lengths: Int[np.ndarray, "K T"], row_length: int) -> Placeme
     """Place the texts of each of `K` blocks where `best_fit_decreasing` places them.
 
     Of many blocks the longest texts of all are placed at once, then the second longest ones, and
-    so on, in a third to a fifth of the time that one block after another takes.
+    so on, in less than half of the time that one block after another takes.
 
     Args:
         lengths: tokens of each text of each block; 0 for a text that is absent.

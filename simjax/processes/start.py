@@ -213,12 +213,11 @@ def _initialize(config: ProcessConfig) -> None:
 def _not_all_came(config: ProcessConfig) -> NoReturn:
     who = "a process" if config.process_id is None else f"process {config.process_id}"
     count = "" if config.num_processes is None else f"{config.num_processes} "
-    try:
+    with suppress(OSError):  # as above
         print(
             f"simjax: {who}: not all {count}processes of the run have come within "
             f"{config.initialization_timeout} seconds; see what has become of the others",
             file=sys.stderr,
             flush=True,
         )
-    finally:
-        os._exit(1)
+    os._exit(1)

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from typing import NoReturn
 
 from jax.errors import JaxRuntimeError
@@ -175,12 +176,11 @@ class Watch:
         return told + "it was killed, stands still, or is cut off from the network"
 
     def _print_and_leave(self, told: str) -> NoReturn:
-        try:
+        with suppress(OSError):  # whoever would have read it may be gone as well
             print(f"simjax: {gone_on(told)}", file=sys.stderr, flush=True)
-        finally:  # whoever would have read it may be gone as well
-            self.last_words(told)
-            self.linger()
-            os._exit(1)
+        self.last_words(told)
+        self.linger()
+        os._exit(1)
 
 
 def _me() -> str:

@@ -11,6 +11,8 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
 from simjax.checkpoint import manifest
 from simjax.cli.main import main
 from simjax.train import config as run_config
@@ -18,25 +20,24 @@ from simjax.train import loop
 from tests.train.tiny_run import StopAfter
 
 
-def kill_after(step: int, checkpoints: Path) -> type[StopAfter]:
+class Kill(StopAfter):
     """Stands for `StopRequest`, which a run asks after each step."""
 
-    class Kill(StopAfter):
-        steps = step
+    checkpoints: Path
 
-        @property
-        def requested(self) -> bool:
-            if super().requested:
-                while not any(checkpoints.glob(f"[0-9]*/{manifest.NAME}")):
-                    time.sleep(0.01)
-                os.kill(os.getpid(), signal.SIGKILL)
-            return False
-
-    return Kill
+    @property
+    def requested(self) -> bool:
+        if super().requested:
+            while not any(self.checkpoints.glob(f"[0-9]*/{manifest.NAME}")):
+                time.sleep(0.01)
+            os.kill(os.getpid(), signal.SIGKILL)
+        return False
 
 
 if __name__ == "__main__":
     command, recipe, step = sys.argv[1:]
-    output = Path(run_config.load(Path(recipe)).output)
-    loop.StopRequest = kill_after(int(step), output / "checkpoints")  # type: ignore[misc, assignment]
-    sys.exit(main([command, recipe]))
+    Kill.steps = int(step)
+    Kill.checkpoints = Path(run_config.load(recipe).output) / "checkpoints"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "StopRequest", Kill)
+        sys.exit(main([command, recipe]))

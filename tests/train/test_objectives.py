@@ -46,6 +46,8 @@ from tests.train.tiny_run import (
 )
 
 SAVED = CheckpointConfig(every=2, keep=6)
+STOPPED = 3
+"""A step that is not saved by itself."""
 
 
 @pytest.fixture(scope="module")
@@ -60,20 +62,17 @@ def scored(data):
     write_scored(data)
 
 
-STOPPED = 3
-"""A step that is not saved by itself."""
-
-
-def stop(config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with monkeypatch.context() as patch:
+def stop(config: RunConfig) -> None:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "StopRequest", StopAfter)
         patch.setattr(StopAfter, "steps", STOPPED)
         assert train(config)["stopped"]
     assert saved_steps(config) == {2, STOPPED}
 
 
-def kill(config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    ended = start(config, tmp_path, module="tests.train.killed", options=(str(STOPPED),))
+def kill(config: RunConfig) -> None:
+    folder, options = Path(config.output).parent, (str(STOPPED),)
+    ended = start(config, folder, module="tests.train.killed", options=options)
     printed = "".join(ended.communicate())
     assert ended.returncode == -signal.SIGKILL, printed
     assert saved_steps(config) == {2}
@@ -88,15 +87,13 @@ def kill(config: RunConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         *(pytest.param(name, kill, marks=pytest.mark.slow) for name in SYSTEMS),
     ],
 )
-def test_an_interrupted_run_ends_as_one_that_was_not(
-    name, interrupt, data, tmp_path, teacher, monkeypatch
-):
+def test_an_interrupted_run_ends_as_one_that_was_not(name, interrupt, data, tmp_path, teacher):
     whole = config_of(name, data, tmp_path / "whole", teacher, checkpoint=SAVED)
     train(whole)
     losses = [line["loss"] for line in lines(Path(whole.output)) if "loss" in line]
     assert len(losses) == 6 and np.isfinite(losses).all() and len({*losses}) == 6
     other = dataclasses.replace(whole, output=str(tmp_path / "interrupted"))
-    interrupt(other, tmp_path, monkeypatch)
+    interrupt(other)
     saved = max(saved_steps(other))
     said = io.StringIO()
     train(other, Console(file=said, width=200))
